@@ -1,0 +1,1 @@
+"""Runs to tidy tables: pure functions, no torch."""

@@ -1,0 +1,1 @@
+"""Tables to matplotlib Axes: pure functions, one figure a file."""

@@ -1,0 +1,27 @@
+"""The errors that a user's mistake raises, and how their sentences are made."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GradlabError(Exception):
+    """A mistake that the user can mend; its message is one sentence that says what to do.
+
+    The commands print it without a traceback and exit with status 2.
+    """
+
+
+class ConfigError(GradlabError, ValueError):
+    """A configuration that names something unknown or combines what does not go together."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """The sentence for an unknown name: what it is, the nearest valid names, then all of them.
+
+    >>> unknown("architecture", "normfomer", ["pre-ln", "normformer"])
+    "unknown architecture 'normfomer': did you mean 'normformer'? Known: pre-ln, normformer."
+    """
+    options = list(known)
+    near = get_close_matches(str(name), options, n=2)
+    hint = f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
+    return f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(options)}."
