@@ -1,0 +1,174 @@
+"""Causal multi-head self-attention: the same projections around two ways to mix the values.
+
+`MaterialisedAttention` has the scores as a tensor in the matrix products' dtype, where they can
+overflow as in the paper; `FusedAttention` leaves them to a kernel that keeps them in fp32.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradlab.config import ModelConfig
+from gradlab.models.linear import Linear
+from gradlab.models.norms import make_norm
+from gradlab.models.numerics import at_least_fp32, optional
+
+
+def _scale(q: Tensor) -> float:
+    """d_head^-½."""
+    return 1 / math.sqrt(q.shape[-1])
+
+
+class Scores(nn.Module):
+    """q·kᵀ with q scaled by d_head^-½ beforehand, not yet masked."""
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        """(B, H, T, d_head) twice → (B, H, T, T)."""
+        return (q * _scale(q)) @ k.transpose(-2, -1)
+
+
+class CausalSoftmax(nn.Module):
+    """Softmax over the places up to one's own, computed in fp32 or wider.
+
+    Masked places are filled, not added to: +inf there plus an additive −inf would be NaN.
+    """
+
+    mask: Tensor
+
+    def __init__(self, max_seq_len: int) -> None:
+        super().__init__()
+        self.max_seq_len = max_seq_len
+        self.register_buffer("mask", self._later_places(torch.get_default_device()), False)
+
+    def forward(self, scores: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, H, T, T) scores → (B, H, T, T) probabilities in `dtype`."""
+        length = scores.shape[-1]
+        visible = scores.masked_fill(self.mask[:length, :length], -torch.inf)
+        return F.softmax(visible, dim=-1, dtype=at_least_fp32(dtype)).to(dtype)
+
+    def _later_places(self, device: torch.device) -> Tensor:
+        shape = (self.max_seq_len, self.max_seq_len)
+        return torch.ones(shape, dtype=torch.bool, device=device).triu(1)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # A model that leaves the meta device gets empty memory: the mask is made anew.
+        self.mask = self._later_places(self.mask.device)
+        return self
+
+
+class Context(nn.Module):
+    """The values mixed by the attention probabilities: h_i = softmax(…)·v_i."""
+
+    def forward(self, probabilities: Tensor, v: Tensor) -> Tensor:
+        """(B, H, T, T) and (B, H, T, d_head) → (B, H, T, d_head)."""
+        return probabilities @ v
+
+
+class FusedContext(nn.Module):
+    """Scores, mask, softmax and mixing in one kernel of `scaled_dot_product_attention`."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, H, T, d_head) three times → (B, H, T, d_head)."""
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(
+            q * _scale(q), k, v, None, dropout, is_causal=True, scale=1.0
+        )
+
+
+class HeadScale(nn.Module):
+    """γ_i on the i-th of H equal blocks of channels (NormFormer, HeadScaleMHA): `gamma`, (H,)."""
+
+    def __init__(self, n_heads: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(n_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d_model) → the same."""
+        blocks = x.view(*x.shape[:-1], len(self.gamma), -1)  # (B, T, H, d_head)
+        return (blocks * self.gamma[:, None]).view(x.shape)
+
+
+class Attention(nn.Module):
+    """MHA(x) = Concat(γ₁h₁, …, γ_Hh_H)·W^O, its γ only with `head_scale`.
+
+    `head_scale = "heads"` is the paper's; `"output"` is the published fairseq code's, which
+    scales blocks of d_head channels after W^O has mixed the heads. `qkv_norm` puts norms over
+    d_model on the projected q, k and v ("+3 more LN", Table 4).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d_model = config.d_model
+        self.n_heads = config.n_heads
+        self.q = Linear(d_model, d_model)
+        self.k = Linear(d_model, d_model)
+        self.v = Linear(d_model, d_model)
+        self.q_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
+        self.k_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
+        self.v_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
+        self.head_scale_place = config.head_scale
+        self.head_scale = HeadScale(config.n_heads) if config.head_scale != "none" else None
+        self.out = Linear(d_model, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d_model) → the same; position t sees positions up to t."""
+        q = self._split(optional(self.q_norm, self.q(x)))  # (B, H, T, d_head)
+        k = self._split(optional(self.k_norm, self.k(x)))
+        v = self._split(optional(self.v_norm, self.v(x)))
+        heads = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, T, d_model)
+        if self.head_scale_place == "output":
+            return optional(self.head_scale, self.out(heads))
+        y: Tensor = self.out(optional(self.head_scale, heads))
+        return y
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The heads h_1 … h_H, causal: (B, H, T, d_head) three times → the same."""
+        raise NotImplementedError
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, d_model) → (B, H, T, d_head)."""
+        return x.view(*x.shape[:-1], self.n_heads, -1).transpose(1, 2)
+
+
+class MaterialisedAttention(Attention):
+    """Attention whose scores and probabilities are tensors that a hook can reach."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.scores = Scores()
+        self.softmax = CausalSoftmax(config.max_seq_len)
+        self.context = Context()
+        self.dropout = config.dropout
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax(q·kᵀ)·v."""
+        probabilities = self.softmax(self.scores(q, k), self.q.weight.dtype)
+        if self.dropout:
+            probabilities = F.dropout(probabilities, self.dropout, self.training)
+        heads: Tensor = self.context(probabilities, v)
+        return heads
+
+
+class FusedAttention(Attention):
+    """Attention by one fused kernel: only its output can be reached."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.context = FusedContext(config.dropout)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax(q·kᵀ)·v."""
+        heads: Tensor = self.context(q, k, v)
+        return heads
+
+
+def make_attention(config: ModelConfig) -> Attention:
+    """The attention sublayer that the config asks for."""
+    return FusedAttention(config) if config.attention == "sdpa" else MaterialisedAttention(config)

@@ -1,0 +1,56 @@
+"""The feed-forward sublayer and its activations."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradlab.config import ModelConfig
+from gradlab.models.linear import Linear
+from gradlab.models.norms import make_norm
+from gradlab.models.numerics import at_least_fp32, optional
+
+
+class Gelu(nn.Module):
+    """x · Φ(x) with the exact normal distribution function (Hendrycks & Gimpel, 2016)."""
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """(..., d_ff) → the same, computed in fp32 or wider and returned in `dtype`."""
+        return F.gelu(x.to(at_least_fp32(dtype))).to(dtype)
+
+
+class ReluSquared(nn.Module):
+    """max(x, 0)² (So et al., 2021)."""
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """(..., d_ff) → the same, computed in fp32 or wider and returned in `dtype`."""
+        return F.relu(x.to(at_least_fp32(dtype))).square().to(dtype)
+
+
+class GeGlu(nn.Module):
+    """GELU(gate) ⊙ value, the two halves of the input in that order (Shazeer, 2020)."""
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """(..., 2·d_ff) → (..., d_ff), computed in fp32 or wider and returned in `dtype`."""
+        gate, value = x.to(at_least_fp32(dtype)).chunk(2, dim=-1)
+        return (F.gelu(gate) * value).to(dtype)
+
+
+_ACTIVATIONS = {"gelu": Gelu, "relu2": ReluSquared, "geglu": GeGlu}
+
+
+class FeedForward(nn.Module):
+    """FFN(x) = LN(σ(xW₁ + b₁))W₂ + b₂, its LN only with `ffn_mid_norm` (NormFormer, eq. 3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        halves = 2 if config.activation == "geglu" else 1
+        self.fc1 = Linear(config.d_model, halves * config.d_ff)
+        self.activation = _ACTIVATIONS[config.activation]()
+        self.ffn_mid_norm = make_norm(config.norm, config.d_ff) if config.ffn_mid_norm else None
+        self.fc2 = Linear(config.d_ff, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d_model) → the same."""
+        hidden = self.activation(self.fc1(x), self.fc1.weight.dtype)  # (B, T, d_ff)
+        y: Tensor = self.fc2(optional(self.ffn_mid_norm, hidden))
+        return y

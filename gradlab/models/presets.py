@@ -1,0 +1,105 @@
+"""Architectures and sizes by name.
+
+Sources: the blocks of the NormFormer paper (section 2), its Table 2 for the sizes from 125M on.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gradlab.config import NOT_BUILT, ModelConfig
+from gradlab.errors import ConfigError, unknown
+
+_NORMFORMER = {
+    "placement": "pre",
+    "head_scale": "heads",
+    "attn_out_norm": True,
+    "ffn_mid_norm": True,
+}
+
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "post-ln": {"placement": "post"},
+        "pre-ln": {"placement": "pre"},
+        "normformer": _NORMFORMER,
+        "normformer-resscale": {**_NORMFORMER, "res_scale": "ffn"},
+        "pre-ln-resscale": {"placement": "pre", "res_scale": "ffn"},
+    }
+)
+"""Architecture name → the fields of `ModelConfig` that make it."""
+
+HEAD_WIDTH = 64
+"""The paper's head size at 125M: the widest head that `at_width` makes."""
+
+
+def _size(
+    n_layers: int, d_model: int, n_heads: int, max_seq_len: int, vocab_size: int
+) -> Mapping[str, Any]:
+    return {
+        "n_layers": n_layers,
+        "d_model": d_model,
+        "n_heads": n_heads,
+        "d_ff": 4 * d_model,
+        "max_seq_len": max_seq_len,
+        "vocab_size": vocab_size,
+    }
+
+
+SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "nano": _size(6, 64, 4, 64, 256),
+        "micro": _size(12, 128, 4, 128, 256),
+        "mini": _size(12, 256, 8, 256, 256),
+        "125M": _size(12, 768, 12, 2048, 51200),
+        "355M": _size(24, 1024, 16, 2048, 51200),
+        "1.3B": _size(24, 2048, 32, 2048, 51200),
+        "2.7B": _size(32, 2560, 32, 2048, 51200),
+    }
+)
+"""Size name → the fields of `ModelConfig` that make it. Bytes up to mini, the paper's vocabulary
+from 125M on. The paper's 2.7B models use ReLU², which stays the user's override here."""
+
+
+def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
+    """The config of a named architecture at a named size.
+
+    Args:
+        arch: A key of `ARCHITECTURES`.
+        size: A key of `SIZES`.
+        **overrides: Fields of `ModelConfig`, which win over both names and are taken literally:
+            another `d_model` does not bring another `d_ff` (`at_width` does that).
+
+    Raises:
+        ConfigError: A name or field is unknown, not built yet, or the fields do not fit together.
+    """
+    return ModelConfig(
+        **{
+            **_named("architecture", arch, ARCHITECTURES),
+            **_named("size", size, SIZES),
+            **overrides,
+        }
+    )
+
+
+def at_width(size: str, d_model: int) -> dict[str, Any]:
+    """A size's fields with another width, to be given to `model_config` as overrides.
+
+    Layers and lengths stay, d_ff is 4·d_model, and there are as many heads as the size has unless
+    a head would be wider than the paper's 64 channels; then as many as make them 64 wide.
+
+    Raises:
+        ConfigError: The size is unknown, or not built yet.
+    """
+    fields = dict(_named("size", size, SIZES))
+    if d_model != fields["d_model"]:
+        n_heads = max(fields["n_heads"], -(-d_model // HEAD_WIDTH))
+        fields.update(d_model=d_model, d_ff=4 * d_model, n_heads=n_heads)
+    return fields
+
+
+def _named(kind: str, name: str, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    if name in table:
+        return table[name]
+    if name in NOT_BUILT:
+        raise ConfigError(f"{kind} {name!r}: {NOT_BUILT[name]} is not built yet.")
+    raise ConfigError(unknown(kind, name, table))

@@ -1,0 +1,61 @@
+"""The decoder-only language model."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradlab.config import ModelConfig
+from gradlab.errors import GradlabError
+from gradlab.models.blocks import make_block
+from gradlab.models.linear import linear
+from gradlab.models.norms import make_norm
+from gradlab.models.numerics import optional
+from gradlab.models.positions import LearnedPositions, SinusoidalPositions
+
+
+class Unembed(nn.Module):
+    """Logits as dot products with the token embeddings: tied, so it has no parameter."""
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, T, d_model) and (vocab, d_model) → (B, T, vocab)."""
+        return linear(x, embedding)
+
+
+class Transformer(nn.Module):
+    """√d·E[token] + position, n_layers blocks, a final norm with Pre-LN, logits tied to E.
+
+    Its parameters start as torch's layers do; `gradlab.build_model` gives fairseq's initial values.
+
+    Args:
+        config: Shape and switches; kept as `.config`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        positions = SinusoidalPositions if config.positions == "sinusoidal" else LearnedPositions
+        self.positions = positions(config.max_seq_len, config.d_model)
+        self.blocks = nn.ModuleList(make_block(config) for _ in range(config.n_layers))
+        pre = config.placement == "pre"
+        self.final_norm = make_norm(config.norm, config.d_model) if pre else None
+        self.unembed = Unembed()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) int64 token ids → (B, T, vocab) logits.
+
+        Raises:
+            GradlabError: T is longer than the model's `max_seq_len`.
+        """
+        config, length = self.config, tokens.shape[-1]
+        if length > config.max_seq_len:
+            raise GradlabError(
+                f"a sequence of {length} tokens is longer than the model's max_seq_len = "
+                f"{config.max_seq_len}: shorten it, or build the model with a larger max_seq_len."
+            )
+        x = config.d_model**0.5 * self.embed(tokens) + self.positions(length)  # (B, T, d_model)
+        if config.dropout:
+            x = F.dropout(x, config.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.unembed(optional(self.final_norm, x), self.embed.weight)
+        return logits
