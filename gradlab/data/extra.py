@@ -1,0 +1,19 @@
+"""The sentence for a package that gradlab only needs for some corpora."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gradlab.errors import GradlabError
+
+
+@contextmanager
+def needs_extra(package: str, purpose: str) -> Iterator[None]:
+    """Around an import: a missing package becomes a sentence with the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise GradlabError(
+            f"{purpose} needs the package {package}: pip install 'gradlab-diagnostics[datasets]'."
+        ) from None

@@ -1,0 +1,57 @@
+"""Tokenizers of the `tokenizers` package, for text and Hugging Face datasets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradlab.data.extra import needs_extra
+from gradlab.errors import GradlabError
+
+
+def load_tokenizer(name: str) -> Any:
+    """A `tokenizers.Tokenizer` from a `tokenizer.json`, a folder that holds one, or the hub.
+
+    Raises:
+        GradlabError: The package is not installed, or there is no such tokenizer.
+    """
+    with needs_extra("tokenizers", f"the tokenizer {name!r}"):
+        from tokenizers import Tokenizer
+
+    path = Path(name)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    local = file.exists() or path.suffix == ".json"
+    if local and not file.is_file():
+        raise GradlabError(f"there is no tokenizer file {file}: give a tokenizer.json.")
+    try:
+        return Tokenizer.from_file(str(file)) if local else Tokenizer.from_pretrained(name)
+    except Exception as error:  # the package raises bare Exception for every kind of problem
+        raise GradlabError(
+            f"the tokenizer {name!r} cannot be loaded ({_first_line(error)}): give a "
+            "tokenizer.json, a folder that holds one, or a name on the Hugging Face hub."
+        ) from error
+
+
+def encode(tokenizer: Any, documents: Sequence[bytes]) -> NDArray[np.unsignedinteger[Any]]:
+    """The ids of documents joined by newlines, without the tokenizer's special tokens.
+
+    Each document is encoded by itself, together with the newline after it, so that their number
+    bounds the memory that encoding takes. uint16 where the vocabulary allows it, else uint32.
+    """
+    dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+    last = len(documents) - 1
+    pieces: list[NDArray[np.unsignedinteger[Any]]] = []
+    for start in range(0, len(documents), 1024):
+        texts = [
+            document.decode("utf-8") + ("\n" if start + i < last else "")
+            for i, document in enumerate(documents[start : start + 1024])
+        ]
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        pieces.extend(np.array(encoding.ids, dtype=dtype) for encoding in encodings)
+    return np.concatenate(pieces)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
