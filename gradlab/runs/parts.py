@@ -1,0 +1,76 @@
+"""Where a run's rows lie: Parquet parts in a folder, or Arrow tables in memory."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gradlab.errors import GradlabError
+from gradlab.runs.schema import TABLES
+
+
+class Parts(Protocol):
+    """The rows of a run's tables."""
+
+    def present(self) -> Sequence[str]:
+        """Tables that have rows."""
+        ...
+
+    def read(self, table: str, columns: Sequence[str]) -> list[pa.Table]:
+        """The rows of one of them, in the order they were written."""
+        ...
+
+
+class MemoryParts:
+    """Rows in memory."""
+
+    def __init__(self, tables: Mapping[str, Sequence[pa.Table]]) -> None:
+        self._tables = tables
+
+    def present(self) -> list[str]:
+        """Tables that have rows."""
+        return list(self._tables)
+
+    def read(self, table: str, columns: Sequence[str]) -> list[pa.Table]:
+        """The rows of one of them."""
+        return [part.select(columns) for part in self._tables.get(table, ())]
+
+
+class FolderParts:
+    """Rows in Parquet files, `<run>/<table>/part-<number>.parquet`.
+
+    Other names are no parts: a writer's temporary files start with a dot.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+
+    def present(self) -> list[str]:
+        """Tables that have rows."""
+        return [table for table in TABLES if self._files(table)]
+
+    def read(self, table: str, columns: Sequence[str]) -> list[pa.Table]:
+        """The rows of one of them.
+
+        Raises:
+            GradlabError: A part is damaged or holds other columns; the sentence names it.
+        """
+        return [_read(file, table, columns) for file in self._files(table)]
+
+    def _files(self, table: str) -> list[Path]:
+        return sorted((self._run / table).glob("part-*.parquet"))
+
+
+def _read(file: Path, table: str, columns: Sequence[str]) -> pa.Table:
+    wanted = pa.schema([TABLES[table].field(name) for name in columns])
+    try:
+        with pq.ParquetFile(file) as part:
+            return part.read(columns=list(columns)).select(columns).cast(wanted)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise GradlabError(
+            f"{file} is damaged and cannot be read ({reason}): move it away to read the rest of "
+            f"{table}."
+        ) from error

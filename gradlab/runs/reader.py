@@ -1,0 +1,166 @@
+"""Reads runs back. Needs neither torch nor the code that made them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+
+from gradlab.config import RunConfig
+from gradlab.errors import ConfigError, GradlabError, unknown
+from gradlab.runs.document import RUN_FILE, plain
+from gradlab.runs.parts import FolderParts, MemoryParts, Parts
+from gradlab.runs.schema import SCHEMA_VERSION, TABLES, schema
+from gradlab.runs.verdict import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Run:
+    """A recorded run, finished or not.
+
+    Attributes:
+        config: What it was asked to do.
+        info: The whole of `run.json`.
+        verdict: How it ended, or None while that is not known.
+        path: Its folder, or None if it was kept in memory.
+    """
+
+    config: RunConfig
+    info: Mapping[str, Any]
+    verdict: Verdict | None
+    path: Path | None
+    _parts: Parts
+
+    @classmethod
+    def from_document(
+        cls, document: Mapping[str, Any], parts: Mapping[str, Sequence[pa.Table]]
+    ) -> Self:
+        """A run kept in memory: what `run.json` would say, and the rows of each table."""
+        info = plain(document)
+        return cls(*_parse(info), path=None, _parts=MemoryParts(parts))
+
+    @property
+    def status(self) -> str:
+        """`running` (or killed while it was), `finished`, `interrupted` or `error`."""
+        return str(self.info["status"])
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the recorded tables, those included that stayed empty."""
+        named = {*self.info.get("tables", ()), *self._parts.present()}
+        return tuple(table for table in TABLES if table in named)
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """A table as a DataFrame, rows in the order they were recorded.
+
+        Columns have the same types whatever the data: `Int64` where an integer may be missing
+        (`layer`), plain NumPy types elsewhere.
+
+        Args:
+            name: One of `tables`.
+            columns: The columns to read; all if None.
+
+        Raises:
+            GradlabError: There is no such table or column, this run did not record it, or one of
+                its parts is damaged.
+        """
+        fields = schema(name)
+        wanted = fields.names if columns is None else list(columns)
+        for column in wanted:
+            if column not in fields.names:
+                raise GradlabError(unknown(f"column of {name}", column, fields.names))
+        if name not in self.tables:
+            raise GradlabError(
+                f"{self._title} did not record {name}, only {', '.join(self.tables)}."
+            )
+        selected = pa.schema([fields.field(column) for column in wanted])
+        parts = self._parts.read(name, wanted)
+        return _frame(pa.concat_tables([selected.empty_table(), *parts]))
+
+    @property
+    def _title(self) -> str:
+        return "the run in memory" if self.path is None else f"the run {self.path}"
+
+    def __repr__(self) -> str:
+        config = self.config
+        end = self.status
+        if self.verdict is not None:
+            end = self.verdict.reason
+            if self.verdict.step is not None:
+                end += f" at step {self.verdict.step}"
+            if self.verdict.lr is not None:
+                end += f", lr {self.verdict.lr:.4g}"
+        place = "" if self.path is None else f" in {self.path}"
+        return (
+            f"<Run {config.arch} {config.size} {config.precision.name}, seed {config.seed}: {end}; "
+            f"tables {', '.join(self.tables)}{place}>"
+        )
+
+
+def load(path: Path | str) -> Run:
+    """The run in a folder; its `run.json` may be named too.
+
+    Raises:
+        GradlabError: There is no run, its `run.json` is damaged, or a newer gradlab wrote it.
+    """
+    file = Path(path)
+    folder = file.parent if file.name == RUN_FILE else file
+    file = folder / RUN_FILE
+    try:
+        info = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise GradlabError(_no_run(folder)) from None
+    except OSError as error:
+        raise GradlabError(f"{file} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise GradlabError(f"{file} is damaged: {error}.") from None
+    if not isinstance(info, dict):
+        raise GradlabError(f"{file} is damaged: it holds no JSON object.")
+    try:
+        return Run(*_parse(info), path=folder, _parts=FolderParts(folder))
+    except GradlabError as error:
+        raise type(error)(f"{file}: {error}") from None
+
+
+def _parse(info: dict[str, Any]) -> tuple[RunConfig, dict[str, Any], Verdict | None]:
+    """The typed parts of a run's document."""
+    found = info.get("schema_version")
+    if not isinstance(found, int):
+        raise GradlabError("this is no run of gradlab: it has no schema_version.")
+    if found > SCHEMA_VERSION:
+        raise GradlabError(
+            f"written by a newer gradlab (format {found}, this one reads up to "
+            f"{SCHEMA_VERSION}): update gradlab."
+        )
+    if not isinstance(info.get("config"), dict) or "status" not in info:
+        raise ConfigError("the config or the status is missing.")
+    verdict = info.get("verdict")
+    return (
+        RunConfig.from_mapping(info["config"]),
+        info,
+        None if verdict is None else Verdict.from_mapping(verdict),
+    )
+
+
+def _no_run(folder: Path) -> str:
+    """The sentence for a folder without a run, with the runs in it if it is a study."""
+    if not folder.exists():
+        return f"there is no run {folder}: the folder does not exist."
+    inside = sorted(file.parent.name for file in folder.glob(f"*/{RUN_FILE}"))
+    if inside:
+        return f"{folder} is not one run but holds {len(inside)}: name one of them, as {inside[0]}."
+    return f"there is no run in {folder}: it has no {RUN_FILE}."
+
+
+def _frame(rows: pa.Table) -> "pd.DataFrame":
+    import pandas as pd
+
+    frame: pd.DataFrame = rows.to_pandas()
+    # A missing integer would turn the column into floats, and only in some runs.
+    optional = [f.name for f in rows.schema if f.nullable and pa.types.is_integer(f.type)]
+    return frame.astype(dict.fromkeys(optional, pd.Int64Dtype()))

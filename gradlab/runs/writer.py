@@ -1,0 +1,97 @@
+"""Writes a run directory so that a kill loses at most the rows that were not yet handed over."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gradlab.config import RunConfig
+from gradlab.errors import GradlabError
+from gradlab.runs.document import RUN_FILE, closing, opening, to_json
+from gradlab.runs.files import cannot_write, write_whole
+from gradlab.runs.lock import LOCK_NAME, FolderLock
+from gradlab.runs.reader import Run, load
+from gradlab.runs.schema import arrow_table
+from gradlab.runs.verdict import Verdict
+
+
+class RunWriter:
+    """Writes one run into a folder of its own, which no other writer can share.
+
+    Args:
+        path: The folder; made with its parents. It must not exist or be empty.
+        config: What the run does.
+        info: More for `run.json`: device, corpus, parameter count, `tables` if others than the
+            config says are recorded.
+
+    Raises:
+        GradlabError: The folder holds something, is being written by another process, or cannot
+            be written. From `write` and `finish`: the disk is full; what was written before
+            stays readable.
+    """
+
+    def __init__(
+        self, path: Path | str, config: RunConfig, info: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._document = opening(config, info or {})
+        self._parts: dict[str, int] = {}
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise GradlabError(f"{self.path} is a file: choose a folder for the run.") from None
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        self._lock = FolderLock(self.path)
+        try:
+            if any(entry.name != LOCK_NAME for entry in self.path.iterdir()):
+                raise GradlabError(
+                    f"{self.path} is not empty: choose another folder, or remove it first."
+                )
+            self._write_document()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Add rows to a table: one Parquet part, in place whole or not at all."""
+        rows = arrow_table(table, columns)
+        if not rows.num_rows:
+            return
+        folder = self.path / table
+        number = self._parts.get(table, 0)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        write_whole(folder / f"part-{number:06d}.parquet", _parquet(rows))
+        self._parts[table] = number + 1
+
+    def finish(self, status: str, verdict: Verdict | None = None, **info: Any) -> None:
+        """Write how the run ended, and give the folder up, whether or not that could be written.
+
+        Args:
+            status: `finished`, `interrupted` or `error`.
+            verdict: How it ended, if that is known.
+            info: More for `run.json`.
+        """
+        try:
+            self._document = closing(self._document, status, verdict, info)
+            self._write_document()
+        finally:
+            self._lock.release()
+
+    def run(self) -> Run:
+        """What has been written so far, read back."""
+        return load(self.path)
+
+    def _write_document(self) -> None:
+        write_whole(self.path / RUN_FILE, to_json(self._document))
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(rows, buffer, compression="zstd")
+    return bytes(buffer.getvalue())
