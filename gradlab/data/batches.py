@@ -1,18 +1,19 @@
 """Windows of a token array as (inputs, targets): a batch is a function of (seed, step, micro)."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from gradlab.data.tokens import Tokens
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets, both int64 on the CPU, (B, T); targets are inputs one token later."""
 
 
 def train_batch(
-    tokens: NDArray[np.unsignedinteger[Any]],
+    tokens: Tokens,
     *,
     seed: int,
     step: int,
@@ -41,7 +42,7 @@ def train_batch(
 
 
 def validation_batches(
-    tokens: NDArray[np.unsignedinteger[Any]], *, batch_size: int, seq_len: int, count: int
+    tokens: Tokens, *, batch_size: int, seq_len: int, count: int
 ) -> Iterator[Batch]:
     """The same `count` batches every time: windows evenly spaced from first to last token."""
     starts = np.linspace(0, tokens.size - seq_len - 1, batch_size * count).astype(np.int64)
@@ -49,9 +50,7 @@ def validation_batches(
         yield _windows(tokens, batch, seq_len)
 
 
-def _windows(
-    tokens: NDArray[np.unsignedinteger[Any]], starts: NDArray[np.int64], seq_len: int
-) -> Batch:
+def _windows(tokens: Tokens, starts: NDArray[np.int64], seq_len: int) -> Batch:
     positions = starts[:, None] + np.arange(seq_len + 1)  # (B, T+1)
     windows = torch.from_numpy(tokens[positions].astype(np.int64))
     return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()

@@ -14,24 +14,17 @@ Text becomes its UTF-8 bytes (vocabulary 256), or the ids of `DataConfig.tokeniz
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradlab.config import DataConfig
-from gradlab.data.hub import load_documents
-from gradlab.data.stdlib import stdlib_documents
+from gradlab.data.hub import PREFIX, load_documents
+from gradlab.data.stdlib import STDLIB, stdlib_documents
 from gradlab.data.text import byte_tokens, text_documents
 from gradlab.data.token_files import is_token_corpus, load_token_files
-from gradlab.data.tokenizer import encode, load_tokenizer
+from gradlab.data.tokenizer import encode, load_tokenizer, vocabulary
+from gradlab.data.tokens import Tokens, chunks
 from gradlab.errors import GradlabError
-
-Tokens: TypeAlias = NDArray[np.unsignedinteger[Any]]
-"""Token ids, one-dimensional: uint8, uint16 or uint32; may be memory-mapped."""
-
-CHUNK = 1 << 22
-"""Tokens looked at together: a memory-mapped corpus never has to fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -84,22 +77,22 @@ def load_corpus(config: DataConfig, *, seq_len: int, vocab_size: int | None = No
 def _parts(config: DataConfig) -> tuple[tuple[Tokens, ...], int | None]:
     """The ids in one part, or in a training and a validation part; the vocabulary if known."""
     name = config.corpus
-    if is_token_corpus(name):
+    if name == STDLIB:
+        parts = [stdlib_documents()]
+    elif name.startswith(PREFIX):
+        parts = load_documents(name)
+    elif is_token_corpus(name):
         if config.tokenizer is not None:
             raise GradlabError(
                 f"{name} holds token ids already: leave out the tokenizer {config.tokenizer!r}."
             )
         return load_token_files(Path(name)), None
-    if name == "python-stdlib":
-        parts = [stdlib_documents()]
-    elif name.startswith("hf:"):
-        parts = load_documents(name)
     else:
         parts = [text_documents(name)]
     if config.tokenizer is None:
         return tuple(byte_tokens(documents) for documents in parts), 256
     tokenizer = load_tokenizer(config.tokenizer)
-    return tuple(encode(tokenizer, documents) for documents in parts), tokenizer.get_vocab_size()
+    return tuple(encode(tokenizer, documents) for documents in parts), vocabulary(tokenizer)
 
 
 def _check_length(name: str, part: str, tokens: Tokens, seq_len: int) -> None:
@@ -118,16 +111,15 @@ def _survey(name: str, parts: tuple[Tokens, ...], vocab_size: int | None) -> tup
     largest = 0
     position = 0
     for tokens in parts:
-        for start in range(0, tokens.size, CHUNK):
-            chunk = np.ascontiguousarray(tokens[start : start + CHUNK])
+        for chunk in chunks(tokens):
             digest.update(chunk.astype(chunk.dtype.newbyteorder("<"), copy=False).data)
             here = int(chunk.max())
             if vocab_size is not None and here >= vocab_size:
                 first = position + int(np.argmax(chunk >= vocab_size))
                 raise GradlabError(
                     f"{name} has the token id {int(chunk[first - position])} at position "
-                    f"{first:,}, past the vocabulary of {vocab_size:,}: set the model's "
-                    "vocab_size to the tokenizer's."
+                    f"{first:,}, past the vocabulary of {vocab_size:,}: give the "
+                    "model the vocab_size of the corpus's tokenizer (256 for bytes)."
                 )
             largest = max(largest, here)
             position += chunk.size

@@ -11,7 +11,8 @@ def needs_extra(package: str, purpose: str) -> Iterator[None]:
     """Around an import: a missing package becomes a sentence with the command that installs it."""
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        # A folder of that name in the working directory imports too, but holds nothing.
         if error.name != package:
             raise
         raise GradlabError(

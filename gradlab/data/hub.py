@@ -23,15 +23,13 @@ def load_documents(name: str) -> list[list[bytes]]:
             text column or no training split.
     """
     with needs_extra("datasets", f"the corpus {name!r}"):
-        import datasets
+        from datasets import load_dataset, load_from_disk
 
     path, _, config = name.removeprefix(PREFIX).partition(":")
     folder = Path(path)
     saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
-        loaded = (
-            datasets.load_from_disk(path) if saved else datasets.load_dataset(path, config or None)
-        )
+        loaded = load_from_disk(path) if saved else load_dataset(path, config or None)
     except Exception as error:  # network, script, format and configuration errors share no base
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise GradlabError(
@@ -43,8 +41,8 @@ def load_documents(name: str) -> list[list[bytes]]:
             f"the dataset {name!r} has no split named train, only {', '.join(splits)}."
         )
     train = splits["train"] if "train" in splits else next(iter(splits.values()))
-    parts = [train, splits["validation"]] if "validation" in splits and len(splits) > 1 else [train]
-    return [list(_documents(name, part)) for part in parts]
+    held_out = [splits["validation"]] if "validation" in splits and "train" in splits else []
+    return [list(_documents(name, part)) for part in [train, *held_out]]
 
 
 def _documents(name: str, split: Any) -> Iterator[bytes]:

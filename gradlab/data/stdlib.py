@@ -5,6 +5,8 @@ from pathlib import Path
 
 from gradlab.errors import GradlabError
 
+STDLIB = "python-stdlib"
+
 
 def stdlib_documents() -> list[bytes]:
     """The standard library's top-level `*.py`, sorted by name, then `pydoc_data/topics.py`.
@@ -25,6 +27,6 @@ def stdlib_documents() -> list[bytes]:
     except OSError as error:
         missing = f"{error.filename} cannot be read ({error.strerror})"
     raise GradlabError(
-        "the corpus python-stdlib needs the sources of the standard library on disk, and "
+        f"the corpus {STDLIB} needs the sources of the standard library on disk, and "
         f"{missing}: set corpus to a text file or folder."
     )

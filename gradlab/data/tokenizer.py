@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradlab.data.extra import needs_extra
+from gradlab.data.tokens import Tokens
 from gradlab.errors import GradlabError
 
 
@@ -26,23 +26,32 @@ def load_tokenizer(name: str) -> Any:
     if local and not file.is_file():
         raise GradlabError(f"there is no tokenizer file {file}: give a tokenizer.json.")
     try:
-        return Tokenizer.from_file(str(file)) if local else Tokenizer.from_pretrained(name)
+        tokenizer = Tokenizer.from_file(str(file)) if local else Tokenizer.from_pretrained(name)
     except Exception as error:  # the package raises bare Exception for every kind of problem
         raise GradlabError(
             f"the tokenizer {name!r} cannot be loaded ({_first_line(error)}): give a "
             "tokenizer.json, a folder that holds one, or a name on the Hugging Face hub."
         ) from error
+    # A tokenizer.json may carry the cut and the padding of the model it was made for.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
-def encode(tokenizer: Any, documents: Sequence[bytes]) -> NDArray[np.unsignedinteger[Any]]:
+def vocabulary(tokenizer: Any) -> int:
+    """Largest id + 1: a vocabulary may have gaps, so this can exceed the number of entries."""
+    return 1 + max(map(int, tokenizer.get_vocab().values()))
+
+
+def encode(tokenizer: Any, documents: Sequence[bytes]) -> Tokens:
     """The ids of documents joined by newlines, without the tokenizer's special tokens.
 
     Each document is encoded by itself, together with the newline after it, so that their number
     bounds the memory that encoding takes. uint16 where the vocabulary allows it, else uint32.
     """
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+    dtype = np.uint16 if vocabulary(tokenizer) <= 1 << 16 else np.uint32
     last = len(documents) - 1
-    pieces: list[NDArray[np.unsignedinteger[Any]]] = []
+    pieces: list[Tokens] = [np.zeros(0, dtype)]
     for start in range(0, len(documents), 1024):
         texts = [
             document.decode("utf-8") + ("\n" if start + i < last else "")
