@@ -1,5 +1,6 @@
 """One writer a folder: an advisory lock that the system drops when its process dies."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -56,7 +57,8 @@ class FolderLock:
         """Remove the lock; harmless when it is released already."""
         if self._descriptor is None:
             return
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows keeps an open file, which is harmless
+            self._path.unlink()
         os.close(self._descriptor)
         self._descriptor = None
 

@@ -68,8 +68,9 @@ TABLES: Mapping[str, pa.Schema] = {
             _STEP,
             *_always(_TEXT, "site"),
             *_PLACE,
-            *_always(_TEXT, "direction"),
-            *_always(_REAL, "max_abs", "headroom_bits", "underflow_frac"),
+            *_always(_TEXT, "direction", "dtype"),
+            *_always(_REAL, "max_abs", "headroom_bits"),
+            *_maybe(_REAL, "underflow_frac"),
             *_always(_INT, "nonfinite"),
         ]
     ),
@@ -134,7 +135,9 @@ def arrow_table(table: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
     if missing:
         raise GradlabError(f"rows of {table} need the column {missing[0]!r}.")
     try:
-        result = pa.table({name: columns[name] for name in fields.names}, schema=fields)
+        # A cast refuses what building an array of the wanted type would quietly truncate.
+        arrays = [pa.array(columns[field.name]).cast(field.type) for field in fields]
+        result = pa.table(arrays, schema=fields)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise GradlabError(f"these are no rows of {table}: {error}.") from error
     for field in fields:
