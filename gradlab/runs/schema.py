@@ -1,8 +1,9 @@
 """The tables of a run and their columns, as Arrow schemas.
 
 One observation a row, `step` in each. A nullable column is one whose value may not exist (a
-`layer` outside the blocks, a `val_loss` between two validations); NaN and inf in the others are
-observations.
+`layer` outside the blocks, a `val_loss` between two validations, an `underflow_frac` at a step
+where only maxima were taken); NaN and inf are observations. `dtype` in `headroom` is the tensor's
+own, as `float16`: only the wider ones can have negative headroom.
 """
 
 from collections.abc import Mapping, Sequence
