@@ -1,0 +1,42 @@
+"""Where the FP16 range was tightest, layer by layer, on the way through a run."""
+
+import pandas as pd
+
+from gradlab.errors import GradlabError
+
+
+def tightest_by_layer(
+    headroom: pd.DataFrame, steps: pd.DataFrame, *, direction: str | None = "forward"
+) -> pd.DataFrame:
+    """The site with the least headroom of each layer at each recorded step, with its LR.
+
+    Backward sites are left out by default: their tensors carry the loss scale, which dynamic
+    scaling drives towards the top of the range whatever the model does.
+
+    Args:
+        headroom: A run's `headroom` table.
+        steps: Its `steps` table.
+        direction: `forward`, `backward`, or None for both.
+
+    Returns:
+        One row per (step, layer), sorted by both: columns step, lr, layer (missing for sites
+        outside the blocks, which come last), site, op, direction, max_abs, headroom_bits (−inf
+        where the site was not finite). Sites that are equally tight: the first in the table's
+        order, so that of the places that an overflow reached it is the earliest. Rows without a
+        figure (NaN) are left out.
+
+    Raises:
+        GradlabError: Where a step of `headroom` is not in `steps`.
+    """
+    rows = headroom if direction is None else headroom[headroom["direction"] == direction]
+    rows = rows[rows["headroom_bits"].notna()].reset_index(drop=True)
+    rows = rows.assign(layer=rows["layer"].astype("Int64"))
+    # A stable sort by headroom, then the first of each group: unlike idxmin, −inf is no trouble.
+    tightest = rows.sort_values("headroom_bits", kind="stable").drop_duplicates(["step", "layer"])
+    tightest = tightest.sort_values(["step", "layer"], na_position="last")
+    joined = tightest.merge(steps[["step", "lr"]], on="step", how="left", validate="many_to_one")
+    if joined["lr"].isna().any():
+        step = joined.loc[joined["lr"].isna(), "step"].iloc[0]
+        raise GradlabError(f"the headroom table has step {step}, which the steps table lacks.")
+    columns = ["step", "lr", "layer", "site", "op", "direction", "max_abs", "headroom_bits"]
+    return joined[columns].reset_index(drop=True)

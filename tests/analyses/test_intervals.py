@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import pytest
+
+from gradlab.analyses.intervals import mean_interval, t_coverage, t_quantile
+
+# Fisher and Yates, Statistical Tables, table III (two-sided 5 % and 1 %).
+TABLE = {
+    1: (12.706, 63.657),
+    2: (4.303, 9.925),
+    3: (3.182, 5.841),
+    4: (2.776, 4.604),
+    7: (2.365, 3.499),
+    10: (2.228, 3.169),
+    29: (2.045, 2.756),
+    120: (1.980, 2.617),
+}
+
+
+@pytest.mark.parametrize("dof", TABLE)
+def test_t_quantiles_are_those_of_the_printed_tables(dof: int) -> None:
+    five, one = TABLE[dof]
+    assert t_quantile(dof, 0.95) == pytest.approx(five, abs=5.1e-4)
+    assert t_quantile(dof, 0.99) == pytest.approx(one, abs=5.1e-4)
+
+
+@pytest.mark.parametrize("dof", [1, 2, 3, 6, 9])
+def test_coverage_is_the_integral_of_the_density(dof: int) -> None:
+    t = np.linspace(-1.7, 1.7, 200_001)
+    scale = math.gamma((dof + 1) / 2) / (math.sqrt(dof * math.pi) * math.gamma(dof / 2))
+    density = scale * (1 + t**2 / dof) ** (-(dof + 1) / 2)
+    assert t_coverage(1.7, dof) == pytest.approx(np.trapezoid(density, t), abs=1e-9)
+
+
+def test_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).normal(2.0, 3.0, size=(4000, 4))
+    intervals = [mean_interval(row.tolist()) for row in draws]
+    covered = np.mean([interval.low < 2.0 < interval.high for interval in intervals])
+    assert covered == pytest.approx(0.95, abs=0.015)
+
+
+def test_mean_and_ends_of_three_values() -> None:
+    interval = mean_interval([1.0, 2.0, 6.0])
+    half = 4.30265 * np.std([1, 2, 6], ddof=1) / math.sqrt(3)
+    assert interval.mean == 3.0
+    assert (interval.low, interval.high) == pytest.approx((3 - half, 3 + half), rel=1e-5)
+
+
+def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
+    one, none = mean_interval([5.0]), mean_interval([])
+    assert one.mean == 5.0
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    assert math.isnan(none.mean)
+
+
+@pytest.mark.parametrize(("dof", "level"), [(0, 0.95), (3, 0.0), (3, 1.0)])
+def test_quantile_refuses_what_has_none(dof: int, level: float) -> None:
+    with pytest.raises(ValueError, match="dof"):
+        t_quantile(dof, level)

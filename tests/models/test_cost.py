@@ -1,0 +1,63 @@
+from typing import Any
+
+import pytest
+
+from gradlab.config import ModelConfig
+from gradlab.models.build import build_model
+from gradlab.models.cost import flops_per_token, parameter_count, training_state_bytes
+from gradlab.models.presets import ARCHITECTURES, SIZES, model_config
+
+SWITCHES: list[dict[str, Any]] = [
+    {"norm": "rmsnorm"},
+    {"head_scale": "output"},
+    {"qkv_norm": True},
+    {"qkv_norm": True, "norm": "rmsnorm"},
+    {"activation": "geglu"},
+    {"activation": "geglu", "ffn_mid_norm": True},
+    {"activation": "relu2"},
+    {"positions": "learned"},
+    {"attention": "sdpa"},
+    *({"res_scale": scale} for scale in ("none", "ffn", "both", "ffn-scalar", "both-scalar")),
+]
+
+
+def built(config: ModelConfig) -> int:
+    return sum(p.numel() for p in build_model(config, device="meta").parameters())
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("size", SIZES)
+def test_parameters_are_those_of_the_built_model(arch: str, size: str) -> None:
+    config = model_config(arch, size)
+    assert parameter_count(config) == built(config)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("arch", ["post-ln", "normformer-resscale"])
+def test_parameters_with_every_switch(arch: str, switches: dict[str, Any]) -> None:
+    config = model_config(arch, "nano", **switches)
+    assert parameter_count(config) == built(config)
+
+
+def test_flops_of_a_small_model_written_out() -> None:
+    config = ModelConfig(
+        d_model=8, n_layers=2, n_heads=2, d_ff=32, vocab_size=10, max_seq_len=5, activation="geglu"
+    )
+    tokens = config.max_seq_len
+    products = [(8, 8)] * 4 + [(8, 64), (32, 8)]
+    layer = sum(2 * tokens * rows * columns for rows, columns in products)
+    layer += 2 * (2 * tokens * tokens * 8)  # scores, and the values mixed by them
+    forward = 2 * layer + 2 * tokens * 8 * 10
+    assert flops_per_token(config) == 3 * forward // tokens
+
+
+def test_the_largest_size_costs_about_six_flops_a_parameter() -> None:
+    config = model_config("pre-ln", "2.7B")
+    assert flops_per_token(config) / parameter_count(config) == pytest.approx(6, rel=0.15)
+
+
+def test_state_is_what_a_learner_holds() -> None:
+    config = model_config("pre-ln", "nano")
+    assert training_state_bytes(config, "fp32") == parameter_count(config) * (4 + 4 + 2 * 4)
+    pure = (2 + 4) + (2 + 4) + 2 * 4  # weights and gradients in fp16 and in fp32, two moments
+    assert training_state_bytes(config, "fp16-pure") == parameter_count(config) * pure
