@@ -1,1 +1,1 @@
-"""TBD."""
+"""Probes: what is measured inside a model while it trains, by hooks that change nothing."""

@@ -1,0 +1,184 @@
+"""The built-in training loop: one run of a model on a corpus, recorded and judged."""
+
+import platform
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradlab.config import RunConfig
+from gradlab.data.batches import Batch, train_batch, validation_batches
+from gradlab.data.corpus import Corpus, load_corpus
+from gradlab.data.entropy import unigram_entropy
+from gradlab.models.loss import next_token_loss
+from gradlab.probes.headroom import Headroom
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.reader import Run
+from gradlab.runs.verdict import Reason
+from gradlab.runs.writer import RunWriter
+from gradlab.training.device import repeatable, resolve_device
+from gradlab.training.interrupt import interrupt_between_steps
+from gradlab.training.progress import Progress
+from gradlab.training.recording import Recording
+from gradlab.training.stability import StabilityMonitor
+from gradlab.training.step import Learner, make_learner, training_step
+
+
+def train(
+    config: RunConfig,
+    out: str | Path | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train one model as configured, until its last step or until it has destabilised.
+
+    The same config gives the same losses to the bit on the same machine, torch and thread count.
+
+    Args:
+        config: Everything that decides what the run does.
+        out: Run directory to make; it must not exist or be empty. None keeps the run in memory.
+        progress: Called after each look at the device: every step on a CPU, every
+            `config.record.window` steps elsewhere.
+
+    Returns:
+        The finished run: its tables, and `.verdict`.
+
+    Raises:
+        GradlabError: A corpus, device or folder that cannot be used; a disk that is full.
+        KeyboardInterrupt: Passed on once everything recorded so far has been written.
+    """
+    device = resolve_device(config.device)
+    corpus = load_corpus(
+        config.data, seq_len=config.model.max_seq_len, vocab_size=config.model.vocab_size
+    )
+    with repeatable(device, config.seed):
+        learner = make_learner(config, device)
+        info = _info(corpus, device, learner)
+        writer = RunWriter(Path(out), config, info) if out else MemoryWriter(config, info)
+        record = config.record
+        headroom = Headroom(learner.model, every=record.headroom_every) if record.headroom else None
+        entropy = unigram_entropy(corpus.train)
+        recording = Recording(config, writer, headroom, StabilityMonitor(config.stability, entropy))
+        reason: Reason = "completed"
+        with closing(headroom) if headroom else nullcontext():
+            try:
+                _run_steps(config, corpus, device, learner, recording, progress)
+            except BaseException as error:
+                reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+                _save_what_there_is(writer, recording, reason, error)
+                raise
+        writer.finish("finished", recording.verdict(reason))
+    return writer.run()
+
+
+def _run_steps(
+    config: RunConfig,
+    corpus: Corpus,
+    device: torch.device,
+    learner: Learner,
+    recording: Recording,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Take steps until the last one or the break, and write them."""
+    # On a CPU nothing is in flight, so a look waits for nothing.
+    window = 1 if device.type == "cpu" else config.record.window
+    headroom = recording.headroom
+    broke = False
+    with interrupt_between_steps() as check_interrupt:
+        for step in range(config.steps):
+            batches = _batches(config, corpus, device, step)
+            if headroom:
+                headroom.begin(step)
+            result = training_step(learner, batches, config.lr(step))
+            if headroom:
+                headroom.end()
+            due = config.val_every and (step + 1) % config.val_every == 0
+            recording.keep(result, _validate(config, corpus, device, learner) if due else None)
+            if (step + 1) % window == 0 or step + 1 == config.steps:
+                broke = recording.look()
+                if progress and recording.last:
+                    progress(recording.last)
+            if broke and config.stop_when_destabilised:
+                break
+            if recording.unwritten >= config.record.window:
+                recording.flush()
+            check_interrupt()
+    recording.flush(broke=broke)
+
+
+def _save_what_there_is(
+    writer: RunWriter | MemoryWriter, recording: Recording, reason: Reason, error: BaseException
+) -> None:
+    """Write a failing run's last rows and its end, as far as that is possible.
+
+    What made the run fail can make this fail too (a full disk): then the first error is the one
+    to tell of, so a second one is added to it as a note.
+    """
+    try:
+        recording.look()
+        recording.flush()
+        writer.finish(reason, recording.verdict(reason), error=str(error) or repr(error))
+    except Exception as second:
+        error.add_note(f"The run could not be closed either: {second}")
+
+
+def _batches(config: RunConfig, corpus: Corpus, device: torch.device, step: int) -> list[Batch]:
+    """A step's micro-batches, on the device."""
+    return [
+        _to_device(
+            train_batch(
+                corpus.train,
+                seed=config.seed,
+                step=step,
+                batch_size=config.batch_size,
+                seq_len=config.model.max_seq_len,
+                micro=micro,
+            ),
+            device,
+        )
+        for micro in range(config.accumulation)
+    ]
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on the device; to a GPU from pinned memory, without waiting for the copy."""
+    if device.type == "cpu":
+        return batch
+    inputs, targets = (part.pin_memory().to(device, non_blocking=True) for part in batch)
+    return inputs, targets
+
+
+@torch.no_grad()
+def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: Learner) -> Tensor:
+    """Mean loss over the validation batches, a 0-dim tensor on the device."""
+    model, precision = learner.model, learner.precision
+    model.eval()
+    losses = []
+    with precision.arithmetic(), precision.autocast():
+        for batch in validation_batches(
+            corpus.val,
+            batch_size=config.batch_size,
+            seq_len=config.model.max_seq_len,
+            count=config.val_batches,
+        ):
+            inputs, targets = _to_device(batch, device)
+            losses.append(next_token_loss(model(inputs), targets))
+    model.train()
+    return torch.stack(losses).mean()
+
+
+def _info(corpus: Corpus, device: torch.device, learner: Learner) -> dict[str, Any]:
+    """What `run.json` says of a run beside its config."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "device": {
+            "type": device.type,
+            "name": name or platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "corpus": {"name": corpus.name, "sha256": corpus.sha256},
+        "params": sum(parameter.numel() for parameter in learner.model.parameters()),
+    }

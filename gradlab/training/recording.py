@@ -1,0 +1,188 @@
+"""From what steps leave on the device to rows in a run's tables, and to its verdict."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gradlab.config import RunConfig
+from gradlab.probes.headroom import Headroom, SiteStep
+from gradlab.probes.overflows import overflows, site_label
+from gradlab.probes.roles import role
+from gradlab.probes.statistics import headroom_bits
+from gradlab.runs.verdict import Reason, Verdict
+from gradlab.training.progress import Progress
+from gradlab.training.stability import StabilityMonitor
+from gradlab.training.step import StepResult
+
+Columns = dict[str, list[Any]]
+
+
+class Writer(Protocol):
+    """Where rows go: a run directory or memory (`gradlab.runs.writer`)."""
+
+    def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Append rows to a table."""
+
+
+@dataclass
+class Recording:
+    """Keeps a run's steps on the device until they are looked at, then judges and writes them.
+
+    `keep` takes a step as it comes, without touching a device value. `look` copies what has
+    gathered, in one go, and follows the stability criterion over it: the tables end at the step
+    where the criterion fired, however many steps were in flight.
+    """
+
+    config: RunConfig
+    writer: Writer
+    headroom: Headroom | None
+    monitor: StabilityMonitor
+    last: Progress | None = None
+    _results: list[Tensor] = field(default_factory=list)
+    _validations: dict[int, Tensor] = field(default_factory=dict)
+    _seconds: list[float] = field(default_factory=list)
+    _looked: int = 0
+    _updates: int = 0
+    _began: float = field(default_factory=time.perf_counter)
+    _rows: dict[str, Columns] = field(default_factory=dict)
+    _site_steps: list[SiteStep] = field(default_factory=list)
+    _producers: dict[int, str] = field(default_factory=dict)
+
+    def keep(self, result: StepResult, val_loss: Tensor | None = None) -> None:
+        """Take in the next step, and the validation made after it if there was one."""
+        if val_loss is not None:
+            self._validations[self._looked + len(self._results)] = val_loss
+        self._results.append(result.packed())
+        self._seconds.append(time.perf_counter() - self._began)
+
+    def look(self) -> bool:
+        """Judge the steps kept since the last look; True if the run has destabilised."""
+        if not self._results:
+            return False
+        numbers = torch.stack(self._results).tolist()
+        site_steps = self.headroom.collect() if self.headroom else [None] * len(numbers)
+        seconds = self._seconds
+        self._results, self._seconds = [], []
+        for row, elapsed, sites in zip(numbers, seconds, site_steps, strict=False):
+            if self._take(row, elapsed, sites):
+                return True
+        return False
+
+    def flush(self, *, broke: bool = False) -> None:
+        """Write the rows of the steps looked at; every step's headroom if the run broke here."""
+        self._add_headroom(every_step=broke)
+        rows, self._rows = self._rows, {}
+        for table, columns in rows.items():
+            self.writer.write(table, columns)
+
+    @property
+    def unwritten(self) -> int:
+        """Steps looked at since the last flush."""
+        return len(self._rows.get("steps", {}).get("step", ()))
+
+    def verdict(self, otherwise: Reason) -> Verdict:
+        """The run's verdict, with the first overflow at the step that it names."""
+        step, lr = (self.last.step, self.last.lr) if self.last else (0, self.config.lr(0))
+        verdict = self.monitor.verdict(otherwise=otherwise, step=step, lr=lr)
+        if not verdict.broke:
+            return verdict
+        return verdict.model_copy(update={"first_overflow": self._producers.get(verdict.step)})
+
+    def _take(self, row: list[float], elapsed: float, sites: SiteStep | None) -> bool:
+        loss, grad_norm, loss_scale, next_loss_scale = row
+        step = self._looked
+        self._looked += 1
+        lr = self.config.lr(step)
+        skipped = next_loss_scale < loss_scale
+        self._updates += not skipped
+        val_loss = self._validations.pop(step, None)
+        self._add(
+            "steps",
+            step=step,
+            update=self._updates,
+            lr=lr,
+            loss=loss,
+            val_loss=None if val_loss is None else val_loss.item(),
+            loss_scale=loss_scale,
+            skipped=skipped,
+            grad_norm=grad_norm,
+            tokens=(step + 1) * self.config.tokens_per_step,
+            seconds=elapsed,
+        )
+        if sites:
+            self._site_steps.append(sites)
+            self._add_overflows(sites, loss_scale, skipped)
+        least, tightest = _tightest(sites)
+        self.last = Progress(
+            step, self.config.steps, lr, loss, loss_scale, least, tightest, elapsed
+        )
+        gradient_finite = math.isfinite(grad_norm) and not skipped
+        return self.monitor.observe(step, lr, loss, loss_scale, gradient_finite)
+
+    def _add(self, table: str, **values: Any) -> None:
+        columns = self._rows.setdefault(table, {name: [] for name in values})
+        for name, value in values.items():
+            columns[name].append(value)
+
+    def _add_overflows(self, sites: SiteStep, loss_scale: float, skipped: bool) -> None:
+        producer: str | None = None
+        for event in overflows(sites):
+            if event.producer:
+                producer = self._producers[sites.step] = site_label(event.place)
+            layer, op = role(event.place.site)
+            self._add(
+                "overflows",
+                step=sites.step,
+                order=event.order,
+                site=event.place.site,
+                layer=layer,
+                op=op,
+                direction=event.place.direction,
+                kind=event.kind,
+                count=event.count,
+                numel=event.place.numel,
+                producer=producer,
+                loss_scale=loss_scale,
+                skipped=skipped,
+            )
+
+    def _add_headroom(self, *, every_step: bool) -> None:
+        for sites in self._site_steps:
+            if not (sites.sampled or every_step):
+                continue
+            for index, place in enumerate(sites.places):
+                layer, op = role(place.site)
+                counts = sites.details.get(index)
+                finite = sites.finite(index)
+                max_abs = sites.max_abs(index)
+                self._add(
+                    "headroom",
+                    step=sites.step,
+                    site=place.site,
+                    layer=layer,
+                    op=op,
+                    direction=place.direction,
+                    dtype=str(place.dtype).removeprefix("torch."),
+                    max_abs=max_abs,
+                    headroom_bits=headroom_bits(max_abs, nonfinite=not finite),
+                    underflow_frac=counts.subnormal / max(1, counts.nonzero) if counts else None,
+                    nonfinite=0 if finite or not counts else counts.infinite + counts.nan,
+                )
+        self._site_steps = []
+
+
+def _tightest(sites: SiteStep | None) -> tuple[float | None, str | None]:
+    """The least headroom of a step and its site; the first of equals in execution order."""
+    if sites is None or not sites.places:
+        return None, None
+    bits = [
+        headroom_bits(sites.max_abs(index), nonfinite=not sites.finite(index))
+        for index in range(len(sites.places))
+    ]
+    index = min(range(len(bits)), key=bits.__getitem__)
+    return bits[index], site_label(sites.places[index])

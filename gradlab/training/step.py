@@ -1,0 +1,116 @@
+"""One training step, the same on CPU and CUDA, for every architecture and precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradlab.config import RunConfig
+from gradlab.models.build import build_model
+from gradlab.models.loss import next_token_loss
+from gradlab.models.transformer import Transformer
+from gradlab.precision.master_weights import MasterWeights
+from gradlab.precision.precision import Precision, resolve
+from gradlab.training.gradients import clip_by_norm, total_norm
+
+MicroBatch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """All that a step changes, and how it computes."""
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    precision: Precision
+    masters: MasterWeights | None
+    clip_norm: float | None
+
+    @property
+    def trained(self) -> Sequence[Tensor]:
+        """The parameters that the optimizer holds: the model's, or their fp32 copies."""
+        return self.masters.parameters if self.masters else list(self.model.parameters())
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves to be looked at: 0-dim tensors, still on the device.
+
+    Attributes:
+        loss: Mean over the micro-batches, nats a token, fp32.
+        grad_norm: L2 norm of the gradient: unscaled, before clipping, after accumulation.
+        loss_scale: The scale that the loss was multiplied by (1 without scaling).
+        next_loss_scale: The next step's; smaller than `loss_scale` exactly if the step was
+            skipped.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    loss_scale: Tensor
+    next_loss_scale: Tensor
+
+    def packed(self) -> Tensor:
+        """(4,): the fields in their order."""
+        return torch.stack([self.loss, self.grad_norm, self.loss_scale, self.next_loss_scale])
+
+
+def make_learner(config: RunConfig, device: torch.device) -> Learner:
+    """The model at its initial values for `config.seed`, and a fused AdamW over all of it."""
+    precision = resolve(config.precision, device)
+    model = build_model(config.model, device=device, dtype=precision.weight_dtype, seed=config.seed)
+    narrow = precision.weight_dtype is torch.float16
+    masters = MasterWeights(model, config.precision.master_weights) if narrow else None
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        masters.parameters if masters else model.parameters(),
+        lr=0.0,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    return Learner(
+        model, optimizer, precision.grad_scaler(), precision, masters, settings.clip_norm
+    )
+
+
+def training_step(learner: Learner, batches: Sequence[MicroBatch], lr: float) -> StepResult:
+    """Zero the gradients, forward, backward, unscale, measure, clip, then step or skip.
+
+    Nothing here reads a device value on the host: a step with a gradient that is not finite is
+    skipped by the fused optimizer itself.
+
+    Args:
+        learner: Changed in place.
+        batches: Micro-batches (inputs, targets), each (B, T) on the model's device; the loss is
+            their mean.
+        lr: This step's learning rate.
+    """
+    optimizer, scaler, masters = learner.optimizer, learner.scaler, learner.masters
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    learner.model.zero_grad(set_to_none=True)
+    losses = []
+    with learner.precision.arithmetic():
+        for inputs, targets in batches:
+            with learner.precision.autocast():
+                logits = learner.model(inputs)
+            loss = next_token_loss(logits, targets) / len(batches)
+            scaler.scale(loss).backward()
+            losses.append(loss.detach())
+    if masters:
+        masters.take_gradients()
+    scaler.unscale_(optimizer)
+    gradients = [p.grad for p in learner.trained if p.grad is not None]
+    grad_norm = total_norm(gradients)
+    if learner.clip_norm is not None:
+        clip_by_norm(gradients, grad_norm, learner.clip_norm)
+    loss_scale = scaler.scale(torch.ones_like(grad_norm))
+    scaler.step(optimizer)
+    scaler.update()
+    if masters:
+        masters.write_back()
+    next_loss_scale = scaler.scale(torch.ones_like(grad_norm))
+    return StepResult(torch.stack(losses).sum(), grad_norm, loss_scale, next_loss_scale)
