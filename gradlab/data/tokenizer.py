@@ -22,7 +22,7 @@ def load_tokenizer(name: str) -> Any:
 
     path = Path(name)
     file = path / "tokenizer.json" if path.is_dir() else path
-    local = file.exists() or path.suffix == ".json"
+    local = path.exists() or path.suffix == ".json"
     if local and not file.is_file():
         raise GradlabError(f"there is no tokenizer file {file}: give a tokenizer.json.")
     try:
