@@ -105,16 +105,23 @@ def test_fused_attention_follows_the_same_rule(
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
-def test_autocast_stays_near_the_float64_model(
-    make: Make, tokens: Tensor, arch: str, autocast: torch.dtype
+@pytest.mark.parametrize(
+    ("weights", "autocast"),
+    [
+        pytest.param(torch.float32, torch.bfloat16, id="bf16"),
+        pytest.param(torch.float32, torch.float16, id="fp16"),
+        pytest.param(torch.float16, None, id="fp16-pure"),
+    ],
+)
+def test_narrow_logits_stay_near_the_float64_models(
+    make: Make, tokens: Tensor, arch: str, weights: torch.dtype, autocast: torch.dtype | None
 ) -> None:
-    fields = ARCHITECTURES[arch]
-    exact = make(**fields)(tokens)
-    with torch.autocast("cpu", dtype=autocast):
-        rough = make(torch.float32, **fields)(tokens)
+    model = make(weights, **ARCHITECTURES[arch])
+    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+        rough = model(tokens)
+    exact = model.double()(tokens)
     error = (rough.double() - exact).norm() / exact.norm()
-    assert error < 16 * torch.finfo(autocast).eps
+    assert error < 16 * torch.finfo(autocast or weights).eps
     assert error > torch.finfo(torch.float32).eps  # the products really were narrow
 
 
