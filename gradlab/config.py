@@ -215,7 +215,7 @@ class DataConfig(Config):
     """Which text, and how it becomes tokens (see `gradlab.data`)."""
 
     corpus: str = "python-stdlib"
-    """`python-stdlib`, a text file or folder, a `.bin` token file or folder, or `hf:NAME`."""
+    """`python-stdlib`, a text file or folder, a `.bin` token file or folder, `hf:NAME[:CONFIG]`."""
     tokenizer: str | None = None
     """A tokenizer's name or file, for `hf:` corpora and text; bytes without one."""
     held_out: float = Field(default=0.05, gt=0.0, lt=1.0)
