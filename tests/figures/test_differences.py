@@ -1,0 +1,60 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection
+
+from gradlab.analyses.stability_table import COLUMNS
+from gradlab.errors import GradlabError
+from gradlab.figures.differences import lr_against_baseline
+from gradlab.figures.style import LOOKS
+
+RATIOS = {"nano": [0.80, 0.81, 0.79], "micro": [0.9, 1.1, 1.0]}
+
+
+def study() -> pd.DataFrame:
+    rows = [
+        (size, params, arch, seed, 2e-4, "loss_rise", 1, lr, False, None, lr, lr)
+        for size, params in (("nano", 300_000), ("micro", 2_400_000))
+        for seed, base in enumerate([0.1, 0.12, 0.11])
+        for arch, lr in (("pre-ln", base), ("normformer", base * RATIOS[size][seed]))
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def test_points_are_geometric_means_hollow_where_not_distinguished() -> None:
+    ax = lr_against_baseline(study())
+    color = LOOKS["normformer"].color
+    means = [line for line in ax.lines if line.get_color() == color and line.get_alpha() is None]
+    hollow, filled = means
+    assert hollow.get_markerfacecolor() == "white"
+    np.testing.assert_allclose(hollow.get_ydata(), [math.prod(RATIOS["micro"]) ** (1 / 3)])
+    assert filled.get_markerfacecolor() == color
+    np.testing.assert_allclose(filled.get_ydata(), [math.prod(RATIOS["nano"]) ** (1 / 3)])
+
+
+def test_every_seed_and_every_interval_is_drawn() -> None:
+    ax = lr_against_baseline(study())
+    faint = [line for line in ax.lines if line.get_alpha() is not None]
+    np.testing.assert_allclose([line.get_ydata() for line in faint], list(RATIOS.values()))
+    (bars,) = [found for found in ax.collections if isinstance(found, LineCollection)]
+    spans = [segment[:, 1] for segment in bars.get_segments()]
+    assert all(low < ratio < high for (low, high), ratio in zip(spans, (0.8, 1.0), strict=True))
+
+
+def test_the_baseline_may_be_any_architecture() -> None:
+    ax = lr_against_baseline(study(), baseline="normformer")
+    faint = [line for line in ax.lines if line.get_alpha() is not None]
+    np.testing.assert_allclose(faint[0].get_ydata(), 1 / np.array(RATIOS["nano"]))
+    assert "NormFormer" in ax.get_ylabel()
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    table = study()
+    with pytest.raises(GradlabError, match="did you mean 'pre-ln'"):
+        lr_against_baseline(table, baseline="preln")
+    with pytest.raises(GradlabError, match="one ramp"):
+        lr_against_baseline(pd.concat([table, table.assign(lr_step=5e-5)]))
+    with pytest.raises(GradlabError, match="no seed has lr for both"):
+        lr_against_baseline(table[table["arch"] == "pre-ln"])
