@@ -12,8 +12,11 @@ _CHUNK = 16384
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """L2 norm over all gradients together: a 0-dim fp32 tensor on their device."""
-    chunks = [chunk for gradient in gradients for chunk in gradient.reshape(-1).split(_CHUNK)]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(chunks, 2)))
+    chunks: list[Tensor] = [
+        chunk for gradient in gradients for chunk in gradient.reshape(-1).split(_CHUNK)
+    ]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(chunks, 2)))
+    return norm
 
 
 def clip_by_norm(gradients: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:

@@ -89,9 +89,9 @@ class Recording:
         """The run's verdict, with the first overflow at the step that it names."""
         step, lr = (self.last.step, self.last.lr) if self.last else (0, self.config.lr(0))
         verdict = self.monitor.verdict(otherwise=otherwise, step=step, lr=lr)
-        if not verdict.broke:
+        if not verdict.broke or verdict.step is None:
             return verdict
-        return verdict.model_copy(update={"first_overflow": self._producers.get(verdict.step)})
+        return verdict.replace(first_overflow=self._producers.get(verdict.step))
 
     def _take(self, row: list[float], elapsed: float, sites: SiteStep | None) -> bool:
         loss, grad_norm, loss_scale, next_loss_scale = row
@@ -177,12 +177,16 @@ class Recording:
 
 
 def _tightest(sites: SiteStep | None) -> tuple[float | None, str | None]:
-    """The least headroom of a step and its site; the first of equals in execution order."""
+    """The least headroom of a step and its site, the first of equals in execution order.
+
+    In an FP16 run only FP16 tensors count: no other can overflow. Where there is none, all do.
+    """
     if sites is None or not sites.places:
         return None, None
-    bits = [
-        headroom_bits(sites.max_abs(index), nonfinite=not sites.finite(index))
-        for index in range(len(sites.places))
-    ]
-    index = min(range(len(bits)), key=bits.__getitem__)
-    return bits[index], site_label(sites.places[index])
+    fp16 = [i for i, place in enumerate(sites.places) if place.dtype is torch.float16]
+    index = max(
+        fp16 or range(len(sites.places)),
+        key=lambda i: sites.max_abs(i) if sites.finite(i) else math.inf,
+    )
+    bits = headroom_bits(sites.max_abs(index), nonfinite=not sites.finite(index))
+    return bits, site_label(sites.places[index])

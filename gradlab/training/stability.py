@@ -57,13 +57,12 @@ class StabilityMonitor:
 
     def verdict(self, *, otherwise: Reason, step: int, lr: float) -> Verdict:
         """What became of the run; `otherwise`, at its last step, if it never destabilised."""
-        reason, at, at_lr, detected = self._broke or (otherwise, step, lr, step)
+        reason, at, at_lr, detected = self._broke or (otherwise, step, lr, None)
         return Verdict(
             reason=reason,
             step=at,
             lr=at_lr,
             detected_step=detected,
-            first_overflow=None,
             lr_min_loss=self._lr_min_loss,
             lr_collapse=self._lr_collapse,
         )

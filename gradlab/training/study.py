@@ -1,0 +1,212 @@
+"""Studies: many runs in one folder, several at a time, one table of how each ended.
+
+    <out>/study.json            the runs' configs
+    <out>/<run name>/           a run directory each
+    <out>/stability.csv         a row a run, rewritten whenever one ends
+
+Every run has a process of its own with one thread on a CPU, so that the number of jobs changes
+no result, and a run that fails takes no other down.
+"""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gradlab.config import RunConfig
+from gradlab.errors import GradlabError
+from gradlab.runs.files import write_whole
+from gradlab.runs.lock import LOCK_NAME, FolderLock
+from gradlab.runs.reader import Run, load
+from gradlab.training.progress import Progress
+from gradlab.training.workers import Job, run_jobs
+
+STUDY_FILE = "study.json"
+TABLE_FILE = "stability.csv"
+COLUMNS = (
+    "size",
+    "params",
+    "arch",
+    "seed",
+    "lr_step",
+    "reason",
+    "step",
+    "lr",
+    "censored",
+    "first_overflow",
+    "lr_min_loss",
+    "lr_collapse",
+)
+
+State = Literal["running", "finished", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunUpdate:
+    """News of one run of a study.
+
+    Attributes:
+        name: The run's name, `run_name(config)`.
+        state: Where it stands now.
+        progress: Its last step that was looked at, while it runs.
+        message: Why it failed, in a sentence.
+    """
+
+    name: str
+    state: State
+    progress: Progress | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study left: its folder, its table, and the runs that failed."""
+
+    path: Path
+    table: Path
+    failed: tuple[str, ...]
+
+
+def run_name(config: RunConfig) -> str:
+    """The folder of a run in its study: size, architecture, rate and seed."""
+    schedule = config.schedule
+    rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
+    return f"{config.size}_{config.arch}_{schedule.kind}{rate:g}_seed{config.seed}"
+
+
+def run_study(
+    configs: Sequence[RunConfig],
+    out: Path,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    progress: Callable[[RunUpdate], None],
+) -> StudyResult:
+    """Run every config that has not finished yet, `jobs` at a time, in the order given.
+
+    Args:
+        configs: The runs; their names must differ.
+        out: The study's folder.
+        jobs: Processes at the same time.
+        resume: Go on with the study that lies in `out`: finished runs are kept, others are
+            begun again. The configs may be more than before.
+        progress: Told of every change.
+
+    Raises:
+        GradlabError: `out` holds a study and `resume` is false, holds another study, holds
+            something else, is being written by another process, or cannot be written.
+        KeyboardInterrupt: Passed on once the running runs have saved what they have.
+    """
+    plan = {run_name(config): config for config in configs}
+    if len(plan) < len(configs):
+        raise GradlabError("two runs of the study have the same name: vary only what names show.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GradlabError(
+            f"{out} cannot be made ({error.strerror}): choose another folder."
+        ) from error
+    lock = FolderLock(out)
+    try:
+        _claim(out, plan, resume)
+        done = [name for name in plan if _finished(out / name)]
+        for name in done:
+            progress(RunUpdate(name, "finished"))
+        _write_table(out, plan)
+        waiting = [name for name in plan if name not in done]
+        for name in waiting:
+            shutil.rmtree(out / name, ignore_errors=True)
+        failed: list[str] = []
+
+        def on_progress(name: str, news: Progress) -> None:
+            progress(RunUpdate(name, "running", news))
+
+        def on_end(name: str, message: str | None) -> None:
+            _write_table(out, plan)
+            if message is not None:
+                failed.append(name)
+            progress(RunUpdate(name, "finished" if message is None else "failed", None, message))
+
+        run_jobs(
+            [Job(name, plan[name], out / name) for name in waiting],
+            limit=jobs,
+            on_progress=on_progress,
+            on_end=on_end,
+        )
+        return StudyResult(out, out / TABLE_FILE, tuple(failed))
+    finally:
+        if (out / STUDY_FILE).exists():
+            _write_table(out, plan)
+        lock.release()
+
+
+def _claim(out: Path, plan: Mapping[str, RunConfig], resume: bool) -> None:
+    """Make `out` this study's folder, or see that it is already."""
+    file = out / STUDY_FILE
+    if not file.exists():
+        if any(entry.name != LOCK_NAME for entry in out.iterdir()):
+            raise GradlabError(f"{out} holds something that is not a study: choose another folder.")
+    else:
+        if not resume:
+            raise GradlabError(
+                f"{out} holds a study already: continue it with --resume, or choose another --out."
+            )
+        before = _read_plan(file)
+        for name, config in before.items():
+            if name not in plan or plan[name] != config:
+                raise GradlabError(
+                    f"{out} holds another study: its run {name} is not among these, or differs "
+                    "in an option; give the options it was started with, or choose another --out."
+                )
+    document = {name: config.model_dump(mode="json") for name, config in plan.items()}
+    write_whole(file, (json.dumps({"runs": document}, indent=1) + "\n").encode())
+
+
+def _read_plan(file: Path) -> dict[str, RunConfig]:
+    try:
+        runs = json.loads(file.read_text())["runs"]
+        return {name: RunConfig.from_mapping(config) for name, config in runs.items()}
+    except (OSError, ValueError, KeyError, TypeError, GradlabError) as error:
+        raise GradlabError(
+            f"{file} cannot be read as a study's plan ({error}): choose another --out."
+        ) from error
+
+
+def _finished(path: Path) -> bool:
+    return (path / "run.json").exists() and load(path).status == "finished"
+
+
+def _write_table(out: Path, plan: Mapping[str, RunConfig]) -> None:
+    """The rows of all runs that have ended, in the plan's order."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for name in plan:
+        if (out / name / "run.json").exists():
+            run = load(out / name)
+            if run.verdict is not None:
+                writer.writerow(_row(run))
+    write_whole(out / TABLE_FILE, text.getvalue().encode())
+
+
+def _row(run: Run) -> dict[str, Any]:
+    config, verdict = run.config, run.verdict
+    assert verdict is not None
+    return {
+        "size": config.size,
+        "params": run.info["params"],
+        "arch": config.arch,
+        "seed": config.seed,
+        "lr_step": config.schedule.lr_step,
+        "reason": verdict.reason,
+        "step": verdict.step,
+        "lr": verdict.lr,
+        "censored": verdict.censored,
+        "first_overflow": verdict.first_overflow,
+        "lr_min_loss": verdict.lr_min_loss,
+        "lr_collapse": verdict.lr_collapse,
+    }

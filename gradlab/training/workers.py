@@ -1,0 +1,171 @@
+"""Runs in processes of their own, a few at a time."""
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from gradlab.config import RunConfig
+from gradlab.errors import GradlabError
+from gradlab.training.progress import Progress
+
+_SECONDS_BETWEEN_NEWS = 0.25
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to do: its name, what it does, and its run directory."""
+
+    name: str
+    config: RunConfig
+    path: Path
+
+
+@dataclass
+class _Worker:
+    job: Job
+    process: SpawnProcess
+    connection: Connection
+    message: str | None = None
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    limit: int,
+    on_progress: Callable[[str, Progress], None],
+    on_end: Callable[[str, str | None], None],
+) -> None:
+    """Do the jobs in order, up to `limit` at the same time, each in a new process.
+
+    Args:
+        jobs: What to do.
+        limit: Processes at the same time.
+        on_progress: Told a job's name and news, a few times a second.
+        on_end: Told a job's name, and in a sentence why it failed, or None if it finished.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, once every running job has saved what it has.
+    """
+    waiting = list(jobs)
+    running: list[_Worker] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                running.append(_start(waiting.pop(0)))
+            _serve(running, on_progress, on_end)
+    except BaseException:
+        for worker in running:
+            with contextlib.suppress(OSError):
+                worker.connection.send("stop")
+        _wait_or_terminate(running)
+        raise
+
+
+def _serve(
+    running: list[_Worker],
+    on_progress: Callable[[str, Progress], None],
+    on_end: Callable[[str, str | None], None],
+) -> None:
+    """Pass on the next news, and take out the workers that have ended."""
+    ready = wait([worker.connection for worker in running], timeout=1.0)
+    for worker in [worker for worker in running if worker.connection in ready]:
+        try:
+            news = worker.connection.recv()
+        except EOFError:
+            worker.process.join()
+            running.remove(worker)
+            code = worker.process.exitcode
+            if code and worker.message is None:
+                worker.message = f"its process ended with status {code}"
+            on_end(worker.job.name, worker.message)
+        else:
+            if isinstance(news, Progress):
+                on_progress(worker.job.name, news)
+            else:
+                worker.message = news
+
+
+def _wait_or_terminate(running: list[_Worker]) -> None:
+    """Let the workers end by themselves; a second Ctrl-C ends them at once."""
+    try:
+        for worker in running:
+            # A worker that still has news to send would wait for somebody to read it.
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    worker.connection.recv()
+            worker.process.join()
+    except KeyboardInterrupt:
+        for worker in running:
+            worker.process.terminate()
+
+
+def _start(job: Job) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(job, theirs), daemon=True)
+    with _sigint_ignored():
+        process.start()
+    theirs.close()
+    return _Worker(job, process, ours)
+
+
+@contextmanager
+def _sigint_ignored() -> Iterator[None]:
+    """Children made here never see the terminal's Ctrl-C: they are told to stop instead."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(job: Job, connection: Connection) -> None:
+    """A worker's whole life: one run, on one thread if on a CPU."""
+    import torch
+
+    from gradlab.training.loop import train
+
+    torch.set_num_threads(1)
+    last_sent = 0.0
+
+    def report(news: Progress) -> None:
+        nonlocal last_sent
+        try:
+            if connection.poll():
+                raise KeyboardInterrupt
+            now = time.monotonic()
+            if now - last_sent > _SECONDS_BETWEEN_NEWS:
+                last_sent = now
+                connection.send(news)
+        except OSError:  # the study is gone: nobody waits for this run any more
+            raise KeyboardInterrupt from None
+
+    try:
+        train(job.config, job.path, progress=report)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except GradlabError as error:
+        _tell(connection, str(error))
+        sys.exit(2)
+    except Exception as error:
+        traceback.print_exc()
+        _tell(connection, f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _tell(connection: Connection, message: str) -> None:
+    with contextlib.suppress(OSError):
+        connection.send(message)
