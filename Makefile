@@ -1,0 +1,49 @@
+# `make stability` answers the question on the README's first line; `make test` is what CI runs.
+# Both make .venv on their first run, and need no network after it.
+
+PYTHON ?= python3
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install stability test lint bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## Make .venv with gradlab and its development tools
+
+stability: $(INSTALLED)  ## The nano LR stability test: three architectures, three seeds, minutes
+	$(BIN)/gradlab run-stability --size nano --lr-step 2e-4 --seeds 3 --jobs $(JOBS) \
+		--out studies/nano --resume
+
+# One thread a process: two processes fill two cores, and sums have one order.
+test: export OMP_NUM_THREADS = 1
+test: lint  ## Everything CI checks: lint, then all tests but those that need a GPU
+	$(BIN)/python -m pytest -m 'not gpu' --numprocesses $(JOBS)
+
+lint: $(INSTALLED)  ## Formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: export OMP_NUM_THREADS = 1
+bench: $(INSTALLED)  ## What FP16 emulation and gradlab's own step cost, as ratios
+	$(BIN)/python benchmarks/emulation.py
+	$(BIN)/python benchmarks/training_step.py
+
+clean:  ## Remove .venv, caches and build outputs; studies and runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Written last, so that an installation that was cut short is begun again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "gradlab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+			"Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable '.[dev]' --constraint constraints.txt
+	touch $@
