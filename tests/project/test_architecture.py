@@ -1,0 +1,245 @@
+"""What may import what, held on the source and, where imports are indirect, on a new process."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import gradlab
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]
+PACKAGES: list[str] = PYPROJECT["tool"]["setuptools"]["packages"]
+
+# Each may import itself and those before it.
+LAYERS = ("gradlab", "gradlab.analyses", "gradlab.figures", "gradlab.cli")
+
+DRAWING = {"matplotlib", "seaborn"}
+TERMINAL = {"typer", "click", "rich"}
+NEVER = {
+    "gradlab": DRAWING | TERMINAL,
+    "gradlab.analyses": {"torch"} | DRAWING | TERMINAL,
+    "gradlab.figures": {"torch"} | TERMINAL,
+    "gradlab.cli": set(),
+}
+INSIDE_FUNCTIONS_ONLY = {
+    "gradlab": {"pandas"},
+    "gradlab.analyses": set(),
+    "gradlab.figures": set(),
+    "gradlab.cli": {"torch", "pandas", "pyarrow"} | DRAWING,
+}
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Names of the requirements as they are imported."""
+    return {re.split(r"[^\w.-]", line)[0].replace("-", "_") for line in requirements}
+
+
+EXTRAS = set().union(
+    *(
+        distributions(requirements)
+        for extra, requirements in PYPROJECT["project"]["optional-dependencies"].items()
+        if extra != "dev"
+    )
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name, `torch.nn` or `gradlab.config.RunConfig`, and when it is imported."""
+
+    name: str
+    place: str
+    when: str  # "module", "function" or "type checking"
+
+    @property
+    def package(self) -> str:
+        return self.name.partition(".")[0]
+
+
+def imports_of(source: str, file: str) -> Iterator[Import]:
+    """Every import in a source text."""
+    yield from _imports([ast.parse(source)], file, "module")
+
+
+def _imports(nodes: Iterable[ast.AST], file: str, when: str) -> Iterator[Import]:
+    for node in nodes:
+        place = f"{file}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, place, when) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{place}: a relative import"
+            yield from (Import(f"{node.module}.{a.name}", place, when) for a in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _imports(node.body, file, "type checking")
+            yield from _imports(node.orelse, file, when)
+        else:
+            deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            inside = "function" if deferred and when == "module" else when
+            yield from _imports(ast.iter_child_nodes(node), file, inside)
+
+
+def imports_in(layer: str) -> Iterator[Import]:
+    for path in files_of(layer):
+        yield from imports_of(path.read_text(), str(path.relative_to(ROOT)))
+
+
+def files_of(layer: str) -> list[Path]:
+    return sorted((ROOT / FOLDERS[layer]).rglob("*.py"))
+
+
+def modules_of(layer: str) -> list[str]:
+    """Names of a layer's modules, `__main__` left out: importing it runs it."""
+    folder = ROOT / FOLDERS[layer]
+    names = (
+        ".".join([layer, *path.relative_to(folder).with_suffix("").parts])
+        for path in files_of(layer)
+        if path.name != "__main__.py"
+    )
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def loaded_after(statements: str) -> set[str]:
+    """Top-level names in `sys.modules` of a new process that ran the statements."""
+    code = f"{statements}\nimport json, sys; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return {name.partition(".")[0] for name in names}
+
+
+SAMPLE = """
+import a.b, c
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from d import e
+else:
+    import f
+try:
+    import g
+except ImportError:
+    pass
+class K:
+    import h
+    def method(self):
+        import i
+"""
+
+
+def test_the_reader_of_imports_sees_each_kind() -> None:
+    assert {found.name: found.when for found in imports_of(SAMPLE, "sample.py")} == {
+        "a.b": "module",
+        "c": "module",
+        "typing.TYPE_CHECKING": "module",
+        "d.e": "type checking",
+        "f": "module",
+        "g": "module",
+        "h": "module",
+        "i": "function",
+    }
+    with pytest.raises(AssertionError, match="a relative import"):
+        list(imports_of("from . import config", "sample.py"))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_one_way(layer: str) -> None:
+    later = LAYERS[LAYERS.index(layer) + 1 :]
+    wrong = [
+        found
+        for found in imports_in(layer)
+        if any(f"{found.name}.".startswith(f"{other}.") for other in later)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_a_layer_leaves_to_the_others(layer: str) -> None:
+    wrong = [
+        found
+        for found in imports_in(layer)
+        if found.package in NEVER[layer]
+        or (found.package in INSIDE_FUNCTIONS_ONLY[layer] and found.when == "module")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_optional_packages_are_imported_where_they_are_used(layer: str) -> None:
+    wrong = [
+        found for found in imports_in(layer) if found.package in EXTRAS and found.when == "module"
+    ]
+    assert not wrong
+
+
+def test_declared_dependencies_are_the_imported_ones() -> None:
+    imported = {found.package for layer in LAYERS for found in imports_in(layer)}
+    foreign = imported - sys.stdlib_module_names - {"gradlab"}
+    assert foreign == distributions(PYPROJECT["project"]["dependencies"]) | EXTRAS
+
+
+def test_every_folder_of_code_is_a_listed_package() -> None:
+    found = {
+        ".".join([layer, *path.parent.relative_to(ROOT / FOLDERS[layer]).parts])
+        for layer in LAYERS
+        for path in files_of(layer)
+    }
+    assert found == set(PACKAGES)
+    assert len(PACKAGES) == len(set(PACKAGES))
+
+
+@pytest.mark.parametrize("layer", LAYERS[1:])
+def test_type_checkers_see_the_packages_outside_the_library(layer: str) -> None:
+    assert layer in PYPROJECT["tool"]["mypy"]["packages"]
+    link = ROOT / "typings" / layer.replace(".", "/")
+    if not link.is_symlink():
+        pytest.skip("this checkout has no symbolic links")
+    assert link.resolve() == ROOT / FOLDERS[layer]
+
+
+def test_files_stay_short() -> None:
+    folders = [*FOLDERS.values(), "tests", "benchmarks", "examples"]
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_importing_gradlab_is_light() -> None:
+    assert not loaded_after("import gradlab") & {"torch", "numpy", "pandas", "pydantic"}
+
+
+def test_runs_are_read_without_torch() -> None:
+    assert "torch" not in loaded_after("from gradlab import load")
+
+
+@pytest.mark.parametrize("layer", ["gradlab.analyses", "gradlab.figures"])
+def test_analyses_and_figures_run_without_torch(layer: str) -> None:
+    loaded = loaded_after(f"import {', '.join(modules_of(layer))}")
+    assert "pandas" in loaded
+    assert "torch" not in loaded
+
+
+def test_the_command_line_is_light_until_a_command_runs() -> None:
+    loaded = loaded_after(f"import {', '.join(modules_of('gradlab.cli'))}")
+    assert "typer" in loaded
+    assert not loaded & {"torch", "pandas", "matplotlib"}
+
+
+@pytest.mark.parametrize("name", gradlab.__all__)
+def test_public_names_are_there(name: str) -> None:
+    assert getattr(gradlab, name).__name__ == name
+    assert name in dir(gradlab)
+
+
+def test_other_names_are_not() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'train_model'"):
+        gradlab.train_model  # noqa: B018

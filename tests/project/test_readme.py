@@ -1,0 +1,120 @@
+"""The README's commands and code, held against the command line and Python.
+
+Commands are parsed, not run: an option that was renamed fails here.
+"""
+
+import re
+import shlex
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from gradlab.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHELLS = {"console", "bash", "sh", "shell"}
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, content) of every fenced block of a Markdown text."""
+    return re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every shell command in a Markdown text; after a prompt where there are any."""
+    found = []
+    for language, content in blocks(text):
+        if language not in SHELLS:
+            continue
+        lines = content.replace("\\\n", " ").splitlines()
+        if language == "console":
+            lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        for line in lines:
+            for part in re.split(r"&&|;|\|", line):
+                words = shlex.split(part, comments=True)
+                # NAME=value before a command is its environment.
+                words = list(dropwhile(lambda word: re.match(r"\w+=", word), words))
+                if words:
+                    found.append(words)
+    return found
+
+
+def parse(words: list[str]) -> None:
+    """Have the command line read `gradlab …`, without running it."""
+    group: Any = get_command(app)
+    # These two answer at once, wherever they stand.
+    name, *arguments = [word for word in words[1:] if word not in ("--help", "--version")] or [""]
+    if name:
+        group.commands[name].make_context(name, arguments)
+
+
+def in_documents(*programs: str) -> list[Any]:
+    return [
+        pytest.param(words, id=f"{document.name}: {shlex.join(words)}")
+        for document in DOCUMENTS
+        for words in commands(document.read_text())
+        if Path(words[0]).name in programs
+    ]
+
+
+def test_commands_are_found() -> None:
+    text = """
+```console
+$ make stability   # a comment
+installing …
+$ gradlab train --arch pre-ln \\
+    --size nano && gradlab sizes
+```
+```python
+gradlab = 1
+```
+```bash
+OMP_NUM_THREADS=1 .venv/bin/gradlab sizes
+```
+"""
+    assert commands(text) == [
+        ["make", "stability"],
+        ["gradlab", "train", "--arch", "pre-ln", "--size", "nano"],
+        ["gradlab", "sizes"],
+        [".venv/bin/gradlab", "sizes"],
+    ]
+
+
+def test_an_unknown_option_is_seen() -> None:
+    with pytest.raises(Exception, match="--no-such-option"):
+        parse(["gradlab", "run-stability", "--no-such-option", "3"])
+
+
+@pytest.mark.parametrize("words", in_documents("gradlab"))
+def test_gradlab_commands_parse(words: list[str]) -> None:
+    parse(words)
+
+
+@pytest.mark.parametrize("words", in_documents("make"))
+def test_make_targets_exist(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in (word for word in words[1:] if "=" not in word and not word.startswith("-")):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"no target {target}"
+
+
+@pytest.mark.parametrize("words", in_documents("python"))
+def test_python_scripts_exist(words: list[str]) -> None:
+    for script in (word for word in words[1:] if word.endswith(".py")):
+        assert (ROOT / script).is_file()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_python_blocks_compile(document: Path) -> None:
+    for language, content in blocks(document.read_text()):
+        if language == "python":
+            compile(content, str(document), "exec")
+
+
+def test_the_readme_gives_the_two_commands() -> None:
+    given = commands((ROOT / "README.md").read_text())
+    assert ["make", "stability"] in given
+    assert ["make", "test"] in given
