@@ -1,15 +1,16 @@
 """Headroom: how near every site comes to leaving the FP16 range, forward and backward.
 
-At every step, one read of each site's tensor gives its extremes: enough to know the headroom and
-whether anything overflowed. The counts that take more reads are made on sampled steps, and
-wherever an extreme is not finite.
+Sites are the outputs of the modules that have no children, the gradients there, and the gradients
+of the parameters, which a loss scale makes the first to overflow. At every step, one read of each
+tensor gives its extremes: enough to know the headroom and whether anything overflowed. The counts
+that take more reads are made on sampled steps, and wherever an extreme is not finite.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ class Place:
     """A site in one direction: what one measurement belongs to.
 
     Attributes:
-        site: Dotted name of the module whose output it is.
+        site: Dotted name of the module whose output it is, or of the parameter.
         direction: `forward` for the output, `backward` for the gradient there.
-        dtype: Of the tensor, as it exists.
+        dtype: Of the tensor as it exists; of a parameter's gradient, the dtype that it was
+            computed in before autocast widened it.
         numel: Entries looked at (at the scores: the visible pairs).
     """
 
@@ -86,10 +88,11 @@ class _Pending:
 
 
 class Headroom:
-    """Watches the outputs of a model's leaf modules and the gradients there.
+    """Watches the outputs of a model's leaf modules, the gradients there and its parameters'.
 
-    Hooks are put on in the constructor and taken off by `close`; they compute nothing between
-    `end` and the next `begin`, and nothing in passes without gradients.
+    Every gradient is seen as it exists: multiplied by the loss scale. Hooks are put on in the
+    constructor and taken off by `close`; they compute nothing between `end` and the next `begin`,
+    and nothing in passes without gradients.
     """
 
     def __init__(self, model: nn.Module, *, every: int) -> None:
@@ -98,9 +101,17 @@ class Headroom:
         self._index: dict[tuple[str, Direction], int] = {}
         self._current: _Pending | None = None
         self._pending: list[_Pending] = []
+        self._narrowed: dict[nn.Parameter, torch.dtype] = {}
         self._handles: list[RemovableHandle] = [
-            module.register_forward_hook(partial(self._on_forward, name))
-            for name, module in sites(model)
+            *(
+                module.register_forward_hook(partial(self._on_forward, name))
+                for name, module in sites(model)
+            ),
+            *(
+                parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+            ),
         ]
 
     def close(self) -> None:
@@ -125,9 +136,11 @@ class Headroom:
         self._pending.clear()
         return steps
 
-    def _on_forward(self, name: str, module: nn.Module, _args: Any, output: Any) -> None:
+    def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if self._current is None or not isinstance(output, Tensor) or not output.requires_grad:
             return
+        if (name, "forward") not in self._index:
+            self._note_narrowed(module, args, output.dtype)
         seen, numel = output.detach(), output.numel()
         if isinstance(module, Scores):
             # A causal model never uses a score above the diagonal, nor its gradient (zero).
@@ -140,13 +153,32 @@ class Headroom:
         if self._current is not None:
             self._see(name, "backward", gradient, numel)
 
-    def _see(self, name: str, direction: Direction, x: Tensor, numel: int) -> None:
+    def _on_gradient(self, name: str, parameter: Tensor) -> None:
+        if self._current is not None and parameter.grad is not None:
+            dtype = self._narrowed.get(cast(nn.Parameter, parameter), parameter.grad.dtype)
+            self._see(name, "backward", parameter.grad, parameter.numel(), dtype)
+
+    def _note_narrowed(self, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
+        """Note the parameters that a module used in a narrower dtype than their own."""
+        given = (arg for arg in args if isinstance(arg, nn.Parameter))
+        for parameter in (*module.parameters(recurse=False), *given):
+            if dtype.itemsize < parameter.dtype.itemsize:
+                self._narrowed[parameter] = dtype
+
+    def _see(
+        self,
+        name: str,
+        direction: Direction,
+        x: Tensor,
+        numel: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         current = self._current
         assert current is not None
         index = self._index.get((name, direction))
         if index is None:
             index = self._index[name, direction] = len(self._places)
-            self._places.append(Place(name, direction, x.dtype, numel))
+            self._places.append(Place(name, direction, dtype or x.dtype, numel))
         low, high = extremes(x)
         current.order.append(index)
         current.low.append(low)

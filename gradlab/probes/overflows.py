@@ -1,4 +1,4 @@
-"""Overflow events: which FP16 tensors of a step were not finite, and which of them came first."""
+"""Overflow events: which FP16 tensors of a step were not finite, and which came first."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -32,10 +32,17 @@ class Overflow:
 
 
 def overflows(step: SiteStep) -> list[Overflow]:
-    """The overflow events of a step in execution order; the first is the producer."""
+    """The overflow events of a step in execution order; the first is the producer.
+
+    A tensor wider than FP16 is an event only as the first: then it is the widened copy of an FP16
+    product that overflowed on the way to it, as a gradient is that a matrix product hands back
+    to an fp32 operand. Without FP16 in the model there are no events.
+    """
+    if all(place.dtype is not torch.float16 for place in step.places):
+        return []
     events: list[Overflow] = []
     for index, place in enumerate(step.places):
-        if place.dtype is not torch.float16 or step.finite(index):
+        if step.finite(index) or (events and place.dtype is not torch.float16):
             continue
         found = step.details[index]
         kind: Kind = "both" if found.infinite and found.nan else "nan" if found.nan else "inf"
@@ -52,11 +59,13 @@ def site_label(place: Place) -> str:
 
 
 def _cast_from_too_large(step: SiteStep, index: int) -> bool:
-    """Whether the last wider tensor before that place was finite but past the FP16 range.
+    """Whether that place is FP16 and the last wider tensor before it finite but past its range.
 
     That tensor is what was cast to make the first FP16 tensor after it: in the forward pass a
     norm's or activation's output, in the backward pass the gradient of a residual sum.
     """
+    if step.places[index].dtype is not torch.float16:
+        return False
     wider = (i for i in range(index - 1, -1, -1) if step.places[i].dtype is not torch.float16)
     source = next(wider, None)
     return source is not None and step.finite(source) and step.max_abs(source) >= FP16_OVERFLOW

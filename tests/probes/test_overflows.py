@@ -1,0 +1,68 @@
+import math
+
+import torch
+
+from gradlab.probes.headroom import Details, Place, SiteStep
+from gradlab.probes.overflows import overflows, site_label
+
+HALF, WIDE = torch.float16, torch.float32
+CLEAN = Details(max_abs=1.0, infinite=0, nan=0, subnormal=0, nonzero=4)
+
+
+def step_of(*entries: tuple[str, torch.dtype, float, Details]) -> SiteStep:
+    """Sites in order: (name, dtype, largest magnitude or inf or NaN, counts)."""
+    return SiteStep(
+        step=7,
+        sampled=False,
+        places=tuple(Place(name, "backward", dtype, 4) for name, dtype, _, _ in entries),
+        low=[0.0 for _ in entries],
+        high=[high for _, _, high, _ in entries],
+        details={i: entry[3] for i, entry in enumerate(entries)},
+    )
+
+
+def counts(infinite: int = 0, nan: int = 0) -> Details:
+    return Details(max_abs=1.0, infinite=infinite, nan=nan, subnormal=0, nonzero=4)
+
+
+def test_kinds_counts_and_the_producer() -> None:
+    step = step_of(
+        ("a", HALF, 3.0, CLEAN),
+        ("b", HALF, math.inf, counts(infinite=2)),
+        ("c", WIDE, math.nan, counts(nan=1)),
+        ("d", HALF, math.nan, counts(infinite=1, nan=3)),
+        ("e", HALF, math.nan, counts(nan=4)),
+    )
+    found = [(e.place.site, e.kind, e.count, e.producer, e.order) for e in overflows(step)]
+    assert found == [
+        ("b", "inf", 2, True, 1),
+        ("d", "both", 4, False, 3),
+        ("e", "nan", 4, False, 4),
+    ]
+
+
+def test_a_cast_of_a_finite_value_that_does_not_fit() -> None:
+    step = step_of(("wide", WIDE, 70000.0, CLEAN), ("half", HALF, math.inf, counts(infinite=1)))
+    assert [event.kind for event in overflows(step)] == ["cast"]
+
+
+def test_a_wide_value_that_still_rounds_into_range_is_no_cast_overflow() -> None:
+    step = step_of(("wide", WIDE, 65519.0, CLEAN), ("half", HALF, math.inf, counts(infinite=1)))
+    assert [event.kind for event in overflows(step)] == ["inf"]
+
+
+def test_a_wide_tensor_is_an_event_only_where_nothing_before_it_was() -> None:
+    widened = ("softmax", WIDE, math.inf, counts(infinite=1))
+    scores = ("scores", HALF, math.nan, counts(nan=1))
+    assert [e.place.site for e in overflows(step_of(widened, scores))] == ["softmax", "scores"]
+    assert [e.place.site for e in overflows(step_of(scores, widened))] == ["scores"]
+
+
+def test_without_fp16_there_are_no_events() -> None:
+    assert overflows(step_of(("a", WIDE, math.inf, counts(infinite=1)))) == []
+    assert overflows(step_of(("a", torch.bfloat16, math.inf, counts(infinite=1)))) == []
+
+
+def test_labels() -> None:
+    assert site_label(Place("x", "forward", HALF, 1)) == "x"
+    assert site_label(Place("x", "backward", HALF, 1)) == "x gradient"
