@@ -50,7 +50,7 @@ def site_dtypes(model: Transformer, tokens: Tensor, autocast: torch.dtype | None
     for name, module in model.named_modules():
         if role_is_site(name):
             module.register_forward_hook(note(name))
-    with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+    with torch.autocast(tokens.device.type, dtype=autocast, enabled=autocast is not None):
         logits = model(tokens)
         loss = next_token_loss(logits, tokens)
     loss.backward()
@@ -63,6 +63,7 @@ def role_is_site(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in PRODUCTS | WIDE
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize("switches", [EVERYTHING, {"activation": "geglu", "norm": "rmsnorm"}])
 @pytest.mark.parametrize(
@@ -78,14 +79,15 @@ def role_is_site(name: str) -> bool:
 def test_each_site_has_the_dtype_of_the_table(
     make: Make,
     tokens: Tensor,
+    device: str,
     placement: str,
     switches: dict[str, object],
     weights: torch.dtype,
     autocast: torch.dtype | None,
     products: torch.dtype,
 ) -> None:
-    model = make(weights, **{**switches, "placement": placement})
-    seen = site_dtypes(model, tokens, autocast)
+    model = make(weights, **{**switches, "placement": placement}).to(device)
+    seen = site_dtypes(model, tokens.to(device), autocast)
     loss = seen.pop("loss")
     assert loss == {torch.float64 if weights == torch.float64 else torch.float32}
     for role, dtypes in seen.items():
