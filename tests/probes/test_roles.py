@@ -4,28 +4,10 @@ from gradlab.models.build import build_model
 from gradlab.models.presets import model_config
 from gradlab.probes.roles import role
 
-OPS = set(
-    [
-        "q",
-        "k",
-        "v",
-        "out",
-        "fc1",
-        "fc2",
-        "attn_norm",
-        "attn_out_norm",
-        "ffn_norm",
-        "ffn_mid_norm",
-        "q_norm",
-        "k_norm",
-        "v_norm",
-        "head_scale",
-        "lambda_resid",
-        "final_norm",
-        "embed",
-        "positions",
-    ]
-)
+ATTENTION = {"q", "k", "v", "out", "q_norm", "k_norm", "v_norm", "head_scale"}
+FEED_FORWARD = {"fc1", "fc2", "ffn_mid_norm"}
+BLOCK = {"attn_norm", "attn_out_norm", "ffn_norm", "lambda_resid"}
+OPS = ATTENTION | FEED_FORWARD | BLOCK | {"final_norm", "embed", "positions"}
 
 
 @pytest.mark.parametrize(
