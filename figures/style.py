@@ -109,11 +109,32 @@ def paper_axes(width: float = ONE_COLUMN, height: float | None = None) -> Axes:
 
 
 def legend_above(ax: Axes, handles: Sequence[Line2D], *, columns: int = 3) -> None:
-    """A legend above the axes, where no data can be under it, read row by row."""
+    """A legend above the axes, where no data can be under it, read row by row.
+
+    Args:
+        ax: The axes.
+        handles: Lines with labels.
+        columns: The most columns; fewer where they would be wider than the axes.
+    """
     columns = min(columns, len(handles))
+    room = ax.get_position().width * figure_of(ax).get_figwidth()
+    while columns > 1 and _legend_width(handles, columns) > room:
+        columns -= 1
     # matplotlib fills a legend column by column, the first ones one longer than the last.
     ordered = [handle for start in range(columns) for handle in handles[start::columns]]
     ax.legend(handles=ordered, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns)
+
+
+def _legend_width(handles: Sequence[Line2D], columns: int) -> float:
+    """About how wide a legend is, in inches, with letters of half an em."""
+    em = float(PAPER["legend.fontsize"]) / 72
+    beside = PAPER["legend.handlelength"] + PAPER["legend.handletextpad"]
+    longest = [
+        max(len(str(handle.get_label())) for handle in handles[start::columns])
+        for start in range(columns)
+    ]
+    gaps = PAPER["legend.columnspacing"] * (columns - 1)
+    return em * float(sum(0.55 * letters + beside for letters in longest) + gaps)
 
 
 def figure_of(ax: Axes) -> Figure:

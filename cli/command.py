@@ -1,0 +1,53 @@
+"""Commands whose options are the fields of a dataclass."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Any, TypeVar, get_type_hints
+
+Options = TypeVar("Options")
+
+
+def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Make a function of an options dataclass into one that Typer reads options from.
+
+    Typer reads a command's options off its parameters. With dozens of them, several shared by
+    commands, they are declared once, as annotated fields (`gradlab.cli.options`). The help shows
+    a command's own options before those it shares, and its docstring in whole paragraphs.
+    """
+
+    def decorate(command: Callable[[Options], None]) -> Callable[..., None]:
+        hints = get_type_hints(options, include_extras=True)
+        own_first = sorted(
+            fields(options),  # type: ignore[arg-type]
+            key=lambda field: field.name not in options.__annotations__,
+        )
+
+        def call(**values: Any) -> None:
+            command(options(**values))
+
+        call.__name__, call.__doc__ = command.__name__, _paragraphs(command.__doc__ or "")
+        call.__annotations__ = {**hints, "return": None}
+        call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=_default(field),
+                    annotation=hints[field.name],
+                )
+                for field in own_first
+            ]
+        )
+        return call
+
+    return decorate
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring without the line ends inside its paragraphs, which Typer would keep."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -1,0 +1,113 @@
+"""The options of each command: its own, beside those that it shares (`gradlab.cli.options`)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from gradlab.cli.options import ModelOptions, RunOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityOptions(RunOptions):
+    """`gradlab run-stability`."""
+
+    arch: Annotated[list[str], option("An architecture; repeat for more.", metavar="NAME")] = field(
+        default_factory=lambda: ["pre-ln", "normformer", "normformer-resscale"]
+    )
+    size: Annotated[
+        list[str],
+        option(
+            "A named size (gradlab sizes lists them); repeat for more. nano-d128 is nano at "
+            "width 128."
+        ),
+    ] = field(default_factory=lambda: ["nano"])
+    width: Annotated[
+        list[int], option("Take each size at this width; repeat for more.", metavar="D")
+    ] = field(default_factory=list)
+    seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
+    lr_step: Annotated[
+        list[float],
+        option(
+            "Rise of the learning rate at each step; repeat for more: the answer depends on it."
+        ),
+    ] = field(default_factory=lambda: [5e-5])
+    steps: Annotated[
+        int | None,
+        option(
+            "Cap on steps, where a run that has not broken is censored. By default 4000 at "
+            "nano and micro, 3000 at mini, 2000 from 125M on."
+        ),
+    ] = None
+    precision: Annotated[
+        str,
+        option(
+            "Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp16, emulated on a CPU.",
+            metavar="NAME",
+        ),
+    ] = "auto"
+    jobs: Annotated[
+        int | None, option("Runs at the same time; a core each by default, one on CUDA.")
+    ] = None
+    out: Annotated[
+        Path | None,
+        option("The study's folder; studies/stability-SIZES by default."),
+    ] = None
+    resume: Annotated[
+        bool,
+        option("Go on with the study in the folder: finished runs are kept.", "--resume"),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """`gradlab train`."""
+
+    arch: Annotated[str, option("The architecture.", metavar="NAME")] = "pre-ln"
+    size: Annotated[
+        str, option("A named size; nano-d128 is nano at width 128.", metavar="NAME")
+    ] = "nano"
+    width: Annotated[int | None, option("Take the size at this width.")] = None
+    seed: Annotated[int, option("Of the initial values and the batches.")] = 0
+    steps: Annotated[int, option("Steps to take.")] = 1000
+    lr: Annotated[float | None, option("Peak learning rate; 1e-3 unless given.")] = None
+    schedule: Annotated[
+        str,
+        option(
+            "What follows the warm-up: constant, linear, cosine; or ramp, which rises by --lr-step "
+            "at each step.",
+            metavar="KIND",
+        ),
+    ] = "constant"
+    warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 0
+    lr_step: Annotated[float | None, option("The ramp's rise at each step.")] = None
+    val_every: Annotated[int, option("Steps between two validations; 0 for none.")] = 0
+    val_batches: Annotated[int, option("Batches of a validation.")] = 8
+    precision: Annotated[
+        str,
+        option(
+            "Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32 on a CPU, "
+            "bf16 on CUDA.",
+            metavar="NAME",
+        ),
+    ] = "auto"
+    keep_going: Annotated[
+        bool, option("Train on after the run has destabilised.", "--keep-going")
+    ] = False
+    out: Annotated[
+        Path | None, option("The run's folder; runs/SIZE_ARCH_SCHEDULE_SEED by default.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizesOptions(ModelOptions):
+    """`gradlab sizes`."""
+
+    arch: Annotated[list[str], option("An architecture; repeat for more.", metavar="NAME")] = field(
+        default_factory=lambda: ["pre-ln", "normformer", "normformer-resscale"]
+    )
+    size: Annotated[
+        list[str], option("A size; repeat for more. All by default.", metavar="NAME")
+    ] = field(default_factory=list)
+    width: Annotated[
+        list[int], option("Take each size at this width; repeat for more.", metavar="D")
+    ] = field(default_factory=list)

@@ -1,0 +1,176 @@
+"""What is going on while runs train: a line a run, with what it sees and how long it may take."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from gradlab.training.progress import Progress
+    from gradlab.training.study import RunUpdate
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Least time between two plain lines of one run, where there is no terminal."""
+
+
+@dataclass
+class Watch:
+    """What is known of a study's runs while they train.
+
+    Attributes:
+        work: Each run's work if it took all its steps, in any unit (FLOPs).
+        clock: Seconds, from any zero.
+    """
+
+    work: Mapping[str, float]
+    clock: Callable[[], float] = time.monotonic
+    states: dict[str, str] = field(default_factory=dict)
+    last: dict[str, "Progress"] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+
+    def take(self, update: "RunUpdate") -> None:
+        """Take in the news of a run."""
+        self.states[update.name] = update.state
+        if update.progress is not None:
+            self.last[update.name] = update.progress
+        if update.message is not None:
+            self.messages[update.name] = update.message
+
+    @property
+    def ended(self) -> int:
+        """Runs that are over, well or not."""
+        return sum(state != "running" for state in self.states.values())
+
+    def seconds_left(self) -> float | None:
+        """About how long the rest takes; None while there is nothing to go by.
+
+        The work done so far, by the clock, gives the speed. Runs that ended here before their last
+        step say what share of its steps a run takes; without one, all of them.
+        """
+        shares = {name: (news.step + 1) / news.steps for name, news in self.last.items()}
+        done = sum(self.work[name] * share for name, share in shares.items())
+        elapsed = self.clock() - self._began
+        if not done or elapsed <= 0:
+            return None
+        ends = [share for name, share in shares.items() if self.states[name] != "running"]
+        usual = sum(ends) / len(ends) if ends else 1.0
+        left = sum(
+            work * max(0.0, usual - shares.get(name, 0.0))
+            for name, work in self.work.items()
+            if self.states.get(name, "running") == "running"
+        )
+        return left * elapsed / done
+
+
+def run_seconds_left(news: "Progress") -> float:
+    """Seconds to a run's last step at its speed so far; a break comes sooner."""
+    return (news.steps - news.step - 1) * news.seconds / (news.step + 1)
+
+
+def duration(seconds: float) -> str:
+    """45 s, 3 min, 1 h 20 min."""
+    if seconds < 60:
+        return f"{max(1, math.ceil(seconds))} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def headroom_text(news: "Progress") -> str:
+    """The least headroom of a step and its site."""
+    if news.least_headroom is None:
+        return ""
+    bits = "none" if math.isinf(news.least_headroom) else f"{news.least_headroom:.1f} bits"
+    return f"{bits} at {news.tightest_site}"
+
+
+@contextmanager
+def watching(
+    work: Mapping[str, float], console: Console
+) -> Iterator[Callable[["RunUpdate"], None]]:
+    """Show the news that the yielded function is given, until the end of the context.
+
+    On a terminal, a table that is drawn anew; elsewhere plain lines, not more than one every few
+    seconds for a run.
+    """
+    watch = Watch(work)
+    if not console.is_terminal:
+        yield plain_lines(watch, console)
+        return
+    with Live(
+        get_renderable=lambda: _picture(watch, console.height),
+        console=console,
+        refresh_per_second=4,
+        transient=True,
+    ):
+        yield watch.take
+
+
+def plain_lines(watch: Watch, console: Console) -> Callable[["RunUpdate"], None]:
+    """A function that prints the news it is given as lines."""
+    printed: dict[str, float] = {}
+
+    def report(update: "RunUpdate") -> None:
+        watch.take(update)
+        now = watch.clock()
+        running = update.state == "running"
+        if running and now - printed.get(update.name, -math.inf) < SECONDS_BETWEEN_LINES:
+            return
+        printed[update.name] = now
+        words = [update.name]
+        if not running:
+            words.append(f"{update.state} ({watch.ended} of {len(watch.work)})")
+        if news := watch.last.get(update.name):
+            words += [f"step {news.step + 1}/{news.steps}", f"lr {news.lr:.4g}"]
+            words += [f"loss {news.loss:.3f}"]
+            words += [f"headroom {text}" for text in [headroom_text(news)] if text]
+        if running and news:
+            words.append(f"at most {duration(run_seconds_left(news))} left")
+        if update.message:
+            words.append(update.message)
+        console.print("  ".join(words), markup=False, highlight=False, soft_wrap=True)
+
+    return report
+
+
+def _picture(watch: Watch, height: int) -> Group:
+    """The running runs, then those that ended, the latest last, as far as there is room."""
+    running = [name for name, state in watch.states.items() if state == "running"]
+    over = [name for name, state in watch.states.items() if state != "running"]
+    room = max(1, height - len(running) - 4)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("run", "step", "lr", "loss", "least headroom", "left, at most"):
+        table.add_column(title, no_wrap=True, overflow="ellipsis")
+    for name in [*over[-room:], *running]:
+        table.add_row(*_row(watch, name))
+    total, left = len(watch.work), watch.seconds_left()
+    waiting = total - watch.ended - len(running)
+    words = [f"{watch.ended} of {total} runs done"]
+    if waiting:
+        words.append(f"{waiting} waiting")
+    if left is not None:
+        words.append(f"about {duration(left)} left")
+    return Group(table, Text(" · ".join(words), style="bold"))
+
+
+def _row(watch: Watch, name: str) -> list[Text]:
+    state, news = watch.states[name], watch.last.get(name)
+    style = {"running": "", "finished": "green"}.get(state, "red")
+    steps = f"{news.step + 1}/{news.steps}" if news else ""
+    rate, loss = (f"{news.lr:.4g}", f"{news.loss:.3f}") if news else ("", "")
+    headroom = headroom_text(news) if news else ""
+    if state == "running":
+        end = duration(run_seconds_left(news)) if news else ""
+    else:
+        end = watch.messages.get(name, state)
+    return [Text(cell, style=style) for cell in (name, steps, rate, loss, headroom, end)]

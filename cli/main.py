@@ -1,0 +1,86 @@
+"""The `gradlab` command."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gradlab.cli import run_stability, sizes, train
+from gradlab.errors import GradlabError
+
+NOT_BUILT = ("grad-norms", "figures", "inspect")
+"""Commands that are planned, and refused by name rather than as a typo."""
+
+# Typer has had Click's own class and its copy of it; this is either's base of wrong usage.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one sentence on stderr and an exit status.
+
+    2 for a user's mistake, 130 for Ctrl-C. Our own bugs keep their traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GradlabError as error:
+            raise _end(f"error: {error}", 2) from None
+        except _UsageError as error:
+            raise _end(f"error: {_usage_sentence(error, ctx)}", 2) from None
+        except KeyboardInterrupt:
+            raise _end("interrupted.", 130) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in NOT_BUILT:
+            raise GradlabError(f"gradlab {args[0]} is not built yet.")
+        return super().resolve_command(ctx, args)
+
+
+def _usage_sentence(error: Any, ctx: Any) -> str:
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{message}. See {(error.ctx or ctx).command_path} --help."
+
+
+def _end(message: str, status: int) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(status)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"gradlab {version('gradlab-diagnostics')}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Start with:\n\ngradlab run-stability --lr-step 2e-4\n\n"
+    "Every command has its own --help with examples."
+)
+def gradlab(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """Why did this run blow up, and which architecture survives a higher learning rate?"""
+
+
+app.command("run-stability", epilog=run_stability.EXAMPLES)(run_stability.run_stability)
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("sizes", epilog=sizes.EXAMPLES)(sizes.sizes)
+
+
+def run() -> None:
+    """The entry point of the script."""
+    app()

@@ -1,0 +1,183 @@
+"""From options to run configurations: what a command would do, without doing it."""
+
+import os
+import re
+from itertools import product
+from typing import Any, TypeVar, get_args
+
+from gradlab.cli.command_options import StabilityOptions, TrainOptions
+from gradlab.cli.options import ModelOptions, RunOptions
+from gradlab.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PrecisionConfig,
+    PrecisionName,
+    RecordConfig,
+    RunConfig,
+    ScheduleConfig,
+    StabilityConfig,
+)
+from gradlab.errors import ConfigError, GradlabError, unknown
+from gradlab.models.presets import SIZES, at_width, model_config
+
+STEP_CAPS = {"nano": 4000, "micro": 4000, "mini": 3000}
+"""Steps after which a run of the stability test is censored; the break is well before."""
+
+LARGE_STEP_CAP = 2000
+"""The cap at the paper's own sizes."""
+
+_AT_WIDTH = re.compile(r"(?P<size>.+)-d(?P<width>\d+)")
+
+Part = TypeVar("Part", bound=Config)
+
+
+def plan_stability(options: StabilityOptions) -> list[RunConfig]:
+    """The runs of a stability study: sizes × ramps × seeds × architectures, in that order.
+
+    The architectures of one seed stand together, so that a study that is stopped has pairs.
+
+    Raises:
+        ConfigError: An option has a value that is unknown, out of range, or does not fit others.
+    """
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds {options.seeds}: a study needs at least one seed.")
+    name = "fp16" if options.precision == "auto" else options.precision
+    sizes = size_labels(options.size, options.width)
+    ramps = list(dict.fromkeys(options.lr_step))
+    architectures = list(dict.fromkeys(options.arch))
+    return [
+        RunConfig(
+            arch=arch,
+            size=size,
+            model=build_config(options, arch, size),
+            schedule=ScheduleConfig(kind="ramp", lr_step=ramp),
+            steps=_step_cap(size) if options.steps is None else options.steps,
+            seed=seed,
+            **_shared(options, name),
+        )
+        for size, ramp, seed, arch in product(sizes, ramps, range(options.seeds), architectures)
+    ]
+
+
+def plan_train(options: TrainOptions) -> RunConfig:
+    """The run of `gradlab train`.
+
+    Raises:
+        ConfigError: An option has a value that is unknown, out of range, or does not fit others.
+    """
+    (size,) = size_labels([options.size], [] if options.width is None else [options.width])
+    ramp = options.schedule == "ramp"
+    name = options.precision
+    return RunConfig(
+        arch=options.arch,
+        size=size,
+        model=build_config(options, options.arch, size),
+        schedule=ScheduleConfig.from_mapping(
+            {
+                "kind": options.schedule,
+                "lr": 1e-3 if options.lr is None and not ramp else options.lr,
+                "warmup_steps": options.warmup,
+                "lr_step": options.lr_step,
+            }
+        ),
+        steps=options.steps,
+        seed=options.seed,
+        val_every=options.val_every,
+        val_batches=options.val_batches,
+        stop_when_destabilised=not options.keep_going,
+        **_shared(options, _automatic_precision(options.device) if name == "auto" else name),
+    )
+
+
+def size_labels(sizes: list[str], widths: list[int]) -> list[str]:
+    """Each size, or each at each width: `nano`, `nano-d128`; a size at its own width is itself.
+
+    Raises:
+        ConfigError: A size that names a width already is to be taken at another.
+    """
+    labels = []
+    for size in sizes:
+        if widths and _AT_WIDTH.fullmatch(size):
+            raise ConfigError(f"size {size!r} names its width: leave out --width.")
+        own = SIZES.get(size, {}).get("d_model")
+        labels += [size if width == own else f"{size}-d{width}" for width in widths] or [size]
+    return list(dict.fromkeys(labels))
+
+
+def named_size(label: str) -> dict[str, Any]:
+    """What `model_config` takes beside the architecture for a size's label, `nano-d128` included.
+
+    Raises:
+        ConfigError: The size is unknown.
+    """
+    parts = _AT_WIDTH.fullmatch(label)
+    if parts is None:
+        return {"size": label}
+    return {"size": parts["size"], **at_width(parts["size"], int(parts["width"]))}
+
+
+def build_config(options: ModelOptions, arch: str, size: str) -> ModelConfig:
+    """The model of an architecture at a size's label, with what the options override."""
+    switches = {
+        name: getattr(options, name)
+        for name in ModelConfig.model_fields
+        if name != "d_model" and getattr(options, name) is not None
+    }
+    return model_config(arch, **{**named_size(size), **switches})
+
+
+def default_jobs() -> int:
+    """A job for each core that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def check_jobs(jobs: int | None, device_type: str) -> int:
+    """The number of jobs, by default a core each on a CPU and one on a GPU.
+
+    Raises:
+        GradlabError: Fewer than one.
+    """
+    if jobs is None:
+        return default_jobs() if device_type == "cpu" else 1
+    if jobs < 1:
+        raise GradlabError(f"--jobs {jobs}: at least one run must be able to train.")
+    return jobs
+
+
+def _step_cap(label: str) -> int:
+    return STEP_CAPS.get(named_size(label)["size"], LARGE_STEP_CAP)
+
+
+def _shared(options: RunOptions, precision: str) -> dict[str, Any]:
+    """The fields of `RunConfig` that every training command sets in the same way."""
+    names = get_args(PrecisionName)
+    if precision not in names:
+        raise ConfigError(unknown("precision", precision, ["auto", *names]))
+    return {
+        "batch_size": options.batch_size,
+        "accumulation": options.accumulation,
+        "device": options.device,
+        "precision": _part(PrecisionConfig, options, name=precision),
+        "optimizer": _part(OptimizerConfig, options),
+        "stability": _part(StabilityConfig, options),
+        "data": _part(DataConfig, options),
+        "record": _part(RecordConfig, options),
+    }
+
+
+def _part(config: type[Part], options: RunOptions, **fields: Any) -> Part:
+    """A part of the configuration, from the options of the same names as its fields."""
+    others = {name: getattr(options, name) for name in config.model_fields if name not in fields}
+    return config(**fields, **others)
+
+
+def _automatic_precision(device: str) -> str:
+    """Fp32 on a CPU, bf16 on CUDA."""
+    if device == "cpu":
+        return "fp32"
+    from gradlab.training.device import resolve_device
+
+    return "bf16" if resolve_device(device).type == "cuda" else "fp32"

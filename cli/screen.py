@@ -1,0 +1,16 @@
+"""Where results are printed."""
+
+import os
+
+from rich.console import Console
+
+_FILE_WIDTH = 140
+"""Columns of a table that goes to a file or a pipe: wide enough not to fold."""
+
+
+def output() -> Console:
+    """The console for results, on stdout; as wide as a table needs where it is no terminal."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _FILE_WIDTH
+    return console

@@ -1,0 +1,103 @@
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+from gradlab.cli import sizes as sizes_module
+from gradlab.cli.main import app
+
+HEAVY = ("torch", "pandas", "matplotlib", "numpy", "pyarrow")
+
+IMPORTED = """
+import sys
+from gradlab.cli.main import run
+sys.argv = ["gradlab", *{arguments!r}]
+try:
+    run()
+except SystemExit as end:
+    assert not end.code, end.code
+print("imported:", *({heavy!r} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run-stability", "--help"], ["train", "-h"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = IMPORTED.format(arguments=arguments, heavy=set(HEAVY))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == ["imported:"]
+    assert done.stdout
+
+
+def test_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "gradlab.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"gradlab {version('gradlab-diagnostics')}\n"
+
+
+@pytest.mark.parametrize("command", ["run-stability", "train", "sizes"])
+def test_every_command_has_help_with_examples(command: str) -> None:
+    code, out, _ = invoke(command, "--help")
+    assert code == 0
+    assert f"gradlab {command} --" in out
+    assert "Examples" in out
+
+
+def test_a_mistake_is_one_sentence_and_status_2() -> None:
+    command = [sys.executable, "-m", "gradlab.cli", "sizes", "--arch", "normfomer"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: unknown architecture 'normfomer': did you mean")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run-stabilty"], "run-stability"),
+        (["sizes", "--archs", "pre-ln"], "--archs"),
+        (["run-stability", "--seeds", "many"], "'--seeds'"),
+        (["inspect", "runs/mine"], "gradlab inspect is not built yet."),
+        (["figures"], "gradlab figures is not built yet."),
+    ],
+)
+def test_wrong_usage_is_one_sentence_too(arguments: list[str], sentence: str) -> None:
+    code, out, err = invoke(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert out == ""
+
+
+def test_without_arguments_the_help_is_shown() -> None:
+    _, out, err = invoke()
+    assert "run-stability" in out + err
+
+
+def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sizes_module, "size_rows", interrupted)
+    code, _, err = invoke("sizes")
+    assert code == 130
+    assert err == "interrupted.\n"
+
+
+def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sizes_module, "size_rows", broken)
+    result = CliRunner().invoke(app, ["sizes"])
+    assert isinstance(result.exception, ZeroDivisionError)
