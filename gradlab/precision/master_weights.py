@@ -56,6 +56,8 @@ class MasterWeights:
 
         Without `keep` the masters then become the rounded values.
         """
-        torch._foreach_copy_(self._weights, self.parameters)
+        weights: list[Tensor] = [*self._weights]
+        masters: list[Tensor] = [*self.parameters]
+        torch._foreach_copy_(weights, masters)
         if not self.keep:
-            torch._foreach_copy_(self.parameters, self._weights)
+            torch._foreach_copy_(masters, weights)

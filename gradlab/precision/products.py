@@ -1,0 +1,154 @@
+"""Products of fp16 matrices on a CPU: operands widened exactly, sums in fp32, one rounding.
+
+Widening costs memory traffic, not arithmetic, so it is done a tile at a time into buffers that
+stay in a core's cache: an fp32 image of a large operand or result is never written to memory.
+"""
+
+import threading
+
+import torch
+from torch import Tensor
+
+_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+_mm_out = torch.ops.aten.mm.out.redispatch
+_addmm_out = torch.ops.aten.addmm.out.redispatch
+_bmm_out = torch.ops.aten.bmm.out.redispatch
+
+_TILE = 2**18
+"""Elements of both operands and the result in one tile: 1 MiB of fp32, half a core's L2."""
+
+_BUFFER = 2**20
+"""Elements that a buffer holds; an operand that cannot be cut to this gets memory of its own."""
+
+_LEFT, _RIGHT, _SUMS = range(3)
+
+
+class _Scratch(threading.local):
+    """A thread's three buffers, and the views of them that were asked for.
+
+    A view costs three calls into torch, about as much as a small product itself: at `nano` each
+    step asks for the same fifteen, a thousand times. They are forgotten before they become many.
+    """
+
+    def __init__(self) -> None:
+        self.views: dict[tuple[int, torch.Size, bool], Tensor] = {}
+        self.buffers: list[Tensor] = []
+
+    def view(self, slot: int, shape: torch.Size, transposed: bool) -> Tensor:
+        """A buffer as a tensor of this shape; `transposed` has its last two dimensions swapped."""
+        key = (slot, shape, transposed)
+        found = self.views.get(key)
+        if found is None:
+            found = self.views[key] = self._make(slot, shape, transposed)
+        return found
+
+    def _make(self, slot: int, shape: torch.Size, transposed: bool) -> Tensor:
+        if len(self.views) >= 512:
+            self.views.clear()
+        # A tensor made under inference mode could not be written to outside it.
+        with torch.inference_mode(mode=False):
+            if not self.buffers:
+                self.buffers = [
+                    torch.empty(_BUFFER, dtype=torch.float32, device="cpu") for _ in range(3)
+                ]
+            flat = self.buffers[slot][: shape.numel()]
+            if not transposed:
+                return flat.view(shape)
+            return flat.view(*shape[:-2], shape[-1], shape[-2]).transpose(-1, -2)
+
+
+_scratch = _Scratch()
+
+
+def _widened(slot: int, operand: Tensor) -> Tensor:
+    """The operand in fp32, in the buffer of its slot; valid until the slot is asked for again."""
+    if operand.numel() > _BUFFER:
+        return operand.float()
+    view = _scratch.view(slot, operand.shape, operand.stride(-1) != 1)
+    return view.copy_(operand)
+
+
+def _sums(*shape: int) -> Tensor:
+    """Where a product's fp32 result goes before it is rounded."""
+    size = torch.Size(shape)
+    if size.numel() > _BUFFER:
+        return torch.empty(size, dtype=torch.float32, device="cpu")
+    return _scratch.view(_SUMS, size, False)
+
+
+def matrix_product(
+    left: Tensor, right: Tensor, bias: Tensor | None = None, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """The sum beta · bias + alpha · left @ right, in fp32, rounded once to fp16.
+
+    Args:
+        left: fp16, (m, k), on the CPU.
+        right: fp16, (k, n).
+        bias: fp16, broadcast to (m, n).
+        beta: Factor of the bias, which is not read where beta is 0.
+        alpha: Factor of the product.
+
+    Returns:
+        fp16, (m, n), contiguous; inf where the fp32 value rounds to 65520 or more.
+    """
+    m, k = left.shape
+    n = right.shape[1]
+    result = torch.empty((m, n), dtype=torch.float16, device="cpu")
+    addend = None if bias is None else bias.float()
+
+    def multiply(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
+        out = _sums(a.shape[0], b.shape[1])
+        if c is None:
+            _mm_out(_CPU, a, b, out=out)
+        else:
+            _addmm_out(_CPU, c, a, b, beta=beta, alpha=alpha, out=out)
+        return out
+
+    small = m * k + k * n + m * n <= _TILE
+    if small or (addend is not None and addend.dim() != 1):
+        result.copy_(multiply(_widened(_LEFT, left), _widened(_RIGHT, right), addend))
+    elif k >= m and k >= n:
+        step = max(64, _TILE // (m + n))
+        sums = multiply(_widened(_LEFT, left[:, :step]), _widened(_RIGHT, right[:step]), addend)
+        for at in range(step, k, step):
+            a = _widened(_LEFT, left[:, at : at + step])
+            b = _widened(_RIGHT, right[at : at + step])
+            _addmm_out(_CPU, sums, a, b, alpha=alpha, out=sums)
+        result.copy_(sums)
+    elif m >= n:
+        step = max(64, _TILE // (k + n))
+        b = _widened(_RIGHT, right)
+        for at in range(0, m, step):
+            a = _widened(_LEFT, left[at : at + step])
+            result[at : at + step].copy_(multiply(a, b, addend))
+    else:
+        step = max(64, _TILE // (k + m))
+        a = _widened(_LEFT, left)
+        for at in range(0, n, step):
+            b = _widened(_RIGHT, right[:, at : at + step])
+            c = addend if addend is None or len(addend) == 1 else addend[at : at + step]
+            result[:, at : at + step].copy_(multiply(a, b, c))
+    return result
+
+
+def batched_product(left: Tensor, right: Tensor) -> Tensor:
+    """The products left @ right of a batch, in fp32, rounded once to fp16.
+
+    Args:
+        left: fp16, (batch, m, k), on the CPU.
+        right: fp16, (batch, k, n).
+
+    Returns:
+        fp16, (batch, m, n), contiguous.
+    """
+    batch, m, k = left.shape
+    n = right.shape[2]
+    result = torch.empty((batch, m, n), dtype=torch.float16, device="cpu")
+    step = max(1, _TILE // max(1, m * k + k * n + m * n))
+    for at in range(0, batch, step):
+        a = _widened(_LEFT, left[at : at + step])
+        b = _widened(_RIGHT, right[at : at + step])
+        sums = _sums(a.shape[0], m, n)
+        _bmm_out(_CPU, a, b, out=sums)
+        result[at : at + step].copy_(sums)
+    return result
