@@ -1,0 +1,154 @@
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import gradlab
+from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.errors import GradlabError
+from gradlab.runs.lock import FolderLock
+from gradlab.training.study import COLUMNS, RunUpdate, run_name, run_study
+
+Make = Callable[..., RunConfig]
+
+
+def ignore(update: RunUpdate) -> None:
+    pass
+
+
+@pytest.fixture
+def make_ramp(make_config: Make) -> Make:
+    def make(**fields: object) -> RunConfig:
+        ramp = ScheduleConfig(kind="ramp", lr_step=1e-4)
+        return make_config(**{"schedule": ramp, "steps": 8, **fields})
+
+    return make
+
+
+def table(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "stability.csv")
+
+
+def test_names_show_what_differs(make_ramp: Make) -> None:
+    assert run_name(make_ramp(seed=3)) == "tiny_pre-ln_ramp0.0001_seed3"
+
+
+def test_two_runs_of_one_name_are_refused(make_ramp: Make, tmp_path: Path) -> None:
+    with pytest.raises(GradlabError, match="same name"):
+        run_study([make_ramp(), make_ramp(steps=9)], tmp_path / "s", progress=ignore)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_is_no_study_is_refused(make_ramp: Make, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(GradlabError, match="not a study"):
+        run_study([make_ramp()], tmp_path, resume=True, progress=ignore)
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def write_plan(out: Path, *configs: RunConfig) -> None:
+    plan = {run_name(config): config.model_dump(mode="json") for config in configs}
+    (out / "study.json").write_text(json.dumps({"runs": plan}))
+
+
+def test_a_study_is_not_continued_unasked(make_ramp: Make, tmp_path: Path) -> None:
+    write_plan(tmp_path, make_ramp())
+    with pytest.raises(GradlabError, match="--resume"):
+        run_study([make_ramp()], tmp_path, progress=ignore)
+
+
+@pytest.mark.parametrize("change", [{"steps": 9}, {"seed": 1}, {"batch_size": 5}])
+def test_another_study_is_refused(make_ramp: Make, tmp_path: Path, change: dict[str, int]) -> None:
+    write_plan(tmp_path, make_ramp(**change))
+    with pytest.raises(GradlabError, match="another study"):
+        run_study([make_ramp()], tmp_path, resume=True, progress=ignore)
+
+
+def test_a_damaged_plan_is_refused(make_ramp: Make, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(GradlabError, match=r"study\.json cannot be read"):
+        run_study([make_ramp()], tmp_path, resume=True, progress=ignore)
+
+
+def test_two_studies_never_write_one_folder(make_ramp: Make, tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    with pytest.raises(GradlabError, match="another process is writing"):
+        run_study([make_ramp()], tmp_path, progress=ignore)
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_jobs_change_nothing_and_a_failure_takes_no_other_down(
+    make_ramp: Make, tmp_path: Path
+) -> None:
+    configs = [
+        make_ramp(),
+        make_ramp(arch="normformer", model={"vocab_size": 64}),
+        make_ramp(seed=1),
+    ]
+    updates: list[RunUpdate] = []
+    results = {
+        jobs: run_study(configs, tmp_path / str(jobs), jobs=jobs, progress=updates.append)
+        for jobs in (1, 2)
+    }
+    for result in results.values():
+        assert result.failed == (run_name(configs[1]),)
+    assert (tmp_path / "1/stability.csv").read_text() == (tmp_path / "2/stability.csv").read_text()
+    rows = table(tmp_path / "1")
+    assert list(rows.columns) == list(COLUMNS)
+    assert rows["seed"].tolist() == [0, 1]
+    assert rows["reason"].tolist() == ["completed", "completed"]
+    assert rows["censored"].all()
+    messages = {update.name: update.message for update in updates if update.state == "failed"}
+    assert "vocabulary" in messages[run_name(configs[1])]
+    for config in (configs[0], configs[2]):
+        one, two = (gradlab.load(tmp_path / jobs / run_name(config)) for jobs in "12")
+        assert one.table("steps")["loss"].tolist() == two.table("steps")["loss"].tolist()
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_there_is_and_resume_goes_on(make_ramp: Make, tmp_path: Path) -> None:
+    configs = [make_ramp(), make_ramp(seed=1, steps=3000), make_ramp(seed=2)]
+
+    def interrupt(update: RunUpdate) -> None:
+        if update.name == run_name(configs[1]) and update.progress and update.progress.step > 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "study"
+    with pytest.raises(KeyboardInterrupt):
+        run_study(configs, out, progress=interrupt)
+    assert multiprocessing.active_children() == []
+    assert table(out)["reason"].tolist() == ["completed", "interrupted"]
+    stopped = gradlab.load(out / run_name(configs[1]))
+    assert stopped.status == "interrupted"
+    assert stopped.table("steps")["step"].tolist() == list(range(stopped.verdict.step + 1))
+
+    finished = (out / run_name(configs[0]) / "run.json").stat().st_mtime_ns
+    result = run_study([configs[0], configs[2]], tmp_path / "fresh", progress=ignore)
+    (out / "study.json").unlink()
+    write_plan(out, configs[0], configs[2])
+    resumed = run_study([configs[0], configs[2]], out, resume=True, progress=ignore)
+    assert (out / run_name(configs[0]) / "run.json").stat().st_mtime_ns == finished
+    assert resumed.table.read_text() == result.table.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
+def test_a_killed_worker_is_told_of_and_begun_again(make_ramp: Make, tmp_path: Path) -> None:
+    long, short = make_ramp(steps=3000), make_ramp(seed=1)
+
+    def kill(update: RunUpdate) -> None:
+        if update.name == run_name(long) and update.progress and update.progress.step > 2:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    result = run_study([long, short], tmp_path / "s", progress=kill)
+    assert result.failed == (run_name(long),)
+    assert table(tmp_path / "s")["seed"].tolist() == [1]
+    assert gradlab.load(tmp_path / "s" / run_name(long)).status == "running"
