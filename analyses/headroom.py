@@ -5,13 +5,24 @@ import pandas as pd
 from gradlab.errors import GradlabError
 
 
+def that_can_overflow(headroom: pd.DataFrame) -> pd.DataFrame:
+    """The rows of FP16 tensors; all rows of a run that has none.
+
+    In an FP16 run the wider tensors (norms, the residual stream) may pass FP16's range unharmed.
+    In a run without FP16, the headroom of every tensor says whether it would fit.
+    """
+    narrow = headroom["dtype"] == "float16"
+    return headroom[narrow] if narrow.any() else headroom
+
+
 def tightest_by_layer(
     headroom: pd.DataFrame, steps: pd.DataFrame, *, direction: str | None = "forward"
 ) -> pd.DataFrame:
     """The site with the least headroom of each layer at each recorded step, with its LR.
 
-    Backward sites are left out by default: their tensors carry the loss scale, which dynamic
-    scaling drives towards the top of the range whatever the model does.
+    Only tensors that can overflow count (`that_can_overflow`). Backward sites are left out by
+    default: their tensors carry the loss scale, which dynamic scaling drives towards the top of
+    the range whatever the model does.
 
     Args:
         headroom: A run's `headroom` table.
@@ -29,6 +40,7 @@ def tightest_by_layer(
         GradlabError: Where a step of `headroom` is not in `steps`.
     """
     rows = headroom if direction is None else headroom[headroom["direction"] == direction]
+    rows = that_can_overflow(rows)
     rows = rows[rows["headroom_bits"].notna()].reset_index(drop=True)
     rows = rows.assign(layer=rows["layer"].astype("Int64"))
     # A stable sort by headroom, then the first of each group: unlike idxmin, −inf is no trouble.

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, TypeVar, get_args
 
@@ -17,6 +18,7 @@ from gradlab.config import (
     RecordConfig,
     RunConfig,
     ScheduleConfig,
+    ScheduleKind,
     StabilityConfig,
 )
 from gradlab.errors import ConfigError, GradlabError, unknown
@@ -68,6 +70,7 @@ def plan_train(options: TrainOptions) -> RunConfig:
         ConfigError: An option has a value that is unknown, out of range, or does not fit others.
     """
     (size,) = size_labels([options.size], [] if options.width is None else [options.width])
+    _check_name("schedule", options.schedule, get_args(ScheduleKind))
     ramp = options.schedule == "ramp"
     name = options.precision
     return RunConfig(
@@ -153,9 +156,7 @@ def _step_cap(label: str) -> int:
 
 def _shared(options: RunOptions, precision: str) -> dict[str, Any]:
     """The fields of `RunConfig` that every training command sets in the same way."""
-    names = get_args(PrecisionName)
-    if precision not in names:
-        raise ConfigError(unknown("precision", precision, ["auto", *names]))
+    _check_name("precision", precision, ["auto", *get_args(PrecisionName)])
     return {
         "batch_size": options.batch_size,
         "accumulation": options.accumulation,
@@ -166,6 +167,12 @@ def _shared(options: RunOptions, precision: str) -> dict[str, Any]:
         "data": _part(DataConfig, options),
         "record": _part(RecordConfig, options),
     }
+
+
+def _check_name(option: str, name: str, known: Sequence[str]) -> None:
+    """Names that a config calls otherwise than the option that gives them."""
+    if name not in known:
+        raise ConfigError(unknown(option, name, known))
 
 
 def _part(config: type[Part], options: RunOptions, **fields: Any) -> Part:

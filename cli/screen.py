@@ -4,7 +4,7 @@ import os
 
 from rich.console import Console
 
-_FILE_WIDTH = 140
+_FILE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe: wide enough not to fold."""
 
 

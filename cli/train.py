@@ -86,13 +86,23 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
         rate = float(steps["tokens"].iloc[-1]) / max(seconds, 1e-9)
         facts.append(("speed", f"{seconds:.1f} s, {rate:,.0f} tokens a second"))
         facts.append(("skipped steps", str(int(steps["skipped"].sum()))))
-    if "headroom" in run.tables and len(headroom := run.table("headroom")):
-        least = headroom.iloc[int(headroom["headroom_bits"].to_numpy().argmin())]
-        bits = f"{least['headroom_bits']:.1f} bits at {least['site']} ({least['direction']})"
-        facts.append(("least headroom", f"{bits}, step {least['step']}"))
+    facts += _least_headroom(run)
     if run.path is not None:
         facts.append(("in", str(run.path)))
     return facts
+
+
+def _least_headroom(run: "Run") -> list[tuple[str, str]]:
+    from gradlab.analyses.headroom import that_can_overflow
+
+    if "headroom" not in run.tables:
+        return []
+    headroom = that_can_overflow(run.table("headroom"))
+    if headroom.empty:
+        return []
+    least = headroom.iloc[int(headroom["headroom_bits"].to_numpy().argmin())]
+    bits = f"{least['headroom_bits']:.1f} bits at {least['site']} ({least['direction']})"
+    return [("least headroom", f"{bits}, step {least['step']}")]
 
 
 def _end(run: "Run") -> str:

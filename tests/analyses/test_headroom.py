@@ -13,7 +13,9 @@ STEPS = pd.DataFrame({"step": [0, 1, 2], "lr": [0.0, 0.1, 0.2]})
 def rows(*items: tuple[int, int | None, str, float], direction: str = "forward") -> pd.DataFrame:
     columns = ["step", "layer", "site", "headroom_bits"]
     table = pd.DataFrame(items, columns=columns).astype({"layer": "Int64"})
-    return table.assign(op="x", direction=direction, max_abs=1.0, underflow_frac=None, nonfinite=0)
+    return table.assign(
+        op="x", direction=direction, dtype="float16", max_abs=1.0, underflow_frac=None, nonfinite=0
+    )
 
 
 def test_the_site_with_the_least_headroom_of_each_layer_and_step() -> None:
@@ -66,6 +68,14 @@ def test_backward_sites_only_when_asked_for() -> None:
     assert tightest_by_layer(both, STEPS)["headroom_bits"].tolist() == [5.0]
     assert tightest_by_layer(both, STEPS, direction="backward")["headroom_bits"].tolist() == [0.1]
     assert tightest_by_layer(both, STEPS, direction=None)["direction"].tolist() == ["backward"]
+
+
+def test_wider_tensors_count_only_where_none_is_fp16() -> None:
+    table = rows((0, 0, "residual", -2.0), (0, 0, "scores", 3.0))
+    table["dtype"] = ["float32", "float16"]
+    assert tightest_by_layer(table, STEPS)["site"].tolist() == ["scores"]
+    table["dtype"] = ["float32", "bfloat16"]
+    assert tightest_by_layer(table, STEPS)["site"].tolist() == ["residual"]
 
 
 def test_rows_without_a_figure_are_left_out() -> None:

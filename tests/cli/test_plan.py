@@ -241,7 +241,7 @@ def test_what_cannot_be_planned_is_refused(given: dict[str, Any], sentence: str)
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'"),
         ({"schedule": "ramp"}, "a ramp needs lr_step"),
         ({"lr": 0.0}, "lr = 0.0 should be greater than 0"),
         ({"lr_step": 1e-4}, "lr_step belongs to the ramp"),

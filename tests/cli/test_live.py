@@ -1,0 +1,139 @@
+import math
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gradlab.cli.live import Watch, duration, plain_lines, run_seconds_left, watching
+from gradlab.training.progress import Progress
+from gradlab.training.study import RunUpdate
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def news(step: int, **fields: Any) -> Progress:
+    values = {
+        "step": step,
+        "steps": 100,
+        "lr": step * 2e-4,
+        "loss": 2.5,
+        "loss_scale": 128.0,
+        "least_headroom": 4.25,
+        "tightest_site": "blocks.0.attention.scores",
+        "seconds": float(step + 1),
+    }
+    return Progress(**{**values, **fields})
+
+
+def console(*, terminal: bool) -> tuple[Console, StringIO]:
+    text = StringIO()
+    return Console(file=text, force_terminal=terminal, width=130, height=20), text
+
+
+def test_plain_lines_of_a_run_come_seldom_but_its_end_always() -> None:
+    clock, (screen, text) = Clock(), console(terminal=False)
+    report = plain_lines(Watch({"a": 1.0, "b": 1.0}, clock), screen)
+    for second in range(31):
+        clock.now = float(second)
+        report(RunUpdate("a", "running", news(second)))
+    report(RunUpdate("b", "running", news(7)))
+    report(RunUpdate("b", "failed", None, "the disk is full"))
+    lines = text.getvalue().splitlines()
+    assert [line.split("  ")[1] for line in lines if line.startswith("a")] == [
+        "step 1/100",
+        "step 11/100",
+        "step 21/100",
+        "step 31/100",
+    ]
+    assert lines[0] == (
+        "a  step 1/100  lr 0  loss 2.500  headroom 4.2 bits at blocks.0.attention.scores  "
+        "at most 2 min left"
+    )
+    assert lines[-2].startswith("b  step 8/100")
+    assert lines[-1].startswith("b  failed (1 of 2)  step 8/100")
+    assert lines[-1].endswith("the disk is full")
+
+
+def test_plain_lines_without_headroom_and_with_overflow() -> None:
+    screen, text = console(terminal=False)
+    report = plain_lines(Watch({"a": 1.0, "b": 1.0}), screen)
+    report(RunUpdate("a", "running", news(1, least_headroom=None, tightest_site=None)))
+    report(RunUpdate("b", "running", news(1, least_headroom=-math.inf, loss=math.nan)))
+    first, second = text.getvalue().splitlines()
+    assert "headroom" not in first
+    assert "loss nan  headroom none at blocks.0.attention.scores" in second
+
+
+def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    screen, text = console(terminal=True)
+    with watching({"one": 1.0, "two": 1.0, "three": 1.0}, screen) as report:
+        report(RunUpdate("one", "running", news(9)))
+        report(RunUpdate("two", "running", news(3)))
+        report(RunUpdate("two", "failed", None, "no room"))
+    shown = text.getvalue()
+    for expected in ("one", "10/100", "0.0018", "2.500", "4.2 bits", "no room", "1 of 3 runs done"):
+        assert expected in shown
+    assert "1 waiting" in shown
+
+
+def test_many_runs_fit_on_the_terminal() -> None:
+    names = [f"run{number}" for number in range(60)]
+    screen, text = console(terminal=True)
+    with watching(dict.fromkeys(names, 1.0), screen) as report:
+        for name in names[:-1]:
+            report(RunUpdate(name, "finished"))
+        report(RunUpdate(names[-1], "running", news(5)))
+    last = text.getvalue().split("run  ")[-1]
+    assert "run59" in last
+    assert "59 of 60 runs done" in last
+    assert "run10" not in last
+
+
+def test_the_time_left_assumes_that_other_runs_end_as_the_ended_ones_did() -> None:
+    clock = Clock()
+    watch = Watch({"a": 1000.0, "b": 1000.0, "c": 3000.0}, clock)
+    assert watch.seconds_left() is None
+    clock.now = 10.0
+    watch.take(RunUpdate("a", "running", news(19)))
+    # 200 of 5000 done in 10 seconds, and nothing says that runs end early
+    assert watch.seconds_left() == pytest.approx(10 * 4800 / 200)
+    clock.now = 20.0
+    watch.take(RunUpdate("a", "running", news(39)))
+    watch.take(RunUpdate("a", "finished"))
+    # a took 40 % of its steps: 400 done in 20 seconds, 0.4 · 4000 to come
+    assert watch.seconds_left() == pytest.approx(20 * 1600 / 400)
+    watch.take(RunUpdate("b", "running", news(49)))
+    # b is past what was usual: it adds nothing
+    assert watch.seconds_left() == pytest.approx(20 * 1200 / 900)
+
+
+def test_runs_that_were_done_before_take_no_time() -> None:
+    clock = Clock()
+    watch = Watch({"a": 1.0, "b": 1.0}, clock)
+    watch.take(RunUpdate("a", "finished"))
+    clock.now = 5.0
+    watch.take(RunUpdate("b", "running", news(49)))
+    assert watch.seconds_left() == pytest.approx(5.0)
+
+
+def test_a_run_is_over_at_its_last_step() -> None:
+    assert run_seconds_left(news(24)) == pytest.approx(75.0)
+    assert run_seconds_left(news(99)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (59, "59 s"), (61, "2 min"), (3599, "1 h 0 min"), (4801, "1 h 21 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

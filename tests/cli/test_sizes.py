@@ -1,0 +1,54 @@
+import pytest
+from typer.testing import CliRunner
+
+from gradlab.cli.command_options import SizesOptions
+from gradlab.cli.main import app
+from gradlab.cli.sizes import memory_text, size_rows
+
+# FACTS of the paper's Table 2, to the last digit.
+PARAMETERS = {
+    ("125M", "pre-ln"): "124,377,600",
+    ("125M", "normformer"): "124,469,904",
+    ("125M", "normformer-resscale"): "124,479,120",
+    ("355M", "pre-ln"): "354,740,224",
+    ("355M", "normformer"): "354,986,368",
+    ("355M", "normformer-resscale"): "355,010,944",
+    ("1.3B", "pre-ln"): "1,313,460,224",
+    ("1.3B", "normformer"): "1,313,952,512",
+    ("1.3B", "normformer-resscale"): "1,314,001,664",
+    ("2.7B", "pre-ln"): "2,648,724,480",
+    ("2.7B", "normformer"): "2,649,544,704",
+    ("2.7B", "normformer-resscale"): "2,649,626,624",
+}
+
+
+def test_parameters_of_the_papers_sizes() -> None:
+    rows = {(row[0], row[1]): row[6] for row in size_rows(SizesOptions())}
+    assert {key: rows[key] for key in PARAMETERS} == PARAMETERS
+
+
+def test_the_table_is_whole_in_a_pipe() -> None:
+    result = CliRunner().invoke(app, ["sizes"])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1 + 7 * 3
+    assert all(count in result.stdout for count in PARAMETERS.values())
+    nano = next(line.split() for line in lines if line.startswith("nano"))
+    assert nano == ["nano", "pre-ln", "6", "64", "4", "64", "316,416", "2.16e+06", "5.1", "MB",
+                    "6.3", "MB"]  # fmt: skip
+
+
+def test_sizes_widths_and_switches_can_be_chosen() -> None:
+    options = SizesOptions(size=["nano"], width=[64, 512], arch=["post-ln"], max_seq_len=128)
+    rows = list(size_rows(options))
+    assert [row[:6] for row in rows] == [
+        ("nano", "post-ln", "6", "64", "4", "128"),
+        ("nano-d512", "post-ln", "6", "512", "8", "128"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(5_062_656, "5.1 MB"), (999e6, "999.0 MB"), (42.38e9, "42.4 GB")]
+)
+def test_memory(size: int, text: str) -> None:
+    assert memory_text(size) == text

@@ -1,0 +1,125 @@
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gradlab.analyses.stability import paired_differences, summarise_stability
+from gradlab.analyses.stability_table import read_stability
+from gradlab.cli.command_options import StabilityOptions
+from gradlab.cli.plan import plan_stability
+from gradlab.cli.study_files import write_figures, write_tables
+from gradlab.config import RunConfig
+from gradlab.runs.verdict import Verdict
+from gradlab.runs.writer import RunWriter
+from gradlab.training.study import COLUMNS, run_name
+
+OPTIONS = StabilityOptions(arch=["pre-ln", "normformer"], lr_step=[1e-2], seeds=2, steps=30)
+
+
+def made_up_run(config: RunConfig, out: Path, *, reason: str = "loss_nonfinite") -> None:
+    """A run directory of eight steps whose layer 0 loses its headroom at the last."""
+    info = {"params": 1000 + 10 * (config.arch == "normformer")}
+    writer = RunWriter(out / run_name(config), config, info)
+    steps = list(range(8))
+    nothing = [None] * len(steps)
+    writer.write(
+        "steps",
+        {
+            "step": steps,
+            "update": steps,
+            "lr": [config.lr(step) for step in steps],
+            "loss": [2.0] * len(steps),
+            "val_loss": nothing,
+            "loss_scale": nothing,
+            "skipped": [False] * len(steps),
+            "grad_norm": nothing,
+            "tokens": steps,
+            "seconds": [float(step) for step in steps],
+        },
+    )
+    if config.record.headroom:
+        rows = [(step, layer) for step in steps for layer in range(2)]
+        bits = [-math.inf if step == 7 and not layer else 9.0 - step for step, layer in rows]
+        writer.write(
+            "headroom",
+            {
+                "step": [step for step, _ in rows],
+                "site": [f"blocks.{layer}.attention.scores" for _, layer in rows],
+                "layer": [layer for _, layer in rows],
+                "op": ["scores"] * len(rows),
+                "direction": ["forward"] * len(rows),
+                "dtype": ["float16"] * len(rows),
+                "max_abs": [1.0] * len(rows),
+                "headroom_bits": bits,
+                "underflow_frac": [0.0] * len(rows),
+                "nonfinite": [0] * len(rows),
+            },
+        )
+    lr = 0.07 + 0.001 * config.seed + (0.01 + 0.001 * config.seed) * (config.arch == "normformer")
+    site = "blocks.0.attention.scores" if reason == "loss_nonfinite" else None
+    verdict = Verdict(reason=reason, step=7, lr=lr, first_overflow=site, lr_min_loss=0.03)
+    writer.finish("error" if reason == "error" else "finished", verdict)
+
+
+def made_up_table(configs: list[RunConfig], out: Path) -> pd.DataFrame:
+    """The `stability.csv` of made-up runs, as a study writes it."""
+    from gradlab.runs.reader import load
+
+    rows = []
+    for config in configs:
+        run = load(out / run_name(config))
+        assert run.verdict is not None
+        verdict = {**run.verdict.model_dump(), "censored": run.verdict.censored}
+        known = {"size": config.size, "arch": config.arch, "seed": config.seed}
+        known |= {"lr_step": config.schedule.lr_step, "params": run.info["params"]}
+        rows.append({name: {**verdict, **known}[name] for name in COLUMNS})
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(out / "stability.csv", index=False)
+    return read_stability(out)
+
+
+def study(out: Path, options: StabilityOptions = OPTIONS, **fields: str) -> list[RunConfig]:
+    configs = plan_stability(options)
+    for config in configs:
+        made_up_run(config, out, **fields)
+    return configs
+
+
+def test_the_tables_are_those_of_the_analyses(tmp_path: Path) -> None:
+    configs = study(tmp_path)
+    table = made_up_table(configs, tmp_path)
+    files = write_tables(table, tmp_path)
+    assert [file.name for file in files] == [
+        "summary.csv",
+        "differences.csv",
+        "first_overflows.csv",
+    ]
+    summary = pd.read_csv(files[0])
+    assert summary["lr_median"].tolist() == summarise_stability(table)["lr_median"].tolist()
+    differences = pd.read_csv(files[1])
+    assert differences["quantity"].tolist() == ["lr", "lr_min_loss", "lr_collapse"]
+    assert differences["ratio"][0] == pytest.approx(paired_differences(table)["ratio"][0])
+    assert pd.read_csv(files[2])["share"].tolist() == [1.0, 1.0]
+
+
+def test_the_figures_of_a_study(tmp_path: Path) -> None:
+    configs = study(tmp_path)
+    files = write_figures(made_up_table(configs, tmp_path), configs, tmp_path)
+    assert [file.name for file in files] == [
+        f"{name}.{form}"
+        for name in ("lr_at_break", "lr_against_pre-ln_ramp0.01", "headroom_nano_ramp0.01")
+        for form in ("png", "pdf")
+    ]
+    assert all(file.stat().st_size > 5000 for file in files)
+
+
+def test_a_study_of_one_architecture_has_no_differences(tmp_path: Path) -> None:
+    options = StabilityOptions(arch=["pre-ln"], lr_step=[1e-2], seeds=1, headroom=False)
+    configs = study(tmp_path, options)
+    files = write_figures(made_up_table(configs, tmp_path), configs, tmp_path)
+    assert [file.name for file in files] == ["lr_at_break.png", "lr_at_break.pdf"]
+
+
+def test_a_study_whose_runs_all_failed_has_no_figures(tmp_path: Path) -> None:
+    configs = study(tmp_path, reason="error")
+    assert write_figures(made_up_table(configs, tmp_path), configs, tmp_path) == []

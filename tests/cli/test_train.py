@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import gradlab
+from gradlab.cli.main import app
+from gradlab.training import loop
+
+SMALL = ["--n-layers", "1", "--width", "16", "--max-seq-len", "8", "--batch-size", "2"]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    file = tmp_path / "text.txt"
+    file.write_text("a rose is a rose is a rose. " * 40)
+    return str(file)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["train", "--device", "cpu", *SMALL, *arguments])
+
+
+def test_a_run_is_recorded_and_summed_up(tmp_path: Path, text: str) -> None:
+    out = tmp_path / "run"
+    result = invoke("--corpus", text, "--steps", "6", "--val-every", "3", "--out", str(out))
+    assert result.exit_code == 0, result.stderr
+    run = gradlab.load(out)
+    steps = run.table("steps")
+    assert len(steps) == 6
+    lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
+    assert "pre-ln, nano-d16, fp32, seed 0" in lines["run"]
+    assert "completed at step 5" in lines["end"]
+    assert f"{steps['loss'].mean():.4f}, mean of the last 6 steps" in lines["loss"]
+    validated = steps[steps["val_loss"].notna()].iloc[-1]
+    assert f"{validated['val_loss']:.4f} after step {validated['step']}" in lines["validation"]
+    headroom = run.table("headroom")
+    least = headroom.loc[headroom["headroom_bits"].idxmin()]
+    assert f"{least['headroom_bits']:.1f} bits at {least['site']}" in lines["least headroom"]
+    assert str(out) in lines["in"]
+    assert "step 1/6" in result.stderr
+
+
+def test_a_break_is_told_with_its_cause(tmp_path: Path, text: str) -> None:
+    result = invoke(
+        *("--corpus", text, "--steps", "40", "--schedule", "ramp", "--lr-step", "1000"),
+        *("--precision", "fp16", "--out", str(tmp_path / "run")),
+    )
+    assert result.exit_code == 0, result.stderr
+    verdict = gradlab.load(tmp_path / "run").verdict
+    assert verdict is not None
+    assert verdict.broke
+    assert f"destabilised ({verdict.reason}) at step {verdict.step}, LR {verdict.lr:.4g}" in (
+        result.stdout
+    )
+
+
+def test_a_run_can_be_repeated_from_its_folder(tmp_path: Path, text: str) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    assert invoke("--corpus", text, "--steps", "3", "--lr", "0.01", "--out", first).exit_code == 0
+    again = CliRunner().invoke(app, ["train", "--config", first, "--out", second])
+    assert again.exit_code == 0, again.stderr
+    assert gradlab.load(first).config == gradlab.load(second).config
+    losses = [gradlab.load(out).table("steps")["loss"].tolist() for out in (first, second)]
+    assert losses[0] == losses[1]
+
+
+def test_the_folder_is_named_after_the_run(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("--corpus", text, "--steps", "2", "--seed", "3").exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name == "nano-d16_pre-ln_constant0.001_seed3"
+
+
+def test_nothing_is_overwritten(tmp_path: Path, text: str) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "mine.txt").write_text("precious")
+    result = invoke("--corpus", text, "--steps", "2", "--out", str(out))
+    assert result.exit_code == 2
+    assert "is not empty" in result.stderr
+    assert (out / "mine.txt").read_text() == "precious"
+
+
+def test_ctrl_c_leaves_a_readable_run(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, taken = loop.training_step, 0
+
+    def interrupted(*arguments: object) -> object:
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            raise KeyboardInterrupt
+        return step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "training_step", interrupted)
+    out = tmp_path / "run"
+    result = invoke("--corpus", text, "--steps", "50", "--out", str(out))
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    assert "interrupted at step 2" in result.stdout
+    assert gradlab.load(out).table("steps")["step"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--device", "cuda:99"], "device 'cuda:99': "),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--corpus", "no/such/text.txt"], "no/such/text.txt"),
+        (["--arch", "deepnorm"], "is not built yet"),
+        (["--lr", "-1"], "lr = -1.0 should be greater than 0"),
+        (["--schedule", "warm"], "unknown schedule 'warm'"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    result = invoke("--out", str(tmp_path / "run"), *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert sentence in result.stderr
+    assert not (tmp_path / "run").exists()
