@@ -87,11 +87,12 @@ def duration(seconds: float) -> str:
 
 
 def headroom_text(news: "Progress") -> str:
-    """The least headroom of a step and its site."""
+    """The least headroom of a step and its site; an overflow where there is none left."""
     if news.least_headroom is None:
         return ""
-    bits = "none" if math.isinf(news.least_headroom) else f"{news.least_headroom:.1f} bits"
-    return f"{bits} at {news.tightest_site}"
+    if math.isinf(news.least_headroom):
+        return f"overflow at {news.tightest_site}"
+    return f"{news.least_headroom:.1f} bits at {news.tightest_site}"
 
 
 @contextmanager
@@ -133,7 +134,7 @@ def plain_lines(watch: Watch, console: Console) -> Callable[["RunUpdate"], None]
         if news := watch.last.get(update.name):
             words += [f"step {news.step + 1}/{news.steps}", f"lr {news.lr:.4g}"]
             words += [f"loss {news.loss:.3f}"]
-            words += [f"headroom {text}" for text in [headroom_text(news)] if text]
+            words += [text for text in [headroom_text(news)] if text]
         if running and news:
             words.append(f"at most {duration(run_seconds_left(news))} left")
         if update.message:
@@ -149,7 +150,7 @@ def _picture(watch: Watch, height: int) -> Group:
     over = [name for name, state in watch.states.items() if state != "running"]
     room = max(1, height - len(running) - 4)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("run", "step", "lr", "loss", "least headroom", "left, at most"):
+    for title in ("run", "step", "lr", "loss", "least headroom", ""):
         table.add_column(title, no_wrap=True, overflow="ellipsis")
     for name in [*over[-room:], *running]:
         table.add_row(*_row(watch, name))
@@ -170,7 +171,7 @@ def _row(watch: Watch, name: str) -> list[Text]:
     rate, loss = (f"{news.lr:.4g}", f"{news.loss:.3f}") if news else ("", "")
     headroom = headroom_text(news) if news else ""
     if state == "running":
-        end = duration(run_seconds_left(news)) if news else ""
+        end = f"at most {duration(run_seconds_left(news))} left" if news else ""
     else:
         end = watch.messages.get(name, state)
     return [Text(cell, style=style) for cell in (name, steps, rate, loss, headroom, end)]

@@ -14,6 +14,7 @@ from gradlab.cli.screen import output
 
 if TYPE_CHECKING:
     from gradlab.config import RunConfig
+    from gradlab.training.study import RunUpdate
 
 EXAMPLES = """\
 Examples:
@@ -46,17 +47,26 @@ def run_stability(options: StabilityOptions) -> None:
     jobs = check_jobs(options.jobs, resolve_device(options.device).type)
     check_corpus(configs)
     out = options.out or default_folder(configs)
+    reasons: dict[str, str] = {}
     try:
-        with watching(work(configs), Console(stderr=True)) as progress:
+        with watching(work(configs), Console(stderr=True)) as show:
+
+            def progress(update: "RunUpdate") -> None:
+                show(update)
+                if update.message:
+                    reasons[update.name] = update.message
+
             result = run_study(configs, out, jobs=jobs, resume=options.resume, progress=progress)
     except KeyboardInterrupt:
-        show_result(configs, out, figures=False)
+        if (out / "stability.csv").exists():
+            show_result(configs, out, figures=False)
         typer.echo(f"interrupted: go on with the same command, --out {out} and --resume.", err=True)
         raise typer.Exit(130) from None
     show_result(configs, out, figures=True)
     if result.failed:
-        names = ", ".join(result.failed)
-        typer.echo(f"error: {len(result.failed)} of {len(configs)} runs failed: {names}.", err=True)
+        typer.echo(f"error: {len(result.failed)} of {len(configs)} runs failed.", err=True)
+        for name in result.failed:
+            typer.echo(f"{name}: {reasons.get(name, 'no reason given')}", err=True)
         raise typer.Exit(1)
 
 

@@ -55,8 +55,7 @@ def test_plain_lines_of_a_run_come_seldom_but_its_end_always() -> None:
         "step 31/100",
     ]
     assert lines[0] == (
-        "a  step 1/100  lr 0  loss 2.500  headroom 4.2 bits at blocks.0.attention.scores  "
-        "at most 2 min left"
+        "a  step 1/100  lr 0  loss 2.500  4.2 bits at blocks.0.attention.scores  at most 2 min left"
     )
     assert lines[-2].startswith("b  step 8/100")
     assert lines[-1].startswith("b  failed (1 of 2)  step 8/100")
@@ -69,8 +68,8 @@ def test_plain_lines_without_headroom_and_with_overflow() -> None:
     report(RunUpdate("a", "running", news(1, least_headroom=None, tightest_site=None)))
     report(RunUpdate("b", "running", news(1, least_headroom=-math.inf, loss=math.nan)))
     first, second = text.getvalue().splitlines()
-    assert "headroom" not in first
-    assert "loss nan  headroom none at blocks.0.attention.scores" in second
+    assert "bits" not in first
+    assert "loss nan  overflow at blocks.0.attention.scores" in second
 
 
 def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

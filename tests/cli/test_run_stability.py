@@ -94,6 +94,8 @@ def fake_study(
         if not ends:
             raise KeyboardInterrupt
         names = tuple(study_module.run_name(config) for config in configs[rows:][:failed])
+        for name in names:
+            progress(study_module.RunUpdate(name, "failed", None, "the disk is full"))
         return study_module.StudyResult(out, out / "stability.csv", names)
 
     monkeypatch.setattr(study_module, "run_study", run_study)
@@ -105,7 +107,10 @@ def test_failed_runs_are_named_and_give_status_1(
     fake_study(monkeypatch, rows=8, failed=1)
     result = invoke("--corpus", text, "--out", str(tmp_path / "study"))
     assert result.exit_code == 1
-    assert "1 of 9 runs failed: nano-d16_normformer-resscale_ramp5e-05_seed2" in result.stderr
+    assert result.stderr.splitlines()[-2:] == [
+        "error: 1 of 9 runs failed.",
+        "nano-d16_normformer-resscale_ramp5e-05_seed2: the disk is full",
+    ]
     assert "normformer-resscale" in result.stdout
 
 
