@@ -27,7 +27,8 @@ def lr_against_baseline(
     Where figure 5 spans a decade between sizes, this shows the few per cent between architectures.
     A point is the geometric mean over the seeds that both have (`paired_differences`), its bar the
     interval, a faint point one seed. A hollow point is not distinguished from the baseline. Pairs
-    with a censored run are left out.
+    with a censored run are left out. The axis is as wide as the seeds need and three times that
+    for the intervals: those of two seeds can be wider still, and then run off it.
 
     Args:
         table: A stability table of one ramp.
@@ -43,13 +44,7 @@ def lr_against_baseline(
         baseline = architectures[0]
     if baseline is None or baseline not in architectures:
         raise GradlabError(unknown("baseline", baseline, architectures))
-    if table["lr_step"].nunique() > 1:
-        raise GradlabError("this figure compares runs of one ramp: choose one lr_step.")
-    first = table.assign(order=table["arch"] != baseline).sort_values("order", kind="stable")
-    differences = paired_differences(first, value)
-    differences = differences[(differences["baseline"] == baseline) & (differences["pairs"] > 0)]
-    if differences.empty:
-        raise GradlabError(f"no seed has {value} for both {baseline} and another architecture.")
+    differences = _differences_from(table, baseline, value)
     params = table.drop_duplicates(["size", "arch"]).set_index(["size", "arch"])["params"]
     others = [arch for arch in architectures if arch != baseline]
     style = looks(architectures)
@@ -58,6 +53,7 @@ def lr_against_baseline(
     with paper_style():
         aside = set_parameter_axis(ax, table, others, gap=0.03)
         ax.axhline(1, color=style[baseline].color, linewidth=0.8, zorder=1)
+        largest = 0.01
         for arch in others:
             rows = differences[differences["arch"] == arch]
             x = np.array([float(params[size, arch]) for size in rows["size"]]) * aside[arch]
@@ -65,7 +61,9 @@ def lr_against_baseline(
             for place, size in zip(x, rows["size"], strict=True):
                 ratios = seeds[seeds["size"] == size]["ratio"]
                 _draw_seeds(ax, place, ratios, style[arch])
+                largest = max(largest, float((ratios - 1).abs().max()))
             _draw_means(ax, x, rows, style[arch])
+        _set_ratio_axis(ax, differences, largest)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _percent(ratio)))
         ax.set_ylabel(f"{_LABELS[value]} against {style[baseline].label}")
         handles = [_mark(style[arch]) for arch in others]
@@ -73,6 +71,28 @@ def lr_against_baseline(
             handles.append(_mark(Look("not distinguished", "0.4", "o"), hollow=True))
         legend_above(ax, handles)
     return ax
+
+
+def _differences_from(table: pd.DataFrame, baseline: str, value: str) -> pd.DataFrame:
+    """The rows of `paired_differences` that compare with the baseline and have a pair."""
+    if table["lr_step"].nunique() > 1:
+        raise GradlabError("this figure compares runs of one ramp: choose one lr_step.")
+    first = table.assign(order=table["arch"] != baseline).sort_values("order", kind="stable")
+    found = paired_differences(first, value)
+    found = found[(found["baseline"] == baseline) & (found["pairs"] > 0)]
+    if found.empty:
+        raise GradlabError(f"no seed has {value} for both {baseline} and another architecture.")
+    return found
+
+
+def _set_ratio_axis(ax: Axes, differences: pd.DataFrame, largest: float) -> None:
+    """Limits around 1 where the seeds' ratios differ from it by up to `largest`."""
+    low, high = differences["low"].min(), differences["high"].max()  # NaN for single pairs
+    room = 3 * largest
+    bottom = np.fmax(1 - room, np.fmin(low, 1 - 1.2 * largest))
+    top = np.fmin(1 + room, np.fmax(high, 1 + 1.2 * largest))
+    edge = 0.05 * (top - bottom)
+    ax.set_ylim(bottom - edge, top + edge)
 
 
 def _percent(ratio: float) -> str:

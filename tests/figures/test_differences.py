@@ -43,6 +43,24 @@ def test_every_seed_and_every_interval_is_drawn() -> None:
     assert all(low < ratio < high for (low, high), ratio in zip(spans, (0.8, 1.0), strict=True))
 
 
+def test_all_seeds_are_on_the_axis_and_two_seeds_do_not_stretch_it() -> None:
+    table = study()
+    two = table[table["seed"] < 2]
+    for some in (table, two, table[table["seed"] < 1]):
+        ax = lr_against_baseline(some)
+        low, high = ax.get_ylim()
+        seeds = [y for line in ax.lines if line.get_alpha() for y in line.get_ydata()]
+        assert low < min(seeds)
+        assert max(seeds) < high
+        assert high - low < 8 * max(abs(seed - 1) for seed in seeds)
+
+
+def test_equal_runs_have_an_axis_too() -> None:
+    table = study().assign(lr=0.1)
+    low, high = lr_against_baseline(table).get_ylim()
+    assert low < 1 < high
+
+
 def test_the_baseline_may_be_any_architecture() -> None:
     ax = lr_against_baseline(study(), baseline="normformer")
     faint = [line for line in ax.lines if line.get_alpha() is not None]
