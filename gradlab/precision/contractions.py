@@ -36,6 +36,7 @@ WIDENED = (
     "aten::dot",
     "aten::vdot",
     "aten::_addmm_activation",
+    "aten::_compute_linear_combination",
     "aten::_trilinear",
     "aten::conv_tbc",
     "aten::convolution",
@@ -79,7 +80,7 @@ REFUSED = (
 """Kernels that multiply FP16 operands in loops of their own, and are not emulated."""
 
 _ADVICE = {
-    "aten::mkldnn_rnn_layer": "switch it off with torch.backends.mkldnn.flags(enabled=False)",
+    "aten::mkldnn_rnn_layer": "set torch.backends.mkldnn.enabled = False",
 }
 
 _LOGSUMEXP = {"aten::_scaled_dot_product_flash_attention_for_cpu": 1}

@@ -21,7 +21,8 @@ class MasterWeights:
     Nothing here reads a value on the host.
 
     Attributes:
-        parameters: fp32 parameters, in the order of `model.parameters()`, a tied one once.
+        parameters: fp32 parameters, one for each of `model.parameters()` that requires a
+            gradient, in their order, a tied one once.
         keep: Whether the masters outlive the step unrounded.
     """
 

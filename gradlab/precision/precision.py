@@ -95,19 +95,26 @@ def resolve(config: PrecisionConfig, device: torch.device) -> Precision:
     )
 
 
+_CUDA_FLAGS = (
+    "allow_fp16_accumulation",
+    "allow_fp16_reduced_precision_reduction",
+    "allow_bf16_reduced_precision_reduction",
+)
+
+
 @contextmanager
 def _cuda_sums_in_fp32() -> Iterator[None]:
-    """Split-K reductions and accumulators of half products in fp32."""
+    """Accumulators and split-K reductions of half products in fp32, on every CUDA device."""
     matmul = torch.backends.cuda.matmul
-    names = (
-        "allow_fp16_reduced_precision_reduction",
-        "allow_bf16_reduced_precision_reduction",
-        "allow_fp16_accumulation",
-    )
-    found = {name: getattr(matmul, name) for name in names}
+
+    def setting(name: str, allowed: bool) -> bool | tuple[bool, bool]:
+        # A reduction's second flag, whether K may be split at all, is reset if it is left out.
+        return allowed if getattr(matmul, f"{name}_split_k", True) else (allowed, False)
+
+    found = {name: setting(name, getattr(matmul, name)) for name in _CUDA_FLAGS}
     try:
-        for name in names:
-            setattr(matmul, name, False)
+        for name in _CUDA_FLAGS:
+            setattr(matmul, name, setting(name, False))
         yield
     finally:
         for name, value in found.items():

@@ -20,11 +20,11 @@ _TILE = 2**18
 _BUFFER = 2**20
 """Elements that a buffer holds; an operand that cannot be cut to this gets memory of its own."""
 
-_LEFT, _RIGHT, _SUMS = range(3)
+_LEFT, _RIGHT, _SUMS, _ADDEND = range(4)
 
 
 class _Scratch(threading.local):
-    """A thread's three buffers, and the views of them that were asked for.
+    """A thread's four buffers, and the views of them that were asked for.
 
     A view costs three calls into torch, about as much as a small product itself: at `nano` each
     step asks for the same fifteen, a thousand times. They are forgotten before they become many.
@@ -49,7 +49,7 @@ class _Scratch(threading.local):
         with torch.inference_mode(mode=False):
             if not self.buffers:
                 self.buffers = [
-                    torch.empty(_BUFFER, dtype=torch.float32, device="cpu") for _ in range(3)
+                    torch.empty(_BUFFER, dtype=torch.float32, device="cpu") for _ in range(4)
                 ]
             flat = self.buffers[slot][: shape.numel()]
             if not transposed:
@@ -64,7 +64,8 @@ def _widened(slot: int, operand: Tensor) -> Tensor:
     """The operand in fp32, in the buffer of its slot; valid until the slot is asked for again."""
     if operand.numel() > _BUFFER:
         return operand.float()
-    view = _scratch.view(slot, operand.shape, operand.stride(-1) != 1)
+    columns = operand.dim() > 1 and operand.stride(-2) == 1 and operand.stride(-1) != 1
+    view = _scratch.view(slot, operand.shape, columns)
     return view.copy_(operand)
 
 
@@ -94,7 +95,7 @@ def matrix_product(
     m, k = left.shape
     n = right.shape[1]
     result = torch.empty((m, n), dtype=torch.float16, device="cpu")
-    addend = None if bias is None else bias.float()
+    addend = None if bias is None else _widened(_ADDEND, bias)
 
     def multiply(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
         out = _sums(a.shape[0], b.shape[1])

@@ -1,0 +1,82 @@
+"""What emulating FP16 costs: a training step in each FP16 mode over the same step in fp32.
+
+    python benchmarks/emulation.py
+
+The steps of the modes are interleaved in one process on one thread, so that what else the machine
+does falls on all of them alike; the medians are compared.
+"""
+
+import argparse
+from collections.abc import Callable
+from statistics import median
+from time import process_time
+
+import torch
+
+from gradlab import build_model, model_config
+from gradlab.config import PrecisionConfig
+from gradlab.models.loss import next_token_loss
+from gradlab.precision.master_weights import MasterWeights
+from gradlab.precision.precision import resolve
+
+CASES = (("nano", 8), ("nano", 16), ("micro", 8), ("micro", 16))
+MODES = ("fp32", "fp16", "fp16-pure")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each mode")
+    parser.add_argument("--arch", default="pre-ln", help="architecture")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {options.arch}, 1 thread, medians of {options.steps} steps")
+    print(f"{'':16}{'fp32 ms':>10}" + "".join(f"{mode:>12}" for mode in MODES[1:]))
+    for size, batch in CASES:
+        steps = {mode: training_step(options.arch, size, batch, mode) for mode in MODES}
+        times = interleaved(steps, options.steps)
+        ratios = "".join(f"{times[mode] / times['fp32']:12.2f}" for mode in MODES[1:])
+        print(f"{size:8}batch {batch:<2}{times['fp32'] * 1e3:10.1f}{ratios}", flush=True)
+
+
+def training_step(arch: str, size: str, batch: int, mode: str) -> Callable[[], None]:
+    """One step on random tokens: forward, backward, unscale, fused AdamW."""
+    config = model_config(arch, size)
+    precision = resolve(PrecisionConfig(name=mode), torch.device("cpu"))
+    model = build_model(config, dtype=precision.weight_dtype, seed=0)
+    masters = MasterWeights(model) if precision.weight_dtype is torch.float16 else None
+    trained = masters.parameters if masters else list(model.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    scaler = precision.grad_scaler()
+    tokens = torch.randint(config.vocab_size, (batch, config.max_seq_len + 1))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def step() -> None:
+        model.zero_grad()
+        with precision.arithmetic():
+            with precision.autocast():
+                logits = model(inputs)
+            scaler.scale(next_token_loss(logits, targets)).backward()
+        if masters:
+            masters.take_gradients()
+        scaler.step(optimizer)
+        scaler.update()
+        if masters:
+            masters.write_back()
+
+    return step
+
+
+def interleaved(steps: dict[str, Callable[[], None]], count: int) -> dict[str, float]:
+    """Median CPU seconds of each step, the steps taking turns, after three unmeasured rounds."""
+    times: dict[str, list[float]] = {mode: [] for mode in steps}
+    for turn in range(count + 3):
+        for mode, step in steps.items():
+            start = process_time()
+            step()
+            if turn >= 3:
+                times[mode].append(process_time() - start)
+    return {mode: median(taken) for mode, taken in times.items()}
+
+
+if __name__ == "__main__":
+    main()
