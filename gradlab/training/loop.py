@@ -106,7 +106,7 @@ def _run_steps(
             if recording.unwritten >= config.record.window:
                 recording.flush()
             check_interrupt()
-    recording.flush(broke=broke)
+    recording.flush_all(broke=broke)
 
 
 def _save_what_there_is(
@@ -119,7 +119,7 @@ def _save_what_there_is(
     """
     try:
         recording.look()
-        recording.flush()
+        recording.flush_all(broke=False)
         writer.finish(reason, recording.verdict(reason), error=str(error) or repr(error))
     except Exception as second:
         error.add_note(f"The run could not be closed either: {second}")

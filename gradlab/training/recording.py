@@ -73,12 +73,17 @@ class Recording:
                 return True
         return False
 
-    def flush(self, *, broke: bool = False) -> None:
-        """Write the rows of the steps looked at; every step's headroom if the run broke here."""
-        self._add_headroom(every_step=broke)
-        rows, self._rows = self._rows, {}
-        for table, columns in rows.items():
-            self.writer.write(table, columns)
+    def flush(self) -> None:
+        """Write the rows of the steps looked at; a window's headroom is held back.
+
+        Whether a step stands before a break, where every step's headroom is of interest, shows
+        only later.
+        """
+        self._write(headroom_until=self._looked - self.config.record.window, every_step=False)
+
+    def flush_all(self, *, broke: bool) -> None:
+        """Write what is left; the last window's headroom at every step if the run broke."""
+        self._write(headroom_until=self._looked, every_step=broke)
 
     @property
     def unwritten(self) -> int:
@@ -151,29 +156,35 @@ class Recording:
                 skipped=skipped,
             )
 
-    def _add_headroom(self, *, every_step: bool) -> None:
-        for sites in self._site_steps:
-            if not (sites.sampled or every_step):
-                continue
-            for index, place in enumerate(sites.places):
-                layer, op = role(place.site)
-                counts = sites.details.get(index)
-                finite = sites.finite(index)
-                max_abs = sites.max_abs(index)
-                self._add(
-                    "headroom",
-                    step=sites.step,
-                    site=place.site,
-                    layer=layer,
-                    op=op,
-                    direction=place.direction,
-                    dtype=str(place.dtype).removeprefix("torch."),
-                    max_abs=max_abs,
-                    headroom_bits=headroom_bits(max_abs, nonfinite=not finite),
-                    underflow_frac=counts.subnormal / max(1, counts.nonzero) if counts else None,
-                    nonfinite=0 if finite or not counts else counts.infinite + counts.nan,
-                )
-        self._site_steps = []
+    def _write(self, *, headroom_until: int, every_step: bool) -> None:
+        due = [sites for sites in self._site_steps if sites.step < headroom_until]
+        self._site_steps = self._site_steps[len(due) :]
+        for sites in due:
+            if sites.sampled or every_step:
+                self._add_headroom(sites)
+        rows, self._rows = self._rows, {}
+        for table, columns in rows.items():
+            self.writer.write(table, columns)
+
+    def _add_headroom(self, sites: SiteStep) -> None:
+        for index, place in enumerate(sites.places):
+            layer, op = role(place.site)
+            counts = sites.details.get(index)
+            finite = sites.finite(index)
+            max_abs = sites.max_abs(index)
+            self._add(
+                "headroom",
+                step=sites.step,
+                site=place.site,
+                layer=layer,
+                op=op,
+                direction=place.direction,
+                dtype=str(place.dtype).removeprefix("torch."),
+                max_abs=max_abs,
+                headroom_bits=headroom_bits(max_abs, nonfinite=not finite),
+                underflow_frac=counts.subnormal / max(1, counts.nonzero) if counts else None,
+                nonfinite=0 if finite or not counts else counts.infinite + counts.nan,
+            )
 
 
 def _tightest(sites: SiteStep | None) -> tuple[float | None, str | None]:

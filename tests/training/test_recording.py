@@ -39,9 +39,10 @@ def record(config: RunConfig, look_every: int) -> tuple[Run, Recording, bool]:
         recording.keep(result, torch.tensor(1.25) if step == 4 else None)
         if (step + 1) % look_every == 0 or step + 1 == len(STEPS):
             broke = recording.look()
-            recording.flush(broke=broke)
+            recording.flush()
             if broke:
                 break
+    recording.flush_all(broke=broke)
     return writer.run(), recording, broke
 
 
