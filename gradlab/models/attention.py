@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gradlab.config import ModelConfig
 from gradlab.models.linear import Linear
 from gradlab.models.norms import make_norm
-from gradlab.models.numerics import at_least_fp32, optional
+from gradlab.models.numerics import at_least_fp32, cast, optional
 
 
 def _scale(q: Tensor) -> float:
@@ -46,7 +46,7 @@ class CausalSoftmax(nn.Module):
         """(B, H, T, T) scores → (B, H, T, T) probabilities in `dtype`."""
         length = scores.shape[-1]
         visible = scores.masked_fill(self.mask[:length, :length], -torch.inf)
-        return F.softmax(visible, dim=-1, dtype=at_least_fp32(dtype)).to(dtype)
+        return cast(F.softmax(visible, dim=-1, dtype=at_least_fp32(dtype)), dtype)
 
     def _later_places(self, device: torch.device) -> Tensor:
         shape = (self.max_seq_len, self.max_seq_len)

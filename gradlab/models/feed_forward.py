@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from gradlab.config import ModelConfig
 from gradlab.models.linear import Linear
 from gradlab.models.norms import make_norm
-from gradlab.models.numerics import at_least_fp32, optional
+from gradlab.models.numerics import at_least_fp32, cast, optional
 
 
 class Gelu(nn.Module):
@@ -15,7 +15,7 @@ class Gelu(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(..., d_ff) → the same, computed in fp32 or wider and returned in `dtype`."""
-        return F.gelu(x.to(at_least_fp32(dtype))).to(dtype)
+        return cast(F.gelu(cast(x, at_least_fp32(dtype))), dtype)
 
 
 class ReluSquared(nn.Module):
@@ -23,7 +23,7 @@ class ReluSquared(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(..., d_ff) → the same, computed in fp32 or wider and returned in `dtype`."""
-        return F.relu(x.to(at_least_fp32(dtype))).square().to(dtype)
+        return cast(F.relu(cast(x, at_least_fp32(dtype))).square(), dtype)
 
 
 class GeGlu(nn.Module):
@@ -31,8 +31,8 @@ class GeGlu(nn.Module):
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(..., 2·d_ff) → (..., d_ff), computed in fp32 or wider and returned in `dtype`."""
-        gate, value = x.to(at_least_fp32(dtype)).chunk(2, dim=-1)
-        return (F.gelu(gate) * value).to(dtype)
+        gate, value = cast(x, at_least_fp32(dtype)).chunk(2, dim=-1)
+        return cast(F.gelu(gate) * value, dtype)
 
 
 _ACTIVATIONS = {"gelu": Gelu, "relu2": ReluSquared, "geglu": GeGlu}

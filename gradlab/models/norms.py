@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlab.config import NormKind
-from gradlab.models.numerics import at_least_fp32
+from gradlab.models.numerics import at_least_fp32, cast
 
 EPS = 1e-5
 """fairseq's LayerNorm epsilon."""
@@ -30,8 +30,8 @@ class LayerNorm(nn.Module):
         """(..., d) → (..., d), in the weights' dtype."""
         weight = self.weight
         wide = at_least_fp32(weight.dtype)
-        y = F.layer_norm(x.to(wide), weight.shape, weight.to(wide), self.bias.to(wide), EPS)
-        return y.to(weight.dtype)
+        gamma, beta = cast(weight, wide), cast(self.bias, wide)
+        return cast(F.layer_norm(cast(x, wide), weight.shape, gamma, beta, EPS), weight.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -48,7 +48,8 @@ class RMSNorm(nn.Module):
         """(..., d) → (..., d), in the weights' dtype."""
         weight = self.weight
         wide = at_least_fp32(weight.dtype)
-        return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), EPS).to(weight.dtype)
+        y = F.rms_norm(cast(x, wide), weight.shape, cast(weight, wide), EPS)
+        return cast(y, weight.dtype)
 
 
 def make_norm(kind: NormKind, d: int) -> LayerNorm | RMSNorm:

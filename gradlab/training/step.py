@@ -29,9 +29,9 @@ class Learner:
     clip_norm: float | None
 
     @property
-    def trained(self) -> Sequence[Tensor]:
+    def trained(self) -> list[Tensor]:
         """The parameters that the optimizer holds: the model's, or their fp32 copies."""
-        return self.masters.parameters if self.masters else list(self.model.parameters())
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ def training_step(learner: Learner, batches: Sequence[MicroBatch], lr: float) ->
     optimizer, scaler, masters = learner.optimizer, learner.scaler, learner.masters
     for group in optimizer.param_groups:
         group["lr"] = lr
-    learner.model.zero_grad(set_to_none=True)
+    if masters:
+        learner.model.zero_grad()
+    else:
+        optimizer.zero_grad()  # the same, without a walk through the modules
     losses = []
     with learner.precision.arithmetic():
         for inputs, targets in batches:
@@ -103,7 +106,7 @@ def training_step(learner: Learner, batches: Sequence[MicroBatch], lr: float) ->
     if masters:
         masters.take_gradients()
     scaler.unscale_(optimizer)
-    gradients = [p.grad for p in learner.trained if p.grad is not None]
+    gradients = [g for p in learner.trained if (g := p.grad) is not None]
     grad_norm = total_norm(gradients)
     if learner.clip_norm is not None:
         clip_by_norm(gradients, grad_norm, learner.clip_norm)

@@ -1,0 +1,217 @@
+"""What gradlab's training costs over the same model and step written plainly in PyTorch.
+
+    python benchmarks/training_step.py --steps 100
+
+Four contestants start at the same weights and take turns on the same batches, on one thread:
+
+    plain   the model and the step below
+    model   gradlab's model, the step below
+    step    gradlab's model and `training_step`
+    loop    that, and what the built-in loop does around it with headroom off
+
+A ratio is the median, over steps, of two contestants' processor time at the same step. `model` is
+over `plain`: what it costs that each operation is a module which a hook can reach. `step` and
+`loop` are over `model`, and `all` is `loop` over `plain`. FP16 products are emulated in each. The
+plain step has no gradient norm, gradlab's always has.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.data.batches import Batch, train_batch
+from gradlab.data.corpus import load_corpus
+from gradlab.data.entropy import unigram_entropy
+from gradlab.models.positions import sinusoidal_table
+from gradlab.models.presets import model_config
+from gradlab.precision.emulation import emulated_fp16
+from gradlab.runs.memory import MemoryWriter
+from gradlab.training.recording import Recording
+from gradlab.training.stability import StabilityMonitor
+from gradlab.training.step import make_learner, training_step
+
+LR = 1e-3
+WARM_UP = 5
+Step = Callable[[Batch], Tensor]
+"""Trains on a batch and gives its loss."""
+
+
+class PlainAttention(nn.Module):
+    def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model) for _ in range(4))
+        later = torch.ones(max_seq_len, max_seq_len, dtype=torch.bool).triu(1)
+        self.register_buffer("later", later, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, d_model = x.shape
+        q, k, v = (
+            project(x).view(batch, length, self.n_heads, -1).transpose(1, 2)
+            for project in (self.q, self.k, self.v)
+        )
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        scores = scores.masked_fill(self.later[:length, :length], -torch.inf)
+        heads = F.softmax(scores, dim=-1, dtype=torch.float32) @ v
+        return self.out(heads.transpose(1, 2).reshape(batch, length, d_model))
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, d_model: int, n_heads: int, d_ff: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.attn_norm = nn.LayerNorm(d_model)
+        self.attention = PlainAttention(d_model, n_heads, max_seq_len)
+        self.ffn_norm = nn.LayerNorm(d_model)
+        self.feed_forward = nn.ModuleDict(
+            {"fc1": nn.Linear(d_model, d_ff), "fc2": nn.Linear(d_ff, d_model)}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attn_norm(x))
+        hidden = F.gelu(self.feed_forward["fc1"](self.ffn_norm(x)).float())
+        return x + self.feed_forward["fc2"](hidden)
+
+
+class PlainTransformer(nn.Module):
+    """Pre-LN and nothing else, as one would write it for one use; gradlab's parameter names."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        m = config.model
+        self.embed = nn.Embedding(m.vocab_size, m.d_model)
+        table = sinusoidal_table(m.max_seq_len, m.d_model).float()
+        self.register_buffer("table", table, persistent=False)
+        self.blocks = nn.ModuleList(
+            PlainBlock(m.d_model, m.n_heads, m.d_ff, m.max_seq_len) for _ in range(m.n_layers)
+        )
+        self.final_norm = nn.LayerNorm(m.d_model)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed.embedding_dim**0.5 * self.embed(tokens) + self.table[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return F.linear(self.final_norm(x), self.embed.weight)
+
+
+def plain_step(model: nn.Module, config: RunConfig) -> Step:
+    o = config.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(), LR, (o.beta1, o.beta2), o.eps, o.weight_decay, fused=True
+    )
+    scaler = torch.amp.GradScaler("cpu")
+
+    def fp32(batch: Batch) -> Tensor:
+        inputs, targets = batch
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def fp16(batch: Batch) -> Tensor:
+        inputs, targets = batch
+        optimizer.zero_grad()
+        with emulated_fp16():
+            with torch.autocast("cpu", torch.float16):
+                logits = model(inputs)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    return fp32 if config.precision.name == "fp32" else fp16
+
+
+def contestants(config: RunConfig, entropy: float) -> dict[str, Step]:
+    device = torch.device("cpu")
+    hooked, stepping, looping = (make_learner(config, device) for _ in range(3))
+    plain = PlainTransformer(config)
+    plain.load_state_dict(hooked.model.state_dict())
+    monitor = StabilityMonitor(config.stability, entropy)
+    recording = Recording(config, MemoryWriter(config, {}), None, monitor)
+
+    def step(batch: Batch) -> Tensor:
+        return training_step(stepping, [batch], LR).loss
+
+    def loop(batch: Batch) -> Tensor:
+        result = training_step(looping, [batch], LR)
+        recording.keep(result)
+        recording.look()
+        if recording.unwritten >= config.record.window:
+            recording.flush()
+        return result.loss
+
+    return {
+        "plain": plain_step(plain, config),
+        "model": plain_step(hooked.model, config),
+        "step": step,
+        "loop": loop,
+    }
+
+
+def measure(size: str, precision: str, steps: int) -> dict[str, list[float]]:
+    """Processor seconds of each contestant at each step."""
+    config = RunConfig(
+        arch="pre-ln",
+        size=size,
+        model=model_config("pre-ln", size),
+        schedule=ScheduleConfig(lr=LR),
+        steps=WARM_UP + steps,
+        precision=PrecisionConfig(name=precision),
+        record=RecordConfig(headroom=False),
+    )
+    length = config.model.max_seq_len
+    tokens = load_corpus(config.data, seq_len=length).train
+    runners = contestants(config, unigram_entropy(tokens))
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    shuffle = random.Random(0)
+    for step in range(config.steps):
+        batch = train_batch(tokens, seed=0, step=step, batch_size=config.batch_size, seq_len=length)
+        losses = {}
+        for name in shuffle.sample(list(runners), len(runners)):
+            began = time.process_time()
+            losses[name] = runners[name](batch)
+            seconds[name].append(time.process_time() - began)
+        if step < WARM_UP:
+            for name in runners:
+                torch.testing.assert_close(losses[name], losses["plain"], rtol=1e-3, atol=0.0)
+    return {name: values[WARM_UP:] for name, values in seconds.items()}
+
+
+def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
+    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", nargs="+", default=["nano", "micro"], metavar="NAME")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "fp16"], metavar="NAME")
+    parser.add_argument("--steps", type=int, default=100, help="timed steps of each contestant")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("size   precision  plain step     model   step   loop    all")
+    for size in options.size:
+        for precision in options.precision:
+            seconds = measure(size, precision, options.steps)
+            milliseconds = 1000 * statistics.median(seconds["plain"])
+            model = ratio(seconds, "model", "plain")
+            step = ratio(seconds, "step", "model")
+            loop = ratio(seconds, "loop", "model")
+            everything = ratio(seconds, "loop", "plain")
+            print(
+                f"{size:6} {precision:9} {milliseconds:8.1f} ms     "
+                f"{model:.3f}  {step:.3f}  {loop:.3f}  {everything:.3f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
