@@ -46,7 +46,7 @@ def names(model: Transformer) -> set[str]:
     return {name for name, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize(("fields", "expected"), ADDS, ids=str)
+@pytest.mark.parametrize(("fields", "expected"), ADDS, ids=[str(fields) for fields, _ in ADDS])
 def test_each_switch_brings_its_own_parameters_and_no_others(
     make: Make, fields: dict[str, Any], expected: set[str]
 ) -> None:

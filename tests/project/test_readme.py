@@ -5,7 +5,8 @@ Commands are parsed, not run: an option that was renamed fails here.
 
 import re
 import shlex
-from itertools import dropwhile
+import subprocess
+from itertools import dropwhile, groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ def commands(text: str) -> list[list[str]]:
         if language == "console":
             lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         for line in lines:
-            for part in re.split(r"&&|;|\|", line):
-                words = shlex.split(part, comments=True)
-                # NAME=value before a command is its environment.
-                words = list(dropwhile(lambda word: re.match(r"\w+=", word), words))
-                if words:
-                    found.append(words)
+            lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
+            lexer.whitespace_split = True
+            for separator, words in groupby(lexer, lambda word: set(word) <= set("&;|")):
+                if not separator:
+                    # NAME=value before a command is its environment.
+                    found.append(list(dropwhile(re.compile(r"\w+=").match, words)))
     return found
 
 
@@ -66,8 +67,8 @@ def test_commands_are_found() -> None:
 ```console
 $ make stability   # a comment
 installing …
-$ gradlab train --arch pre-ln \\
-    --size nano && gradlab sizes
+$ gradlab train --corpus hf:a \\
+    --size nano && gradlab sizes; pip install 'a; b'
 ```
 ```python
 gradlab = 1
@@ -78,8 +79,9 @@ OMP_NUM_THREADS=1 .venv/bin/gradlab sizes
 """
     assert commands(text) == [
         ["make", "stability"],
-        ["gradlab", "train", "--arch", "pre-ln", "--size", "nano"],
+        ["gradlab", "train", "--corpus", "hf:a", "--size", "nano"],
         ["gradlab", "sizes"],
+        ["pip", "install", "a; b"],
         [".venv/bin/gradlab", "sizes"],
     ]
 
@@ -112,6 +114,15 @@ def test_python_blocks_compile(document: Path) -> None:
     for language, content in blocks(document.read_text()):
         if language == "python":
             compile(content, str(document), "exec")
+
+
+def test_make_stability_parses() -> None:
+    dry = subprocess.run(
+        ["make", "--dry-run", "stability"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    *_, words = commands(f"```sh\n{dry.stdout}```")
+    assert words[0].endswith("gradlab")
+    parse(words)
 
 
 def test_the_readme_gives_the_two_commands() -> None:
