@@ -34,8 +34,15 @@ def main() -> None:
     for size, batch in CASES:
         steps = {mode: training_step(options.arch, size, batch, mode) for mode in MODES}
         times = interleaved(steps, options.steps)
-        ratios = "".join(f"{times[mode] / times['fp32']:12.2f}" for mode in MODES[1:])
-        print(f"{size:8}batch {batch:<2}{times['fp32'] * 1e3:10.1f}{ratios}", flush=True)
+        ratios = (
+            median(t / base for t, base in zip(times[mode], times["fp32"], strict=True))
+            for mode in MODES[1:]
+        )
+        print(
+            f"{size:8}batch {batch:<2}{median(times['fp32']) * 1e3:10.1f}"
+            + "".join(f"{ratio:12.2f}" for ratio in ratios),
+            flush=True,
+        )
 
 
 def training_step(arch: str, size: str, batch: int, mode: str) -> Callable[[], None]:
@@ -66,8 +73,8 @@ def training_step(arch: str, size: str, batch: int, mode: str) -> Callable[[], N
     return step
 
 
-def interleaved(steps: dict[str, Callable[[], None]], count: int) -> dict[str, float]:
-    """Median CPU seconds of each step, the steps taking turns, after three unmeasured rounds."""
+def interleaved(steps: dict[str, Callable[[], None]], count: int) -> dict[str, list[float]]:
+    """CPU seconds of each step, the steps taking turns, after three rounds that are not counted."""
     times: dict[str, list[float]] = {mode: [] for mode in steps}
     for turn in range(count + 3):
         for mode, step in steps.items():
@@ -75,7 +82,7 @@ def interleaved(steps: dict[str, Callable[[], None]], count: int) -> dict[str, f
             step()
             if turn >= 3:
                 times[mode].append(process_time() - start)
-    return {mode: median(taken) for mode, taken in times.items()}
+    return times
 
 
 if __name__ == "__main__":

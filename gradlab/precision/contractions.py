@@ -19,6 +19,7 @@ _BELOW = torch._C._dispatch_keyset_full_after(_KEY.BackendSelect)
 """The dispatch keys after BackendSelect: where a call goes on that an emulation leaves alone."""
 
 _CPU = torch._C.DispatchKeySet(_KEY.CPU)
+_BELOW_BITS, _CPU_BITS = _BELOW.raw_repr(), _CPU.raw_repr()
 _AUTOCAST = torch._C.DispatchKeySet(_KEY.AutocastCPU)
 
 WIDENED = (
@@ -121,7 +122,13 @@ def _mm(keyset: Any, left: Tensor, right: Tensor) -> Any:
 
 
 def _addmm(keyset: Any, bias: Tensor, left: Tensor, right: Tensor, **factors: Any) -> Any:
-    if _multiplies(keyset, left, right, 2) and bias.dtype is torch.float16:
+    if (
+        _multiplies(keyset, left, right, 2)
+        and bias.dtype is torch.float16
+        and (
+            bias.shape == right.shape[1:] or _broadcasts(bias, left.shape[0], right.shape[1])
+        )
+    ):
         return matrix_product(left, right, bias, **factors)
     return _as_torch_does(torch.ops.aten.addmm.default, keyset, bias, left, right, **factors)
 
@@ -132,12 +139,18 @@ def _bmm(keyset: Any, left: Tensor, right: Tensor) -> Any:
     return _as_torch_does(torch.ops.aten.bmm.default, keyset, left, right)
 
 
+def _broadcasts(bias: Tensor, m: int, n: int) -> bool:
+    """Whether a bias can be added to an (m, n) matrix; what is wrong else, torch says."""
+    sizes = bias.shape[::-1]
+    return len(sizes) <= 2 and all(a in (1, b) for a, b in zip(sizes, (n, m), strict=False))
+
+
 def _multiplies(keyset: Any, left: Tensor, right: Tensor, dims: int) -> bool:
     """Whether these are dense fp16 CPU matrices that fit; what is wrong else, torch says."""
     return (
         left.dtype is torch.float16
         and right.dtype is torch.float16
-        and keyset & _BELOW == _CPU
+        and keyset.raw_repr() & _BELOW_BITS == _CPU_BITS  # dense, by a third of the time
         and left.dim() == dims
         and right.dim() == dims
         and left.shape[-1] == right.shape[-2]
@@ -166,7 +179,7 @@ def _widening(op: OpOverload) -> Kernel:
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         floating = [t for t in _tensors((args, kwargs)) if t.is_floating_point()]
         if (
-            keyset & _BELOW != _CPU
+            keyset & _BELOW != _CPU  # sparse, nested, or on several devices
             or not _fp16(floating)
             or not (mixes_dtypes or all(t.dtype is torch.float16 for t in floating))
         ):

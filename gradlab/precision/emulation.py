@@ -66,19 +66,27 @@ def _enter() -> None:
         )
     with _lock:
         if not _open:
-            for op, kernel in kernels():
-                namespace = op.namespace
-                if namespace not in _libraries:
-                    _libraries[namespace] = torch.library.Library(namespace, "IMPL")
-                _libraries[namespace].impl(op, kernel, "BackendSelect", with_keyset=True)
+            try:
+                for op, kernel in kernels():
+                    namespace = op.namespace
+                    if namespace not in _libraries:
+                        _libraries[namespace] = torch.library.Library(namespace, "IMPL")
+                    _libraries[namespace].impl(op, kernel, "BackendSelect", with_keyset=True)
+            except BaseException:  # Ctrl-C half-way through
+                _remove_kernels()
+                raise
         _open += 1
 
 
 def _leave() -> None:
     global _open
     with _lock:
+        if _open == 1:
+            _remove_kernels()
         _open -= 1
-        if not _open:
-            for library in _libraries.values():
-                library._destroy()
-            _libraries.clear()
+
+
+def _remove_kernels() -> None:
+    for library in _libraries.values():
+        library._destroy()
+    _libraries.clear()

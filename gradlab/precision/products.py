@@ -24,27 +24,28 @@ _LEFT, _RIGHT, _SUMS, _ADDEND = range(4)
 
 
 class _Scratch(threading.local):
-    """A thread's four buffers, and the views of them that were asked for.
+    """A thread's buffers, and the views of them that were asked for.
 
-    A view costs three calls into torch, about as much as a small product itself: at `nano` each
-    step asks for the same fifteen, a thousand times. They are forgotten before they become many.
+    Making a view costs calls into torch, as much time as a small product: each step asks for the
+    same few, thousands of times. They are forgotten before they become many.
     """
 
     def __init__(self) -> None:
-        self.views: dict[tuple[int, torch.Size, bool], Tensor] = {}
         self.buffers: list[Tensor] = []
+        self.views: dict[tuple[int, torch.Size, bool], Tensor] = {}
+        self.triples: dict[object, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def view(self, slot: int, shape: torch.Size, transposed: bool) -> Tensor:
-        """A buffer as a tensor of this shape; `transposed` has its last two dimensions swapped."""
-        key = (slot, shape, transposed)
+    def view(self, slot: int, shape: torch.Size, columns: bool = False) -> Tensor:
+        """A buffer as a tensor of this shape; `columns` makes its last dimension but one dense."""
+        key = (slot, shape, columns)
         found = self.views.get(key)
         if found is None:
-            found = self.views[key] = self._make(slot, shape, transposed)
+            if len(self.views) >= 512:
+                self.views.clear()
+            found = self.views[key] = self._make(slot, shape, columns)
         return found
 
-    def _make(self, slot: int, shape: torch.Size, transposed: bool) -> Tensor:
-        if len(self.views) >= 512:
-            self.views.clear()
+    def _make(self, slot: int, shape: torch.Size, columns: bool) -> Tensor:
         # A tensor made under inference mode could not be written to outside it.
         with torch.inference_mode(mode=False):
             if not self.buffers:
@@ -52,21 +53,38 @@ class _Scratch(threading.local):
                     torch.empty(_BUFFER, dtype=torch.float32, device="cpu") for _ in range(4)
                 ]
             flat = self.buffers[slot][: shape.numel()]
-            if not transposed:
+            if not columns:
                 return flat.view(shape)
             return flat.view(*shape[:-2], shape[-1], shape[-2]).transpose(-1, -2)
 
+    def triple(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views for both operands of a product, and for its sums."""
+        key = (left.shape, right.shape, left.stride(), right.stride())
+        found = self.triples.get(key)
+        if found is None:
+            if len(self.triples) >= 512:
+                self.triples.clear()
+            found = self.triples[key] = (
+                self.view(_LEFT, left.shape, _in_columns(left)),
+                self.view(_RIGHT, right.shape, _in_columns(right)),
+                self.view(_SUMS, left.shape[:-1] + right.shape[-1:]),
+            )
+        return found
+
 
 _scratch = _Scratch()
+
+
+def _in_columns(operand: Tensor) -> bool:
+    """Whether an operand is the transpose of one that lies row by row, or a slice of such."""
+    return operand.dim() > 1 and operand.stride(-2) == 1 and operand.stride(-1) != 1
 
 
 def _widened(slot: int, operand: Tensor) -> Tensor:
     """The operand in fp32, in the buffer of its slot; valid until the slot is asked for again."""
     if operand.numel() > _BUFFER:
         return operand.float()
-    columns = operand.dim() > 1 and operand.stride(-2) == 1 and operand.stride(-1) != 1
-    view = _scratch.view(slot, operand.shape, columns)
-    return view.copy_(operand)
+    return _scratch.view(slot, operand.shape, _in_columns(operand)).copy_(operand)
 
 
 def _sums(*shape: int) -> Tensor:
@@ -74,7 +92,7 @@ def _sums(*shape: int) -> Tensor:
     size = torch.Size(shape)
     if size.numel() > _BUFFER:
         return torch.empty(size, dtype=torch.float32, device="cpu")
-    return _scratch.view(_SUMS, size, False)
+    return _scratch.view(_SUMS, size)
 
 
 def matrix_product(
@@ -94,41 +112,44 @@ def matrix_product(
     """
     m, k = left.shape
     n = right.shape[1]
-    result = torch.empty((m, n), dtype=torch.float16, device="cpu")
     addend = None if bias is None else _widened(_ADDEND, bias)
 
-    def multiply(a: Tensor, b: Tensor, c: Tensor | None) -> Tensor:
-        out = _sums(a.shape[0], b.shape[1])
+    def multiply(a: Tensor, b: Tensor, c: Tensor | None, sums: Tensor) -> Tensor:
         if c is None:
-            _mm_out(_CPU, a, b, out=out)
+            _mm_out(_CPU, a, b, out=sums)
         else:
-            _addmm_out(_CPU, c, a, b, beta=beta, alpha=alpha, out=out)
-        return out
+            _addmm_out(_CPU, c, a, b, beta=beta, alpha=alpha, out=sums)
+        return sums
 
-    small = m * k + k * n + m * n <= _TILE
-    if small or (addend is not None and addend.dim() != 1):
-        result.copy_(multiply(_widened(_LEFT, left), _widened(_RIGHT, right), addend))
-    elif k >= m and k >= n:
+    if m * k + k * n + m * n <= _TILE:
+        a, b, sums = _scratch.triple(left, right)
+        return multiply(a.copy_(left), b.copy_(right), addend, sums).half()
+    if addend is not None and addend.dim() != 1:
+        a, b = _widened(_LEFT, left), _widened(_RIGHT, right)
+        return multiply(a, b, addend, _sums(m, n)).half()
+    if k >= m and k >= n:
         step = max(64, _TILE // (m + n))
-        sums = multiply(_widened(_LEFT, left[:, :step]), _widened(_RIGHT, right[:step]), addend)
+        a, b = _widened(_LEFT, left[:, :step]), _widened(_RIGHT, right[:step])
+        sums = multiply(a, b, addend, _sums(m, n))
         for at in range(step, k, step):
             a = _widened(_LEFT, left[:, at : at + step])
             b = _widened(_RIGHT, right[at : at + step])
             _addmm_out(_CPU, sums, a, b, alpha=alpha, out=sums)
-        result.copy_(sums)
-    elif m >= n:
+        return sums.half()
+    result = torch.empty((m, n), dtype=torch.float16, device="cpu")
+    if m >= n:
         step = max(64, _TILE // (k + n))
         b = _widened(_RIGHT, right)
         for at in range(0, m, step):
             a = _widened(_LEFT, left[at : at + step])
-            result[at : at + step].copy_(multiply(a, b, addend))
+            result[at : at + step].copy_(multiply(a, b, addend, _sums(len(a), n)))
     else:
         step = max(64, _TILE // (k + m))
         a = _widened(_LEFT, left)
         for at in range(0, n, step):
             b = _widened(_RIGHT, right[:, at : at + step])
             c = addend if addend is None or len(addend) == 1 else addend[at : at + step]
-            result[:, at : at + step].copy_(multiply(a, b, c))
+            result[:, at : at + step].copy_(multiply(a, b, c, _sums(m, b.shape[1])))
     return result
 
 
@@ -144,12 +165,17 @@ def batched_product(left: Tensor, right: Tensor) -> Tensor:
     """
     batch, m, k = left.shape
     n = right.shape[2]
+    one = m * k + k * n + m * n
+    if batch * one <= _TILE:
+        a, b, sums = _scratch.triple(left, right)
+        _bmm_out(_CPU, a.copy_(left), b.copy_(right), out=sums)
+        return sums.half()
     result = torch.empty((batch, m, n), dtype=torch.float16, device="cpu")
-    step = max(1, _TILE // max(1, m * k + k * n + m * n))
+    step = max(1, _TILE // one)
     for at in range(0, batch, step):
         a = _widened(_LEFT, left[at : at + step])
         b = _widened(_RIGHT, right[at : at + step])
-        sums = _sums(a.shape[0], m, n)
+        sums = _sums(len(a), m, n)
         _bmm_out(_CPU, a, b, out=sums)
         result[at : at + step].copy_(sums)
     return result

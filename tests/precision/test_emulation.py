@@ -308,6 +308,8 @@ def test_torch_still_says_what_is_wrong_with_the_operands():
             half @ single
         with pytest.raises(RuntimeError, match="same dtype"):
             torch.addmm(torch.ones(2), half, half.T)
+        with pytest.raises(RuntimeError, match="expanded size"):
+            torch.addmm(torch.ones(2999).half(), half.T, torch.ones(2, 3000).half())
         with pytest.raises(RuntimeError, match="Expected size"):
             torch.bmm(torch.ones(2, 3, 3).half(), torch.ones(1, 3, 3).half())
         with pytest.raises(RuntimeError, match="should be the same"):
