@@ -30,7 +30,7 @@ def summarise_stability(table: pd.DataFrame) -> pd.DataFrame:
         One row per (size, params, lr_step, arch), in the order of the study, with counts `runs`
         (that ended in a break or the cap), `broke`, `censored`, `failed` and `interrupted` (both
         left out of everything else), and for each `q` of lr, lr_min_loss, lr_collapse: `q_runs`
-        (that have one), `q_median`, `q_low`, `q_high`, `q_median_bound` and `q_high_bound` (true
+        (that have one), `q_low`, `q_median`, `q_high` and for each of these `_bound` (true
         where the figure is only a lower bound). Figures of nothing are NaN.
     """
     table = check_stability(table)
@@ -62,7 +62,7 @@ def _spread(seen: pd.DataFrame | None) -> dict[str, Any]:
     """Median and range of one quantity, and which of them are only lower bounds."""
     if seen is None:
         nothing = {"runs": 0, **dict.fromkeys(["median", "low", "high"], float("nan"))}
-        return {**nothing, "median_bound": False, "high_bound": False}
+        return {**nothing, "low_bound": False, "median_bound": False, "high_bound": False}
     values = seen["value"].to_numpy(np.float64)
     risen = np.where(seen["bound"], np.inf, values)
     median = float(np.median(values))
@@ -71,6 +71,7 @@ def _spread(seen: pd.DataFrame | None) -> dict[str, Any]:
         "median": median,
         "low": float(values.min()),
         "high": float(values.max()),
+        "low_bound": bool(risen.min() != values.min()),
         "median_bound": bool(np.median(risen) != median),
         "high_bound": bool(risen.max() != values.max()),
     }

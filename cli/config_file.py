@@ -24,7 +24,11 @@ def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is None or ctx.resilient_parsing:
         return path
     options = {str(param.name): param for param in ctx.command.params if param.name != "config"}
-    if path.is_dir() or path.suffix == ".json":
+    try:
+        is_run = path.is_dir() or path.suffix == ".json"
+    except OSError as error:
+        raise GradlabError(f"the config file {path} cannot be read: {error.strerror}.") from None
+    if is_run:
         found = {key: value for key, value in _run_values(path).items() if key in options}
     else:
         found = _toml_values(path, options)

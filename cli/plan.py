@@ -104,9 +104,14 @@ def size_labels(sizes: list[str], widths: list[int]) -> list[str]:
     for size in sizes:
         if widths and _AT_WIDTH.fullmatch(size):
             raise ConfigError(f"size {size!r} names its width: leave out --width.")
-        own = SIZES.get(size, {}).get("d_model")
-        labels += [size if width == own else f"{size}-d{width}" for width in widths] or [size]
-    return list(dict.fromkeys(labels))
+        labels += [f"{size}-d{width}" for width in widths] or [size]
+    return list(dict.fromkeys(_without_its_own_width(label) for label in labels))
+
+
+def _without_its_own_width(label: str) -> str:
+    parts = _AT_WIDTH.fullmatch(label)
+    own = SIZES.get(parts["size"], {}).get("d_model") if parts else None
+    return parts["size"] if parts and int(parts["width"]) == own else label
 
 
 def named_size(label: str) -> dict[str, Any]:

@@ -57,8 +57,10 @@ def spread_text(row: Mapping[Any, Any], value: str) -> str:
     if count == 1:
         text = median
     else:
-        high = _bounded(row[f"{value}_high"], row[f"{value}_high_bound"])
-        text = f"{median} ({row[f'{value}_low']:.3g} to {high})"
+        low, high = (
+            _bounded(row[f"{value}_{end}"], row[f"{value}_{end}_bound"]) for end in ("low", "high")
+        )
+        text = f"{median} ({low} to {high})"
     return text if count == row["runs"] else f"{text}, {count} of {row['runs']}"
 
 

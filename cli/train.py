@@ -43,6 +43,7 @@ def train(options: TrainOptions) -> None:
     config = plan_train(options)
     name = run_name(config)
     out = options.out or Path("runs") / name
+    is_new = not (out / "run.json").exists()
     try:
         with watching(work([config]), Console(stderr=True)) as progress:
 
@@ -51,7 +52,7 @@ def train(options: TrainOptions) -> None:
 
             run = train_run(config, out, progress=report)
     except KeyboardInterrupt:
-        if (out / "run.json").exists():
+        if is_new and (out / "run.json").exists():
             show_run(load(out))
         typer.echo("interrupted: what was recorded is readable.", err=True)
         raise typer.Exit(130) from None

@@ -271,7 +271,7 @@ class RunConfig(Config):
             return schedule.lr * (step + 1) / schedule.warmup_steps
         if schedule.kind == "constant":
             return schedule.lr
-        left = (self.steps - step) / max(1, self.steps - schedule.warmup_steps)
+        left = (self.steps - 1 - step) / max(1, self.steps - 1 - schedule.warmup_steps)
         if schedule.kind == "linear":
             return schedule.lr * left
         return schedule.lr * 0.5 * (1 - math.cos(math.pi * left))

@@ -62,7 +62,10 @@ def load_corpus(config: DataConfig, *, seq_len: int, vocab_size: int | None = No
             id past the vocabulary, or needs a package that is not installed.
     """
     name = config.corpus
-    parts, natural = _parts(config)
+    try:
+        parts, natural = _parts(config)
+    except OSError as error:
+        raise GradlabError(f"the corpus {name} cannot be read: {error.strerror}.") from error
     if len(parts) == 2:
         train, val = parts
     else:

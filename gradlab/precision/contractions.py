@@ -125,9 +125,7 @@ def _addmm(keyset: Any, bias: Tensor, left: Tensor, right: Tensor, **factors: An
     if (
         _multiplies(keyset, left, right, 2)
         and bias.dtype is torch.float16
-        and (
-            bias.shape == right.shape[1:] or _broadcasts(bias, left.shape[0], right.shape[1])
-        )
+        and (bias.shape == right.shape[1:] or _broadcasts(bias, left.shape[0], right.shape[1]))
     ):
         return matrix_product(left, right, bias, **factors)
     return _as_torch_does(torch.ops.aten.addmm.default, keyset, bias, left, right, **factors)

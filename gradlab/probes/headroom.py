@@ -8,7 +8,7 @@ that take more reads are made on sampled steps, and wherever an extreme is not f
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -29,8 +29,9 @@ class Place:
     Attributes:
         site: Dotted name of the module whose output it is, or of the parameter.
         direction: `forward` for the output, `backward` for the gradient there.
-        dtype: Of the tensor as it exists; of a parameter's gradient, the dtype that it was
-            computed in before autocast widened it.
+        dtype: Of the tensor as it exists. Of a parameter's gradient, the dtype that its one
+            product had before autocast widened it; its own where it sums several (a tied
+            parameter, micro-batches), as a sum may leave the range of its terms.
         numel: Entries looked at (at the scores: the visible pairs).
     """
 
@@ -101,7 +102,7 @@ class Headroom:
         self._index: dict[tuple[str, Direction], int] = {}
         self._current: _Pending | None = None
         self._pending: list[_Pending] = []
-        self._narrowed: dict[nn.Parameter, torch.dtype] = {}
+        self._used_as: dict[nn.Parameter, list[torch.dtype]] = {}
         self._handles: list[RemovableHandle] = [
             *(
                 module.register_forward_hook(partial(self._on_forward, name))
@@ -140,7 +141,7 @@ class Headroom:
         if self._current is None or not isinstance(output, Tensor) or not output.requires_grad:
             return
         if (name, "forward") not in self._index:
-            self._note_narrowed(module, args, output.dtype)
+            self._note_use(module, args, output.dtype)
         seen, numel = output.detach(), output.numel()
         if isinstance(module, Scores):
             # A causal model never uses a score above the diagonal, nor its gradient (zero).
@@ -154,16 +155,22 @@ class Headroom:
             self._see(name, "backward", gradient, numel)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
-        if self._current is not None and parameter.grad is not None:
-            dtype = self._narrowed.get(cast(nn.Parameter, parameter), parameter.grad.dtype)
-            self._see(name, "backward", parameter.grad, parameter.numel(), dtype)
+        current, gradient = self._current, parameter.grad
+        if current is None or gradient is None:
+            return
+        uses = self._used_as.get(cast(nn.Parameter, parameter), [])
+        index = self._index.get((name, "backward"))
+        if index is not None and index in current.order:  # a sum over micro-batches
+            self._places[index] = replace(self._places[index], dtype=gradient.dtype)
+        narrowed = len(uses) == 1 and uses[0].itemsize < gradient.dtype.itemsize
+        dtype = uses[0] if narrowed else gradient.dtype
+        self._see(name, "backward", gradient, parameter.numel(), dtype)
 
-    def _note_narrowed(self, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
-        """Note the parameters that a module used in a narrower dtype than their own."""
+    def _note_use(self, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
+        """Note in which dtype a module used its parameters, its own or those handed to it."""
         given = (arg for arg in args if isinstance(arg, nn.Parameter))
         for parameter in (*module.parameters(recurse=False), *given):
-            if dtype.itemsize < parameter.dtype.itemsize:
-                self._narrowed[parameter] = dtype
+            self._used_as.setdefault(parameter, []).append(dtype)
 
     def _see(
         self,

@@ -28,7 +28,7 @@ def opening(config: RunConfig, info: Mapping[str, Any]) -> dict[str, Any]:
     `tables` lists what the run records, so that a table without rows differs from one that was
     not asked for.
     """
-    tables = ["steps", "overflows", *(["headroom"] if config.record.headroom else [])]
+    tables = ["steps", *(["headroom", "overflows"] if config.record.headroom else [])]
     document = {
         "schema_version": SCHEMA_VERSION,
         "status": "running",

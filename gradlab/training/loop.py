@@ -65,7 +65,9 @@ def train(
         reason: Reason = "completed"
         with closing(headroom) if headroom else nullcontext():
             try:
-                _run_steps(config, corpus, device, learner, recording, progress)
+                # Opened once here: entering it costs more than a small model's product.
+                with learner.precision.arithmetic():
+                    _run_steps(config, corpus, device, learner, recording, progress)
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
                 _save_what_there_is(writer, recording, reason, error)

@@ -47,6 +47,7 @@ class Recording:
     _validations: dict[int, Tensor] = field(default_factory=dict)
     _seconds: list[float] = field(default_factory=list)
     _looked: int = 0
+    _broke: bool = False
     _updates: int = 0
     _began: float = field(default_factory=time.perf_counter)
     _rows: dict[str, Columns] = field(default_factory=dict)
@@ -61,28 +62,33 @@ class Recording:
         self._seconds.append(time.perf_counter() - self._began)
 
     def look(self) -> bool:
-        """Judge the steps kept since the last look; True if the run has destabilised."""
+        """Judge the steps kept since the last look; True if the run has destabilised.
+
+        Steps after that are dropped, unless the run goes on all the same.
+        """
         if not self._results:
-            return False
+            return self._broke
         numbers = torch.stack(self._results).tolist()
         site_steps = self.headroom.collect() if self.headroom else [None] * len(numbers)
         seconds = self._seconds
         self._results, self._seconds = [], []
         for row, elapsed, sites in zip(numbers, seconds, site_steps, strict=False):
-            if self._take(row, elapsed, sites):
-                return True
-        return False
+            self._broke = self._take(row, elapsed, sites)
+            if self._broke and self.config.stop_when_destabilised:
+                break
+        return self._broke
 
     def flush(self) -> None:
-        """Write the rows of the steps looked at; a window's headroom is held back.
+        """Write the rows of the steps looked at; the last steps' headroom is held back.
 
         Whether a step stands before a break, where every step's headroom is of interest, shows
         only later.
         """
-        self._write(headroom_until=self._looked - self.config.record.window, every_step=False)
+        held_back = max(self.config.record.window, 2 * self.config.stability.patience)
+        self._write(headroom_until=self._looked - held_back, every_step=False)
 
     def flush_all(self, *, broke: bool) -> None:
-        """Write what is left; the last window's headroom at every step if the run broke."""
+        """Write what is left; the headroom held back at every step if the run broke."""
         self._write(headroom_until=self._looked, every_step=broke)
 
     @property

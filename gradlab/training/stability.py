@@ -37,7 +37,7 @@ class StabilityMonitor:
     def observe(
         self, step: int, lr: float, loss: float, loss_scale: float, gradient_finite: bool
     ) -> bool:
-        """Take in one step, in order; True once the run has destabilised."""
+        """Take in one step, in order; True once the run has destabilised, and from then on."""
         finite_loss = math.isfinite(loss)
         if finite_loss:
             self._follow_loss(lr, loss)
@@ -46,13 +46,8 @@ class StabilityMonitor:
         else:
             reason: Reason = "grad_nonfinite" if finite_loss else "loss_nonfinite"
             self._streak.append((step, lr, reason))
-        if len(self._streak) >= self.config.patience:
-            first_step, first_lr, reason = self._streak[0]
-            self._broke = (reason, first_step, first_lr, step)
-        elif loss_scale < self.config.loss_scale_floor:
-            self._broke = ("loss_scale_floor", step, lr, step)
-        elif self._ema > self._ema_min + self.config.margin:
-            self._broke = ("loss_rise", step, lr, step)
+        if self._broke is None:
+            self._broke = self._judge(step, lr, loss_scale)
         return self._broke is not None
 
     def verdict(self, *, otherwise: Reason, step: int, lr: float) -> Verdict:
@@ -66,6 +61,18 @@ class StabilityMonitor:
             lr_min_loss=self._lr_min_loss,
             lr_collapse=self._lr_collapse,
         )
+
+    def _judge(
+        self, step: int, lr: float, loss_scale: float
+    ) -> tuple[Reason, int, float, int] | None:
+        first_step, first_lr, reason = self._streak[0] if self._streak else (step, lr, None)
+        if reason and len(self._streak) >= self.config.patience:
+            return reason, first_step, first_lr, step
+        if loss_scale < self.config.loss_scale_floor:
+            return "loss_scale_floor", first_step, first_lr, step
+        if self._ema > self._ema_min + self.config.margin:
+            return "loss_rise", step, lr, step
+        return None
 
     def _follow_loss(self, lr: float, loss: float) -> None:
         decay = self.config.ema_decay

@@ -11,13 +11,13 @@ no result, and a run that fails takes no other down.
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from gradlab.config import RunConfig
+from gradlab.data.corpus import load_corpus
 from gradlab.errors import GradlabError
 from gradlab.runs.files import write_whole
 from gradlab.runs.lock import LOCK_NAME, FolderLock
@@ -97,8 +97,9 @@ def run_study(
         progress: Told of every change.
 
     Raises:
-        GradlabError: `out` holds a study and `resume` is false, holds another study, holds
-            something else, is being written by another process, or cannot be written.
+        GradlabError: `out` holds a study and `resume` is false, holds another study or one on
+            another text, holds something else, is being written by another process, or cannot be
+            written.
         KeyboardInterrupt: Passed on once the running runs have saved what they have.
     """
     plan = {run_name(config): config for config in configs}
@@ -118,8 +119,8 @@ def run_study(
             progress(RunUpdate(name, "finished"))
         _write_table(out, plan)
         waiting = [name for name in plan if name not in done]
-        for name in waiting:
-            shutil.rmtree(out / name, ignore_errors=True)
+        if waiting:
+            _check_corpora([plan[name] for name in plan], [load(out / name) for name in done])
         failed: list[str] = []
 
         def on_progress(name: str, news: Progress) -> None:
@@ -139,9 +140,11 @@ def run_study(
         )
         return StudyResult(out, out / TABLE_FILE, tuple(failed))
     finally:
-        if (out / STUDY_FILE).exists():
-            _write_table(out, plan)
-        lock.release()
+        try:
+            if (out / STUDY_FILE).exists():
+                _write_table(out, plan)
+        finally:
+            lock.release()
 
 
 def _claim(out: Path, plan: Mapping[str, RunConfig], resume: bool) -> None:
@@ -174,6 +177,22 @@ def _read_plan(file: Path) -> dict[str, RunConfig]:
         raise GradlabError(
             f"{file} cannot be read as a study's plan ({error}): choose another --out."
         ) from error
+
+
+def _check_corpora(configs: Sequence[RunConfig], finished: Sequence[Run]) -> None:
+    """Refuse to go on with a study on another text than it was begun on."""
+    if not finished:
+        return
+    now = {
+        config.data: load_corpus(config.data, seq_len=config.model.max_seq_len).sha256
+        for config in configs
+    }
+    for run in finished:
+        if run.info["corpus"]["sha256"] != now[run.config.data]:
+            raise GradlabError(
+                f"{run.path} was trained on another text than {run.config.data.corpus} is now: "
+                "runs on both do not compare; choose another --out."
+            )
 
 
 def _finished(path: Path) -> bool:

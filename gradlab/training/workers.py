@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import shutil
 import signal
 import sys
 import threading
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from pickle import UnpicklingError
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.runs.files import cannot_write
+from gradlab.runs.lock import FolderLock
 from gradlab.training.progress import Progress
 
 _SECONDS_BETWEEN_NEWS = 0.25
@@ -81,7 +85,7 @@ def _serve(
     for worker in [worker for worker in running if worker.connection in ready]:
         try:
             news = worker.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: it was killed in the middle of a message
             worker.process.join()
             running.remove(worker)
             code = worker.process.exitcode
@@ -91,7 +95,7 @@ def _serve(
         else:
             if isinstance(news, Progress):
                 on_progress(worker.job.name, news)
-            else:
+            elif news is not None:
                 worker.message = news
 
 
@@ -100,7 +104,7 @@ def _wait_or_terminate(running: list[_Worker]) -> None:
     try:
         for worker in running:
             # A worker that still has news to send would wait for somebody to read it.
-            with contextlib.suppress(EOFError, OSError):
+            with contextlib.suppress(EOFError, OSError, UnpicklingError):
                 while True:
                     worker.connection.recv()
             worker.process.join()
@@ -109,7 +113,25 @@ def _wait_or_terminate(running: list[_Worker]) -> None:
             worker.process.terminate()
 
 
+def _make_way(path: Path) -> None:
+    """Remove what an attempt at a run left that did not finish.
+
+    Raises:
+        GradlabError: That attempt is still being written, or cannot be removed.
+    """
+    if not path.exists():
+        return
+    lock = FolderLock(path)
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        lock.release()
+
+
 def _start(job: Job) -> _Worker:
+    _make_way(job.path)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, theirs), daemon=True)
@@ -140,9 +162,11 @@ def _work(job: Job, connection: Connection) -> None:
 
     torch.set_num_threads(1)
     last_sent = 0.0
+    latest: Progress | None = None
 
     def report(news: Progress) -> None:
-        nonlocal last_sent
+        nonlocal last_sent, latest
+        latest = news
         try:
             if connection.poll():
                 raise KeyboardInterrupt
@@ -155,6 +179,7 @@ def _work(job: Job, connection: Connection) -> None:
 
     try:
         train(job.config, job.path, progress=report)
+        _tell(connection, latest)
     except KeyboardInterrupt:
         sys.exit(130)
     except GradlabError as error:
@@ -166,6 +191,6 @@ def _work(job: Job, connection: Connection) -> None:
         sys.exit(1)
 
 
-def _tell(connection: Connection, message: str) -> None:
+def _tell(connection: Connection, message: str | Progress | None) -> None:
     with contextlib.suppress(OSError):
         connection.send(message)

@@ -93,7 +93,20 @@ def test_the_dtype_is_that_of_the_product() -> None:
     assert dtypes["blocks.0.ffn_residual", "forward"] is torch.float32
     assert dtypes["blocks.0.feed_forward.fc2.weight", "backward"] is torch.float16
     assert dtypes["blocks.0.ffn_norm.weight", "backward"] is torch.float32
-    assert dtypes["embed.weight", "backward"] is torch.float16  # tied: the logits' product
+    assert dtypes["embed.weight", "backward"] is torch.float32  # tied: a sum of two gradients
+
+
+def test_a_gradient_summed_over_micro_batches_is_no_fp16_tensor() -> None:
+    model = model_of()
+    probe = Headroom(model, every=1)
+    probe.begin(0)
+    pass_through(model, data=0)
+    pass_through(model, data=1)
+    probe.end()
+    (seen,) = probe.collect()
+    dtypes = {(p.site, p.direction): p.dtype for p in seen.places}
+    assert dtypes["blocks.0.feed_forward.fc2.weight", "backward"] is torch.float32
+    assert dtypes["blocks.0.feed_forward.fc2", "backward"] is torch.float16
 
 
 def test_masked_scores_do_not_count() -> None:

@@ -159,10 +159,10 @@ def test_an_opening_says_what_runs_and_with_what(config: RunConfig) -> None:
     )
 
 
-def test_headroom_is_declared_only_where_it_is_recorded(config: RunConfig) -> None:
-    assert opening(config, {})["tables"] == ["steps", "overflows", "headroom"]
+def test_tables_are_declared_only_where_they_are_recorded(config: RunConfig) -> None:
+    assert opening(config, {})["tables"] == ["steps", "headroom", "overflows"]
     quiet = config.replace(record=config.record.replace(headroom=False))
-    assert opening(quiet, {})["tables"] == ["steps", "overflows"]
+    assert opening(quiet, {})["tables"] == ["steps"]
 
 
 def test_a_closing_keeps_the_opening(config: RunConfig) -> None:

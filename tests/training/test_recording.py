@@ -40,7 +40,7 @@ def record(config: RunConfig, look_every: int) -> tuple[Run, Recording, bool]:
         if (step + 1) % look_every == 0 or step + 1 == len(STEPS):
             broke = recording.look()
             recording.flush()
-            if broke:
+            if broke and config.stop_when_destabilised:
                 break
     recording.flush_all(broke=broke)
     return writer.run(), recording, broke
@@ -70,6 +70,18 @@ def test_the_rows_end_where_the_rule_fired(config: RunConfig) -> None:
     assert (verdict.reason, verdict.step, verdict.detected_step) == ("grad_nonfinite", 6, 8)
     assert verdict.lr == 3.0
     assert steps["step"].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("look_every", [1, 4, 100])
+def test_a_run_that_keeps_going_has_every_step_and_the_same_verdict(
+    config: RunConfig, look_every: int
+) -> None:
+    going = config.replace(stop_when_destabilised=False)
+    run, recording, broke = record(going, look_every)
+    _, stopped, _ = record(config, 1)
+    assert broke
+    assert run.table("steps")["step"].tolist() == list(range(len(STEPS)))
+    assert recording.verdict("completed").step == stopped.verdict("completed").step
 
 
 def test_columns_of_steps(config: RunConfig) -> None:

@@ -14,10 +14,10 @@ CONFIG = StabilityConfig(patience=3, loss_scale_floor=1e-2, ema_decay=0.5, margi
 Step = tuple[float, float, bool]  # loss, loss scale, gradient finite
 
 
-def watch(steps: list[Step]) -> StabilityMonitor:
+def watch(steps: list[Step], *, keep_going: bool = False) -> StabilityMonitor:
     monitor = StabilityMonitor(CONFIG, ENTROPY)
     for step, (loss, scale, finite) in enumerate(steps):
-        if monitor.observe(step, step * 0.1, loss, scale, finite):
+        if monitor.observe(step, step * 0.1, loss, scale, finite) and not keep_going:
             break
     return monitor
 
@@ -37,7 +37,8 @@ def obvious_verdict(steps: list[Step]) -> tuple[str, int, int | None]:
             kind = "grad" if math.isfinite(steps[first][0]) else "loss"
             return f"{kind}_nonfinite", first, end - 1
         if steps[end - 1][1] < CONFIG.loss_scale_floor:
-            return "loss_scale_floor", end - 1, end - 1
+            first = end - groups[-1][1] if groups[-1][0] else end - 1
+            return "loss_scale_floor", first, end - 1
         averages = obvious_averages([loss for loss, _, _ in steps[:end]])
         if averages and averages[-1] > min(averages) + CONFIG.margin:
             return "loss_rise", end - 1, end - 1
@@ -62,6 +63,14 @@ def test_verdict_is_the_definition_read_literally(steps: list[Step]) -> None:
     assert (verdict.reason, verdict.step, verdict.detected_step) == obvious_verdict(steps)
     assert verdict.lr == pytest.approx(verdict.step * 0.1)
     assert verdict.censored == (verdict.reason == "completed")
+
+
+@given(st.lists(st.tuples(losses, scales, st.sampled_from([True, True, False])), min_size=1))
+def test_what_comes_after_a_break_does_not_change_it(steps: list[Step]) -> None:
+    stopped = watch(steps).verdict(otherwise="completed", step=0, lr=0.0)
+    went_on = watch(steps, keep_going=True).verdict(otherwise="completed", step=0, lr=0.0)
+    names = ("reason", "step", "lr", "detected_step")
+    assert [getattr(stopped, n) for n in names] == [getattr(went_on, n) for n in names]
 
 
 @given(st.lists(losses, min_size=1))

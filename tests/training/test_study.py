@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import gradlab
-from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.config import DataConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.lock import FolderLock
 from gradlab.training.study import COLUMNS, RunUpdate, run_name, run_study
@@ -73,6 +73,29 @@ def test_a_damaged_plan_is_refused(make_ramp: Make, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text("{")
     with pytest.raises(GradlabError, match=r"study\.json cannot be read"):
         run_study([make_ramp()], tmp_path, resume=True, progress=ignore)
+
+
+def test_a_study_on_another_text_is_refused(make_ramp: Make, tmp_path: Path) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("one text " * 400)
+    configs = [make_ramp(seed=seed, data=DataConfig(corpus=str(text))) for seed in (0, 1)]
+    out = tmp_path / "study"
+    out.mkdir()
+    write_plan(out, *configs)
+    gradlab.train(configs[0], out / run_name(configs[0]))
+    text.write_text("another text " * 400)
+    with pytest.raises(GradlabError, match="another text"):
+        run_study(configs, out, resume=True, progress=ignore)
+
+
+def test_an_attempt_that_is_still_written_is_left_alone(make_ramp: Make, tmp_path: Path) -> None:
+    out, config = tmp_path / "study", make_ramp()
+    (out / run_name(config)).mkdir(parents=True)
+    write_plan(out, config)
+    lock = FolderLock(out / run_name(config))
+    with pytest.raises(GradlabError, match="another process is writing"):
+        run_study([config], out, resume=True, progress=ignore)
+    lock.release()
 
 
 def test_two_studies_never_write_one_folder(make_ramp: Make, tmp_path: Path) -> None:
