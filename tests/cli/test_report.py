@@ -98,7 +98,7 @@ def test_the_table_says_medians_ranges_bounds_and_causes() -> None:
     assert "0.141 (0.139 to 0.15)" in pre_ln
     assert "blocks.0.attention.scores (2 of 3)" in pre_ln
     assert "3 (2 censored, 1 failed)" in normformer
-    assert "≥0.8 (0.8 to ≥0.8)" in normformer
+    assert "≥0.8 (≥0.8 to ≥0.8)" in normformer
     assert "nano, LR rising by 0.0002 a step" in text
 
 

@@ -66,6 +66,8 @@ def test_ctrl_c_leaves_results_and_status_130(tmp_path: Path, text: str) -> None
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell's background jobs, which the tests may be one of, start with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(out.glob("*/steps/part-*.parquet")) and time.monotonic() < deadline:

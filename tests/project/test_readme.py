@@ -118,7 +118,11 @@ def test_python_blocks_compile(document: Path) -> None:
 
 def test_make_stability_parses() -> None:
     dry = subprocess.run(
-        ["make", "--dry-run", "stability"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", "stability"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     *_, words = commands(f"```sh\n{dry.stdout}```")
     assert words[0].endswith("gradlab")
