@@ -41,9 +41,9 @@ clean:  ## Remove .venv, caches and build outputs; studies and runs stay
 
 # Written last, so that an installation that was cut short is begun again.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "gradlab needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
-			"Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "gradlab needs Python 3.11 or newer, which $(PYTHON) is not." \
+			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --editable '.[dev]' --constraint constraints.txt
 	touch $@
