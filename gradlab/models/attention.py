@@ -5,6 +5,7 @@ overflow as in the paper; `FusedAttention` leaves them to a kernel that keeps th
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ class HeadScale(nn.Module):
         return (blocks * self.gamma[:, None]).view(x.shape)
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """MHA(x) = Concat(γ₁h₁, …, γ_Hh_H)·W^O, its γ only with `head_scale`.
 
     `head_scale = "heads"` is the paper's; `"output"` is the published fairseq code's, which
@@ -128,9 +129,9 @@ class Attention(nn.Module):
         y: Tensor = self.out(optional(self.head_scale, heads))
         return y
 
+    @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The heads h_1 … h_H, causal: (B, H, T, d_head) three times → the same."""
-        raise NotImplementedError
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, T, d_model) → (B, H, T, d_head)."""

@@ -101,8 +101,8 @@ def _run_steps(
             recording.keep(result, _validate(config, corpus, device, learner) if due else None)
             if (step + 1) % window == 0 or step + 1 == config.steps:
                 broke = recording.look()
-                if progress and recording.last:
-                    progress(recording.last)
+                if progress and (news := recording.progress()):
+                    progress(news)
             if broke and config.stop_when_destabilised:
                 break
             if recording.unwritten >= config.record.window:

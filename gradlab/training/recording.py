@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -42,7 +42,8 @@ class Recording:
     writer: Writer
     headroom: Headroom | None
     monitor: StabilityMonitor
-    last: Progress | None = None
+    _last: Progress | None = None
+    _last_sites: SiteStep | None = None
     _results: list[Tensor] = field(default_factory=list)
     _validations: dict[int, Tensor] = field(default_factory=dict)
     _seconds: list[float] = field(default_factory=list)
@@ -96,9 +97,16 @@ class Recording:
         """Steps looked at since the last flush."""
         return len(self._rows.get("steps", {}).get("step", ()))
 
+    def progress(self) -> Progress | None:
+        """The last step looked at, with its tightest site; None before the first."""
+        if self._last is None:
+            return None
+        least, tightest = _tightest(self._last_sites)
+        return replace(self._last, least_headroom=least, tightest_site=tightest)
+
     def verdict(self, otherwise: Reason) -> Verdict:
         """The run's verdict, with the first overflow at the step that it names."""
-        step, lr = (self.last.step, self.last.lr) if self.last else (0, self.config.lr(0))
+        step, lr = (self._last.step, self._last.lr) if self._last else (0, self.config.lr(0))
         verdict = self.monitor.verdict(otherwise=otherwise, step=step, lr=lr)
         if not verdict.broke or verdict.step is None:
             return verdict
@@ -128,10 +136,9 @@ class Recording:
         if sites:
             self._site_steps.append(sites)
             self._add_overflows(sites, loss_scale, skipped)
-        least, tightest = _tightest(sites)
-        self.last = Progress(
-            step, self.config.steps, lr, loss, loss_scale, least, tightest, elapsed
-        )
+        # Which site is tightest takes a look at all of them: only when somebody asks.
+        self._last = Progress(step, self.config.steps, lr, loss, loss_scale, None, None, elapsed)
+        self._last_sites = sites
         gradient_finite = math.isfinite(grad_norm) and not skipped
         return self.monitor.observe(step, lr, loss, loss_scale, gradient_finite)
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from gradlab.config import RunConfig
 from gradlab.data.corpus import load_corpus
 from gradlab.errors import GradlabError
-from gradlab.runs.files import write_whole
+from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.lock import LOCK_NAME, FolderLock
 from gradlab.runs.reader import Run, load
 from gradlab.training.progress import Progress
@@ -42,7 +42,7 @@ COLUMNS = (
     "lr_collapse",
 )
 
-State = Literal["running", "finished", "failed", "interrupted"]
+State = Literal["running", "finished", "failed"]
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,8 @@ class RunUpdate:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study left: its folder, its table, and the runs that failed."""
+    """What a study left: its table, and the runs that failed."""
 
-    path: Path
     table: Path
     failed: tuple[str, ...]
 
@@ -108,9 +107,7 @@ def run_study(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GradlabError(
-            f"{out} cannot be made ({error.strerror}): choose another folder."
-        ) from error
+        raise cannot_write(out, error) from error
     lock = FolderLock(out)
     try:
         _claim(out, plan, resume)
@@ -120,7 +117,7 @@ def run_study(
         _write_table(out, plan)
         waiting = [name for name in plan if name not in done]
         if waiting:
-            _check_corpora([plan[name] for name in plan], [load(out / name) for name in done])
+            _check_corpora([load(out / name) for name in done])
         failed: list[str] = []
 
         def on_progress(name: str, news: Progress) -> None:
@@ -138,7 +135,7 @@ def run_study(
             on_progress=on_progress,
             on_end=on_end,
         )
-        return StudyResult(out, out / TABLE_FILE, tuple(failed))
+        return StudyResult(out / TABLE_FILE, tuple(failed))
     finally:
         try:
             if (out / STUDY_FILE).exists():
@@ -179,14 +176,10 @@ def _read_plan(file: Path) -> dict[str, RunConfig]:
         ) from error
 
 
-def _check_corpora(configs: Sequence[RunConfig], finished: Sequence[Run]) -> None:
+def _check_corpora(finished: Sequence[Run]) -> None:
     """Refuse to go on with a study on another text than it was begun on."""
-    if not finished:
-        return
-    now = {
-        config.data: load_corpus(config.data, seq_len=config.model.max_seq_len).sha256
-        for config in configs
-    }
+    texts = {run.config.data for run in finished}
+    now = {data: load_corpus(data, seq_len=1).sha256 for data in texts}
     for run in finished:
         if run.info["corpus"]["sha256"] != now[run.config.data]:
             raise GradlabError(

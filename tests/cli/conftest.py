@@ -1,4 +1,13 @@
+from pathlib import Path
+
 import pytest
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    file = tmp_path / "text.txt"
+    file.write_text("a rose is a rose is a rose. " * 40)
+    return str(file)
 
 
 @pytest.fixture(autouse=True)

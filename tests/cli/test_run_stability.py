@@ -18,13 +18,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> str:
-    file = tmp_path / "text.txt"
-    file.write_text("a rose is a rose is a rose. " * 40)
-    return str(file)
-
-
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, [*SMALL, *arguments])
 
@@ -98,7 +91,7 @@ def fake_study(
         names = tuple(study_module.run_name(config) for config in configs[rows:][:failed])
         for name in names:
             progress(study_module.RunUpdate(name, "failed", None, "the disk is full"))
-        return study_module.StudyResult(out, out / "stability.csv", names)
+        return study_module.StudyResult(out / "stability.csv", names)
 
     monkeypatch.setattr(study_module, "run_study", run_study)
 

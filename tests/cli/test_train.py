@@ -10,13 +10,6 @@ from gradlab.training import loop
 SMALL = ["--n-layers", "1", "--width", "16", "--max-seq-len", "8", "--batch-size", "2"]
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> str:
-    file = tmp_path / "text.txt"
-    file.write_text("a rose is a rose is a rose. " * 40)
-    return str(file)
-
-
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["train", "--device", "cpu", *SMALL, *arguments])
 

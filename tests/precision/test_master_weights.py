@@ -12,9 +12,9 @@ def half_model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).half()
 
 
-def run(keep: bool, gradients: list[list[np.ndarray]], lr: float) -> tuple[list[np.ndarray], ...]:
-    """Weights and masters after plain gradient descent on given fp16 gradients."""
-    model = half_model()
+def descend(
+    model: nn.Module, keep: bool, gradients: list[list[np.ndarray]], lr: float
+) -> MasterWeights:
     masters = MasterWeights(model, keep)
     optimizer = torch.optim.SGD(masters.parameters, lr=lr)
     for step in gradients:
@@ -23,6 +23,13 @@ def run(keep: bool, gradients: list[list[np.ndarray]], lr: float) -> tuple[list[
         masters.take_gradients()
         optimizer.step()
         masters.write_back()
+    return masters
+
+
+def run(keep: bool, gradients: list[list[np.ndarray]], lr: float) -> tuple[list[np.ndarray], ...]:
+    """Weights and masters after plain gradient descent on given fp16 gradients."""
+    model = half_model()
+    masters = descend(model, keep, gradients, lr)
     return (
         [weight.detach().numpy() for weight in model.parameters()],
         [master.detach().numpy() for master in masters.parameters],
@@ -58,14 +65,7 @@ def test_small_updates_add_up_only_if_masters_are_kept():
         model = half_model()
         for weight, one in zip(model.parameters(), ones, strict=True):
             weight.data = torch.from_numpy(one.copy())
-        masters = MasterWeights(model, keep)
-        optimizer = torch.optim.SGD(masters.parameters, lr=2.0**-13)
-        for step in gradients:
-            for weight, gradient in zip(model.parameters(), step, strict=True):
-                weight.grad = torch.from_numpy(gradient)
-            masters.take_gradients()
-            optimizer.step()
-            masters.write_back()
+        descend(model, keep, gradients, lr=2.0**-13)
         return model[0].weight[0, 0].item()
 
     assert final(keep=True) == 1 + 2.0**-9

@@ -32,10 +32,17 @@ def pass_through(model: nn.Module, scale: float = 1.0, data: int = 0) -> None:
         (scale * next_token_loss(logits, targets)).backward()
 
 
-def observe(model: nn.Module, scale: float = 1.0, every: int = 1, step: int = 0) -> SiteStep:
+def observe(
+    model: nn.Module,
+    scale: float = 1.0,
+    every: int = 1,
+    step: int = 0,
+    batches: tuple[int, ...] = (0,),
+) -> SiteStep:
     probe = Headroom(model, every=every)
     probe.begin(step)
-    pass_through(model, scale)
+    for data in batches:
+        pass_through(model, scale, data)
     probe.end()
     probe.close()
     (seen,) = probe.collect()
@@ -97,13 +104,7 @@ def test_the_dtype_is_that_of_the_product() -> None:
 
 
 def test_a_gradient_summed_over_micro_batches_is_no_fp16_tensor() -> None:
-    model = model_of()
-    probe = Headroom(model, every=1)
-    probe.begin(0)
-    pass_through(model, data=0)
-    pass_through(model, data=1)
-    probe.end()
-    (seen,) = probe.collect()
+    seen = observe(model_of(), batches=(0, 1))
     dtypes = {(p.site, p.direction): p.dtype for p in seen.places}
     assert dtypes["blocks.0.feed_forward.fc2.weight", "backward"] is torch.float32
     assert dtypes["blocks.0.feed_forward.fc2", "backward"] is torch.float16
@@ -154,19 +155,9 @@ def test_micro_batches_merge() -> None:
     model = model_of()
     single = []
     for data in (0, 1):
-        probe = Headroom(model, every=1)
-        probe.begin(0)
-        pass_through(model, data=data)
-        probe.end()
-        probe.close()
-        single += probe.collect()
+        single.append(observe(model, batches=(data,)))
         model.zero_grad()
-    probe = Headroom(model, every=1)
-    probe.begin(0)
-    pass_through(model, data=0)
-    pass_through(model, data=1)
-    probe.end()
-    (both,) = probe.collect()
+    both = observe(model, batches=(0, 1))
     index = next(i for i, p in enumerate(both.places) if p.site == "blocks.1.attention.scores")
     assert both.max_abs(index) == max(seen.max_abs(index) for seen in single)
     assert both.details[index].nonzero == sum(seen.details[index].nonzero for seen in single)
