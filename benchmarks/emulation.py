@@ -10,8 +10,9 @@ has 17 GFLOP of products. For these the emulation widens 100 million numbers and
 6 bytes each: 16 ms at the 0.12 and 0.08 ns a number that a core needs inside its L2 cache, 4 % of
 the step. The model's own casts (operands to fp16, scores and activations back to fp32) are 77
 million more, through memory. So about 1.1 is the floor. It is not reached: operands come from
-memory, at 0.4 to 0.6 ns a number, and 1.2 to 1.4 is what a virtual machine of two cores showed. At
-`nano` calls weigh more than bytes: 147 products entered through Python, and 300 casts.
+memory, at 0.4 to 0.6 ns a number, and 1.2 to 1.4 is what a virtual machine of two cores showed; 1.0
+to 1.2 at batch 16 where the CPU has fp16 products of its own and gets the large ones. At `nano`
+calls weigh more than bytes: 147 products entered through Python, and 300 casts.
 """
 
 import argparse

@@ -26,7 +26,8 @@ def emulated_fp16() -> Iterator[None]:
             loss.backward()
 
     The result is rounded to nearest once, a bias or an addend included in the sum before: what
-    rounds to 65520 or more is inf, subnormals are kept, inf and NaN spread as in fp32.
+    rounds to 65520 or more is inf, subnormals are kept, inf and NaN spread as in fp32. A CPU that
+    has such products itself (AVX512-FP16; it is tried out once) computes the large ones.
 
     Emulated: `mm`, `bmm`, `addmm`, `baddbmm`, `addbmm`, `mv`, `addmv`, `dot`, `vdot`, with their
     out= and in-place forms; convolutions, transposed ones included, and their backward; the fused

@@ -2,20 +2,32 @@
 
 Widening costs memory traffic, not arithmetic, so it is done a tile at a time into buffers that
 stay in a core's cache: an fp32 image of a large operand or result is never written to memory.
+Where the CPU itself multiplies fp16 into fp32 sums, large products are left to it.
 """
 
 import threading
+from functools import cache
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+_mm = torch.ops.aten.mm.default.redispatch
+_addmm = torch.ops.aten.addmm.default.redispatch
+_bmm = torch.ops.aten.bmm.default.redispatch
 _mm_out = torch.ops.aten.mm.out.redispatch
 _addmm_out = torch.ops.aten.addmm.out.redispatch
 _bmm_out = torch.ops.aten.bmm.out.redispatch
 
 _TILE = 2**18
 """Elements of both operands and the result in one tile: 1 MiB of fp32, half a core's L2."""
+
+_WHOLE = 3 * 2**17
+"""Elements up to which a product is not cut: a second tile would cost more than it saves."""
+
+_NATIVE = 2**24
+"""Multiplications from which a CPU that has fp16 products is faster than widening."""
 
 _BUFFER = 2**20
 """Elements that a buffer holds; an operand that cannot be cut to this gets memory of its own."""
@@ -95,6 +107,34 @@ def _sums(*shape: int) -> Tensor:
     return _scratch.view(_SUMS, size)
 
 
+@cache
+def _cpu_sums_in_fp32() -> bool:
+    """Whether oneDNN has fp16 products on this CPU, and whether they are what is emulated here.
+
+    Seen, not believed: the sums pass through 131008, end in ones that fp16 would drop at 2048, and
+    take a bias before they are rounded.
+    """
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    if supported is None or not supported():
+        return False
+    row = torch.ones(256, dtype=torch.float16, device="cpu")
+    row[:5] = torch.tensor([65504.0, 65504.0, -65504.0, -65504.0, 2048.0])  # 2048 + 251
+    left, ones = row.repeat(256, 1), torch.ones_like(row).repeat(256, 1)
+    for a in (left, left.t().contiguous().t()):
+        for b in (ones, ones.t()):
+            whole = _bmm(_CPU, a[None], b[None])[0]
+            moved = _addmm(_CPU, 0 * row + 65504, a, b * 32, beta=-1)  # 73568 - 65504
+            if not ((_mm(_CPU, a, b) == 2300) & (whole == 2300) & (moved == 8064)).all():
+                return False
+    return True
+
+
+def _left_to_the_cpu(multiplications: int) -> bool:
+    if multiplications < _NATIVE or not torch.backends.mkldnn.enabled:
+        return False
+    return _cpu_sums_in_fp32()
+
+
 def matrix_product(
     left: Tensor, right: Tensor, bias: Tensor | None = None, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
@@ -112,6 +152,13 @@ def matrix_product(
     """
     m, k = left.shape
     n = right.shape[1]
+    if _left_to_the_cpu(m * k * n):
+        native: Tensor = (
+            _mm(_CPU, left, right)
+            if bias is None
+            else _addmm(_CPU, bias, left, right, beta=beta, alpha=alpha)
+        )
+        return native
     addend = None if bias is None else _widened(_ADDEND, bias)
 
     def multiply(a: Tensor, b: Tensor, c: Tensor | None, sums: Tensor) -> Tensor:
@@ -121,7 +168,7 @@ def matrix_product(
             _addmm_out(_CPU, c, a, b, beta=beta, alpha=alpha, out=sums)
         return sums
 
-    if m * k + k * n + m * n <= _TILE:
+    if m * k + k * n + m * n <= _WHOLE:
         a, b, sums = _scratch.triple(left, right)
         return multiply(a.copy_(left), b.copy_(right), addend, sums).half()
     if addend is not None and addend.dim() != 1:
@@ -129,27 +176,30 @@ def matrix_product(
         return multiply(a, b, addend, _sums(m, n)).half()
     if k >= m and k >= n:
         step = max(64, _TILE // (m + n))
-        a, b = _widened(_LEFT, left[:, :step]), _widened(_RIGHT, right[:step])
-        sums = multiply(a, b, addend, _sums(m, n))
-        for at in range(step, k, step):
-            a = _widened(_LEFT, left[:, at : at + step])
-            b = _widened(_RIGHT, right[at : at + step])
-            _addmm_out(_CPU, sums, a, b, alpha=alpha, out=sums)
+        sums = _sums(m, n)
+        parts = zip(left.split(step, 1), right.split(step), strict=True)
+        for at, (lefts, rights) in enumerate(parts):
+            a, b = _widened(_LEFT, lefts), _widened(_RIGHT, rights)
+            if at == 0:
+                multiply(a, b, addend, sums)
+            else:
+                _addmm_out(_CPU, sums, a, b, alpha=alpha, out=sums)
         return sums.half()
     result = torch.empty((m, n), dtype=torch.float16, device="cpu")
     if m >= n:
         step = max(64, _TILE // (k + n))
         b = _widened(_RIGHT, right)
-        for at in range(0, m, step):
-            a = _widened(_LEFT, left[at : at + step])
-            result[at : at + step].copy_(multiply(a, b, addend, _sums(len(a), n)))
+        for lefts, results in zip(left.split(step), result.split(step), strict=True):
+            a = _widened(_LEFT, lefts)
+            results.copy_(multiply(a, b, addend, _sums(len(lefts), n)))
     else:
         step = max(64, _TILE // (k + m))
         a = _widened(_LEFT, left)
-        for at in range(0, n, step):
-            b = _widened(_RIGHT, right[:, at : at + step])
-            c = addend if addend is None or len(addend) == 1 else addend[at : at + step]
-            result[:, at : at + step].copy_(multiply(a, b, c, _sums(m, b.shape[1])))
+        addends = repeat(None) if addend is None else addend.expand(n).split(step)
+        columns = zip(right.split(step, 1), result.split(step, 1), addends, strict=False)
+        for rights, results, c in columns:
+            b = _widened(_RIGHT, rights)
+            results.copy_(multiply(a, b, c, _sums(m, rights.shape[1])))
     return result
 
 
@@ -165,17 +215,20 @@ def batched_product(left: Tensor, right: Tensor) -> Tensor:
     """
     batch, m, k = left.shape
     n = right.shape[2]
+    if _left_to_the_cpu(batch * m * k * n):
+        native: Tensor = _bmm(_CPU, left, right)
+        return native
     one = m * k + k * n + m * n
-    if batch * one <= _TILE:
+    if batch * one <= _WHOLE:
         a, b, sums = _scratch.triple(left, right)
         _bmm_out(_CPU, a.copy_(left), b.copy_(right), out=sums)
         return sums.half()
     result = torch.empty((batch, m, n), dtype=torch.float16, device="cpu")
     step = max(1, _TILE // one)
-    for at in range(0, batch, step):
-        a = _widened(_LEFT, left[at : at + step])
-        b = _widened(_RIGHT, right[at : at + step])
-        sums = _sums(len(a), m, n)
+    tiles = zip(left.split(step), right.split(step), result.split(step), strict=True)
+    for lefts, rights, results in tiles:
+        a, b = _widened(_LEFT, lefts), _widened(_RIGHT, rights)
+        sums = _sums(len(lefts), m, n)
         _bmm_out(_CPU, a, b, out=sums)
-        result[at : at + step].copy_(sums)
+        results.copy_(sums)
     return result

@@ -13,11 +13,15 @@ EDGES = [0.0, -0.0, 2.0**-24, -(2.0**-14), 2.0**-14 - 2.0**-24, 1.0, -1.0, 255.9
 SPECIAL = [float("inf"), float("-inf"), float("nan")]
 
 
-@pytest.fixture(params=["whole", "tiles"])
+@pytest.fixture(params=["whole", "tiles", "native"])
 def tiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every product in one piece, or in as many tiles as its shape allows."""
+    """Every product in one piece, in as many tiles as its shape allows, or left to the CPU."""
+    if request.param == "native" and not products._cpu_sums_in_fp32():
+        pytest.skip("this CPU has no fp16 products with fp32 sums")
+    monkeypatch.setattr(products, "_NATIVE", 0 if request.param == "native" else 2**62)
     if request.param == "tiles":
         monkeypatch.setattr(products, "_TILE", 8)
+        monkeypatch.setattr(products, "_WHOLE", 8)
     return str(request.param)
 
 
@@ -80,7 +84,9 @@ def test_each_way_of_cutting(holds, tiling, generator, m, k, n):
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(700, 300, 500), (64, 9000, 40), (50, 60, 9000)])
-def test_sizes_that_are_cut_in_earnest(holds, generator, m, k, n):
+@pytest.mark.parametrize("native", [0, 2**62])
+def test_sizes_that_are_cut_in_earnest(holds, generator, monkeypatch, native, m, k, n):
+    monkeypatch.setattr(products, "_NATIVE", native)
     left = torch.randn(m, k, generator=generator).half()
     right = torch.randn(k, n, generator=generator).half()
     value, magnitude = left.double() @ right.double(), left.double().abs() @ right.double().abs()
@@ -171,7 +177,23 @@ def test_results_are_independent_of_what_was_computed_before(generator):
 
 def test_buffers_made_under_inference_mode_serve_outside_it():
     products._scratch.views.clear()
+    products._scratch.triples.clear()
     products._scratch.buffers.clear()
     with torch.inference_mode():
         matrix_product(torch.ones(2, 3).half(), torch.ones(3, 2).half())
     assert matrix_product(torch.ones(2, 3).half(), torch.ones(3, 2).half()).sum() == 12
+
+
+def test_a_cpu_whose_fp16_products_sum_in_fp16_is_not_used(monkeypatch):
+    def sums_in_fp16(keyset, left, right):
+        result = torch.zeros(*left.shape[:-1], right.shape[-1]).half()
+        for at in range(left.shape[-1]):
+            result = result + left[..., at : at + 1] * right[..., at : at + 1, :]
+        return result
+
+    monkeypatch.setattr(products, "_mm", sums_in_fp16)
+    products._cpu_sums_in_fp32.cache_clear()
+    try:
+        assert not products._cpu_sums_in_fp32()
+    finally:
+        products._cpu_sums_in_fp32.cache_clear()
