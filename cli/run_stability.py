@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-from rich.console import Console
-
 from gradlab.cli.command import takes
 from gradlab.cli.command_options import StabilityOptions
-from gradlab.cli.live import watching
 from gradlab.cli.screen import output
+from gradlab.cli.study import default_folder, train_study
 
 if TYPE_CHECKING:
     from gradlab.config import RunConfig
-    from gradlab.training.study import RunUpdate
 
 EXAMPLES = """\
 Examples:
@@ -39,68 +35,19 @@ def run_stability(options: StabilityOptions) -> None:
     architectures with 95 % intervals over paired seeds, and figure 5 of the paper. Ctrl-C stops;
     the same command with --resume goes on.
     """
-    from gradlab.cli.plan import check_jobs, plan_stability
-    from gradlab.training.device import resolve_device
-    from gradlab.training.study import run_study
+    from gradlab.cli.plan import plan_stability
+    from gradlab.training.study_table import STABILITY
 
     configs = plan_stability(options)
-    jobs = check_jobs(options.jobs, resolve_device(options.device).type)
-    check_corpus(configs)
-    out = options.out or default_folder(configs)
-    reasons: dict[str, str] = {}
-    try:
-        with watching(work(configs), Console(stderr=True)) as show:
-
-            def progress(update: "RunUpdate") -> None:
-                show(update)
-                if update.message:
-                    reasons[update.name] = update.message
-
-            result = run_study(configs, out, jobs=jobs, resume=options.resume, progress=progress)
-    except KeyboardInterrupt:
-        if (out / "stability.csv").exists():
-            show_result(configs, out, figures=False)
-        typer.echo(f"interrupted: go on with the same command, --out {out} and --resume.", err=True)
-        raise typer.Exit(130) from None
-    show_result(configs, out, figures=True)
-    if result.failed:
-        typer.echo(f"error: {len(result.failed)} of {len(configs)} runs failed.", err=True)
-        for name in result.failed:
-            typer.echo(f"{name}: {reasons.get(name, 'no reason given')}", err=True)
-        raise typer.Exit(1)
-
-
-def default_folder(configs: Sequence["RunConfig"]) -> Path:
-    """Where a study goes without `--out`: named after its sizes, the same every time."""
-    return Path("studies") / "-".join(["stability", *dict.fromkeys(c.size for c in configs)])
-
-
-def check_corpus(configs: Sequence["RunConfig"]) -> None:
-    """Read the text once before any run starts, for the longest sequences and least vocabulary.
-
-    Raises:
-        GradlabError: The corpus cannot be used.
-    """
-    from gradlab.data.corpus import load_corpus
-
-    load_corpus(
-        configs[0].data,
-        seq_len=max(config.model.max_seq_len for config in configs),
-        vocab_size=min(config.model.vocab_size for config in configs),
+    out = options.out or default_folder("stability", configs)
+    train_study(
+        configs,
+        out,
+        jobs=options.jobs,
+        resume=options.resume,
+        table=STABILITY,
+        show_result=lambda figures: show_result(configs, out, figures=figures),
     )
-
-
-def work(configs: Sequence["RunConfig"]) -> dict[str, float]:
-    """FLOPs of each run if it takes all its steps, by name."""
-    from gradlab.models.cost import flops_per_token
-    from gradlab.training.study import run_name
-
-    return {
-        run_name(config): float(flops_per_token(config.model))
-        * config.tokens_per_step
-        * config.steps
-        for config in configs
-    }
 
 
 def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> None:

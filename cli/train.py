@@ -35,7 +35,7 @@ def train(options: TrainOptions) -> None:
     in the run's folder, for gradlab.load.
     """
     from gradlab.cli.plan import plan_train
-    from gradlab.cli.run_stability import work
+    from gradlab.cli.study import work
     from gradlab.runs.reader import load
     from gradlab.training.loop import train as train_run
     from gradlab.training.study import RunUpdate, run_name

@@ -2,19 +2,17 @@
 
     <out>/study.json            the runs' configs
     <out>/<run name>/           a run directory each
-    <out>/stability.csv         a row a run, rewritten whenever one ends
+    <out>/<table>.csv           a row a run, rewritten whenever one ends
 
 Every run has a process of its own with one thread on a CPU, so that the number of jobs changes
 no result, and a run that fails takes no other down.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from gradlab.config import RunConfig
 from gradlab.data.corpus import load_corpus
@@ -23,24 +21,10 @@ from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.lock import LOCK_NAME, FolderLock
 from gradlab.runs.reader import Run, load
 from gradlab.training.progress import Progress
+from gradlab.training.study_table import STABILITY, StudyTable
 from gradlab.training.workers import Job, run_jobs
 
 STUDY_FILE = "study.json"
-TABLE_FILE = "stability.csv"
-COLUMNS = (
-    "size",
-    "params",
-    "arch",
-    "seed",
-    "lr_step",
-    "reason",
-    "step",
-    "lr",
-    "censored",
-    "first_overflow",
-    "lr_min_loss",
-    "lr_collapse",
-)
 
 State = Literal["running", "finished", "failed"]
 
@@ -83,6 +67,7 @@ def run_study(
     *,
     jobs: int = 1,
     resume: bool = False,
+    table: StudyTable = STABILITY,
     progress: Callable[[RunUpdate], None],
 ) -> StudyResult:
     """Run every config that has not finished yet, `jobs` at a time, in the order given.
@@ -93,6 +78,7 @@ def run_study(
         jobs: Processes at the same time.
         resume: Go on with the study that lies in `out`: finished runs are kept, others are
             begun again. The configs may be more than before.
+        table: What the study's own table says of each run.
         progress: Told of every change.
 
     Raises:
@@ -114,7 +100,7 @@ def run_study(
         done = [name for name in plan if _finished(out / name)]
         for name in done:
             progress(RunUpdate(name, "finished"))
-        _write_table(out, plan)
+        _write_table(out, plan, table)
         waiting = [name for name in plan if name not in done]
         if waiting:
             _check_corpora([load(out / name) for name in done])
@@ -124,7 +110,7 @@ def run_study(
             progress(RunUpdate(name, "running", news))
 
         def on_end(name: str, message: str | None) -> None:
-            _write_table(out, plan)
+            _write_table(out, plan, table)
             if message is not None:
                 failed.append(name)
             progress(RunUpdate(name, "finished" if message is None else "failed", None, message))
@@ -135,11 +121,11 @@ def run_study(
             on_progress=on_progress,
             on_end=on_end,
         )
-        return StudyResult(out / TABLE_FILE, tuple(failed))
+        return StudyResult(out / table.file, tuple(failed))
     finally:
         try:
             if (out / STUDY_FILE).exists():
-                _write_table(out, plan)
+                _write_table(out, plan, table)
         finally:
             lock.release()
 
@@ -192,33 +178,6 @@ def _finished(path: Path) -> bool:
     return (path / "run.json").exists() and load(path).status == "finished"
 
 
-def _write_table(out: Path, plan: Mapping[str, RunConfig]) -> None:
+def _write_table(out: Path, plan: Mapping[str, RunConfig], table: StudyTable) -> None:
     """The rows of all runs that have ended, in the plan's order."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for name in plan:
-        if (out / name / "run.json").exists():
-            run = load(out / name)
-            if run.verdict is not None:
-                writer.writerow(_row(run))
-    write_whole(out / TABLE_FILE, text.getvalue().encode())
-
-
-def _row(run: Run) -> dict[str, Any]:
-    config, verdict = run.config, run.verdict
-    assert verdict is not None
-    return {
-        "size": config.size,
-        "params": run.info["params"],
-        "arch": config.arch,
-        "seed": config.seed,
-        "lr_step": config.schedule.lr_step,
-        "reason": verdict.reason,
-        "step": verdict.step,
-        "lr": verdict.lr,
-        "censored": verdict.censored,
-        "first_overflow": verdict.first_overflow,
-        "lr_min_loss": verdict.lr_min_loss,
-        "lr_collapse": verdict.lr_collapse,
-    }
+    table.write(out, (load(out / name) for name in plan if (out / name / "run.json").exists()))

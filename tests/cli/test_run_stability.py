@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from gradlab.analyses.stability_table import read_stability
 from gradlab.cli.main import app
 from gradlab.training import study as study_module
+from gradlab.training.study_table import STABILITY
 
 SMALL = [
     *("run-stability", "--device", "cpu", "--n-layers", "1", "--width", "16"),
@@ -79,19 +80,19 @@ def fake_study(
 ) -> None:
     """A study whose first runs end in a break, whose last ones fail, or that is interrupted."""
 
-    def run_study(configs, out, *, jobs, resume, progress):  # type: ignore[no-untyped-def]
+    def run_study(configs, out, *, jobs, resume, table, progress):  # type: ignore[no-untyped-def]
         out.mkdir(parents=True)
-        lines = [",".join(study_module.COLUMNS)]
+        lines = [",".join(STABILITY.columns)]
         for config in configs[:rows]:
             place = f"{config.size},1000,{config.arch},{config.seed},{config.schedule.lr_step}"
             lines.append(f"{place},loss_rise,9,0.{config.seed + 1},False,,0.1,")
-        (out / "stability.csv").write_text("\n".join(lines) + "\n")
+        (out / table.file).write_text("\n".join(lines) + "\n")
         if not ends:
             raise KeyboardInterrupt
         names = tuple(study_module.run_name(config) for config in configs[rows:][:failed])
         for name in names:
             progress(study_module.RunUpdate(name, "failed", None, "the disk is full"))
-        return study_module.StudyResult(out / "stability.csv", names)
+        return study_module.StudyResult(out / table.file, names)
 
     monkeypatch.setattr(study_module, "run_study", run_study)
 

@@ -12,7 +12,8 @@ from gradlab.cli.study_files import write_figures, write_tables
 from gradlab.config import RunConfig
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
-from gradlab.training.study import COLUMNS, run_name
+from gradlab.training.study import run_name
+from gradlab.training.study_table import STABILITY
 
 OPTIONS = StabilityOptions(arch=["pre-ln", "normformer"], lr_step=[1e-2], seeds=2, steps=30)
 
@@ -73,8 +74,8 @@ def made_up_table(configs: list[RunConfig], out: Path) -> pd.DataFrame:
         verdict = {**run.verdict.model_dump(), "censored": run.verdict.censored}
         known = {"size": config.size, "arch": config.arch, "seed": config.seed}
         known |= {"lr_step": config.schedule.lr_step, "params": run.info["params"]}
-        rows.append({name: {**verdict, **known}[name] for name in COLUMNS})
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(out / "stability.csv", index=False)
+        rows.append({name: {**verdict, **known}[name] for name in STABILITY.columns})
+    pd.DataFrame(rows, columns=list(STABILITY.columns)).to_csv(out / "stability.csv", index=False)
     return read_stability(out)
 
 

@@ -12,7 +12,8 @@ import gradlab
 from gradlab.config import DataConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.lock import FolderLock
-from gradlab.training.study import COLUMNS, RunUpdate, run_name, run_study
+from gradlab.training.study import RunUpdate, run_name, run_study
+from gradlab.training.study_table import STABILITY
 
 Make = Callable[..., RunConfig]
 
@@ -124,7 +125,7 @@ def test_jobs_change_nothing_and_a_failure_takes_no_other_down(
         assert result.failed == (run_name(configs[1]),)
     assert (tmp_path / "1/stability.csv").read_text() == (tmp_path / "2/stability.csv").read_text()
     rows = table(tmp_path / "1")
-    assert list(rows.columns) == list(COLUMNS)
+    assert list(rows.columns) == list(STABILITY.columns)
     assert rows["seed"].tolist() == [0, 1]
     assert rows["reason"].tolist() == ["completed", "completed"]
     assert rows["censored"].all()
