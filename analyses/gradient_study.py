@@ -1,0 +1,220 @@
+"""What several runs' gradients say: mismatch by architecture, over seeds, with intervals."""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gradlab.analyses.gradients import (
+    LAYER_COLUMNS,
+    WINDOW_STEPS,
+    gradients_by_layer,
+    mismatch_of_layers,
+    windows_of,
+)
+from gradlab.analyses.intervals import mean_interval
+from gradlab.errors import GradlabError
+from gradlab.runs.reader import Run
+
+_SHAPE = ("n_layers", "d_model", "n_heads", "d_ff", "vocab_size", "max_seq_len")
+
+_SAME: dict[str, Callable[[Run], object]] = {
+    "corpora": lambda run: run.info["corpus"]["sha256"],
+    "sizes": lambda run: [getattr(run.config.model, name) for name in _SHAPE],
+    "attention paths": lambda run: run.config.model.attention,
+    "precisions": lambda run: run.config.precision,
+    "batches": lambda run: (run.config.batch_size, run.config.accumulation),
+    "schedules": lambda run: (run.config.schedule, run.config.steps),
+    "optimizers": lambda run: run.config.optimizer,
+}
+"""What runs must share for their gradients to be compared, as a word and where it is read."""
+
+
+def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.DataFrame:
+    """Mean gradients of the weights of every op and layer, of several runs in both windows.
+
+    Runs that did not reach their last step (broken, failed, interrupted) are left out: they have
+    no late window.
+
+    Args:
+        runs: Runs that recorded `grad_norms`, of one setting, by architecture and seed.
+        length: Steps of a window (`gradlab.analyses.gradients.windows_of`).
+
+    Returns:
+        One row per (arch, seed, window, op, layer), runs in the order given: columns arch, seed,
+        window (`early` or `late`), first, last (its steps), n_layers, and those of
+        `gradients_by_layer`.
+
+    Raises:
+        GradlabError: The runs do not compare, two have the same architecture and seed, one did not
+            record its gradients, or none reached its end.
+    """
+    runs = [run for run in runs if run.verdict is not None and run.verdict.censored]
+    if not runs:
+        raise GradlabError("no run reached its last step: there are no gradients to compare.")
+    check_comparable(runs)
+    tables = []
+    for run in runs:
+        grad_norms = run.table("grad_norms")
+        for name, window in windows_of(run.config, length).items():
+            layers = gradients_by_layer(grad_norms, first=window.first, last=window.last)
+            tables.append(
+                layers.assign(
+                    arch=run.config.arch,
+                    seed=run.config.seed,
+                    window=name,
+                    first=window.first,
+                    last=window.last,
+                    n_layers=run.config.model.n_layers,
+                )
+            )
+    table = pd.concat(tables, ignore_index=True)
+    return table[[*_RUN, "first", "last", "n_layers", *LAYER_COLUMNS]]
+
+
+_RUN = ["arch", "seed", "window"]
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """See that nothing but architecture and seed tells the runs apart.
+
+    Raises:
+        GradlabError: They differ in something else, or two do not differ at all.
+    """
+    for word, read in _SAME.items():
+        for run in runs[1:]:
+            if read(run) != read(runs[0]):
+                raise GradlabError(
+                    f"{_name(run)} and {_name(runs[0])} do not compare: their {word} differ."
+                )
+    seen: dict[Hashable, Run] = {}
+    for run in runs:
+        key = (run.config.arch, run.config.seed)
+        if key in seen:
+            raise GradlabError(
+                f"{_name(seen[key])} and {_name(run)} are both {key[0]} with seed {key[1]}: give "
+                "one of them."
+            )
+        seen[key] = run
+
+
+def _name(run: Run) -> str:
+    if run.path is not None:
+        return str(run.path)
+    return f"the run of {run.config.arch} with seed {run.config.seed}"
+
+
+def study_mismatch(gradients: pd.DataFrame) -> pd.DataFrame:
+    """The mismatch of every run in both windows, for each op.
+
+    Args:
+        gradients: A table of `study_gradients`.
+
+    Returns:
+        One row per (arch, seed, window, op): these columns and layers, left_out, ratio, slope as
+        `gradlab.analyses.gradients.mismatch_of_layers` defines them.
+    """
+    rows = [
+        dict(zip(_KEY, key, strict=True))
+        | dict(mismatch_of_layers(layers, int(layers["n_layers"].iloc[0])))
+        for key, layers in gradients.groupby(_KEY, sort=False)
+    ]
+    return pd.DataFrame(rows, columns=[*_KEY, "layers", "left_out", "ratio", "slope"])
+
+
+_KEY = [*_RUN, "op"]
+
+
+def summarise_mismatch(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """Mismatch of each architecture over its seeds.
+
+    The ratio's mean is geometric and its Student's t interval is taken on logarithms, so that a
+    ratio and its inverse are as far from 1; the slope's are plain.
+
+    Args:
+        mismatches: A table of `study_mismatch`.
+        level: Confidence level of the intervals.
+
+    Returns:
+        One row per (op, window, arch), in the order of the study: columns op, window, arch, runs
+        (that have a ratio), left_out (rows of all runs), ratio, ratio_low, ratio_high (the
+        interval; NaN for one run), ratio_min, ratio_max (over seeds), and the same five of slope.
+    """
+    rows = []
+    for (op, window), group in mismatches.groupby(["op", "window"], sort=False):
+        for arch, runs in group.groupby("arch", sort=False):
+            ratios = _with_logarithm(runs["ratio"]).dropna()
+            row: dict[str, Any] = {"op": op, "window": window, "arch": arch, "runs": len(ratios)}
+            row["left_out"] = int(runs["left_out"].sum())
+            logs = _spread("ratio", [math.log(ratio) for ratio in ratios], level)
+            row |= {name: math.exp(figure) for name, figure in logs.items()}
+            rows.append(row | _spread("slope", runs["slope"].dropna().tolist(), level))
+    return pd.DataFrame(rows, columns=_SUMMARY_COLUMNS)
+
+
+_SUMMARY_COLUMNS = [
+    *["op", "window", "arch", "runs", "left_out"],
+    *(
+        f"{name}{end}"
+        for name in ("ratio", "slope")
+        for end in ("", "_low", "_high", "_min", "_max")
+    ),
+]
+
+
+def _with_logarithm(ratios: "pd.Series[float]") -> "pd.Series[float]":
+    """NaN for ratios of 0 and inf, where one end has no gradient at all."""
+    return ratios.where((ratios > 0) & np.isfinite(ratios))
+
+
+def _spread(name: str, values: list[float], level: float) -> dict[str, float]:
+    interval = mean_interval(values, level)
+    return {
+        name: interval.mean,
+        f"{name}_low": interval.low,
+        f"{name}_high": interval.high,
+        f"{name}_min": min(values, default=math.nan),
+        f"{name}_max": max(values, default=math.nan),
+    }
+
+
+def mismatch_differences(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """How many times as large each architecture's mismatch is as another's, over shared seeds.
+
+    A pair is one seed run under both architectures: the same batches, and equal values at the
+    start of the parameters that both have. The interval is Student's t over the logarithms of the
+    pairs' quotients; each is at `level` on its own.
+
+    Args:
+        mismatches: A table of `study_mismatch`.
+        level: Confidence level of the interval.
+
+    Returns:
+        One row per (op, window) and couple of architectures that both have the op, `baseline` the
+        one that comes first: columns op, window, baseline, arch, seeds (of either), pairs,
+        quotient (geometric mean of arch's ratio / baseline's), low, high, distinguished (False
+        where the interval includes 1 or there are fewer than 2 pairs).
+    """
+    rows = []
+    for (op, window), group in mismatches.groupby(["op", "window"], sort=False):
+        group = group.assign(ratio=_with_logarithm(group["ratio"]))
+        ratios = group.pivot(index="seed", columns="arch", values="ratio")
+        for baseline, arch in combinations(pd.unique(group["arch"]), 2):
+            both = ratios[[baseline, arch]].dropna(how="all")
+            quotients = (both[arch] / both[baseline]).dropna()
+            interval = mean_interval([math.log(quotient) for quotient in quotients], level)
+            low, high = math.exp(interval.low), math.exp(interval.high)
+            row = {"op": op, "window": window, "baseline": baseline, "arch": arch}
+            row |= {"seeds": len(both), "pairs": len(quotients)}
+            row |= {"quotient": math.exp(interval.mean), "low": low, "high": high}
+            rows.append({**row, "distinguished": bool(low > 1 or high < 1)})
+    return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
+
+
+_DIFFERENCE_COLUMNS = [
+    *["op", "window", "baseline", "arch", "seeds", "pairs"],
+    *["quotient", "low", "high", "distinguished"],
+]

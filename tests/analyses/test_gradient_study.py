@@ -1,0 +1,215 @@
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gradlab.analyses.gradient_study import (
+    mismatch_differences,
+    study_gradients,
+    study_mismatch,
+    summarise_mismatch,
+)
+from gradlab.analyses.gradients import mismatch
+from gradlab.config import DataConfig, OptimizerConfig, PrecisionConfig, RunConfig, ScheduleConfig
+from gradlab.errors import GradlabError
+from gradlab.models.presets import model_config
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.reader import Run
+from gradlab.runs.verdict import Verdict
+
+# Student's t, two-sided 95 %, from the printed tables.
+T95 = {1: 12.7062, 2: 4.30265}
+LAYERS = 6
+
+
+def config(arch: str, seed: int = 0, **fields: Any) -> RunConfig:
+    values = {
+        "arch": arch,
+        "size": "nano",
+        "model": model_config(arch, "nano"),
+        "schedule": ScheduleConfig(lr=1e-3, warmup_steps=2),
+        "steps": 12,
+        "seed": seed,
+    }
+    return RunConfig(**{**values, **fields})
+
+
+def recorded(
+    config: RunConfig, falls: float, *, sha256: str = "a", ops: tuple[str, ...] = ("fc1", "fc2"),
+    **verdict: Any,
+) -> Run:  # fmt: skip
+    """A run whose gradients fall by e^-falls over the depth, twice that in the last five steps."""
+    writer = MemoryWriter(config, {"corpus": {"name": "x", "sha256": sha256}})
+    rng = np.random.default_rng(config.seed)
+    rows = [
+        (step, f"blocks.{layer}.feed_forward.{op}.weight", layer, op)
+        for step in range(config.steps)
+        for layer in range(LAYERS)
+        for op in ops
+    ]
+    step, param, layer, op = (list(column) for column in zip(*rows, strict=True))
+    depth = np.array(layer) / (LAYERS - 1)
+    late = np.where(np.array(step) >= 7, 2.0, 1.0)
+    l1 = np.exp(-falls * late * depth) * rng.lognormal(sigma=0.05, size=len(rows))
+    columns = {"step": step, "param": param, "layer": layer, "op": op}
+    columns |= {"numel": [10] * len(rows), "nonfinite": [0] * len(rows)}
+    columns |= dict.fromkeys(("grad_l1", "grad_l2", "grad_max_abs"), l1.tolist())
+    writer.write("grad_norms", columns)
+    writer.finish("finished", Verdict(**{"reason": "completed", "step": 11, **verdict}))
+    return writer.run()
+
+
+FALLS = {"post-ln": -0.5, "pre-ln": 1.2}
+
+
+def study() -> list[Run]:
+    return [
+        recorded(config(arch, seed), falls + 0.03 * seed)
+        for seed in range(3)
+        for arch, falls in FALLS.items()
+    ]
+
+
+def mismatches() -> pd.DataFrame:
+    return study_mismatch(study_gradients(study(), length=5))
+
+
+def test_every_run_and_window_is_that_of_its_own_table() -> None:
+    found = mismatches().set_index(["arch", "seed", "window", "op"])
+    assert len(found) == 2 * 3 * 2 * 2
+    for run in study():
+        for window, (first, last) in {"early": (2, 6), "late": (7, 11)}.items():
+            own = mismatch(run.table("grad_norms"), first=first, last=last).set_index("op")
+            for op in ("fc1", "fc2"):
+                row = found.loc[(run.config.arch, run.config.seed, window, op)]
+                assert row[["ratio", "slope"]].tolist() == own.loc[op, ["ratio", "slope"]].tolist()
+
+
+def test_the_layers_say_which_steps_they_average() -> None:
+    layers = study_gradients(study(), length=5)
+    steps = layers.drop_duplicates("window")[["window", "first", "last", "steps"]]
+    assert steps.to_numpy().tolist() == [["early", 2, 6, 5], ["late", 7, 11, 5]]
+    assert (layers["n_layers"] == LAYERS).all()
+    assert len(layers) == 2 * 3 * 2 * 2 * LAYERS
+
+
+def test_a_summary_has_geometric_means_ranges_and_intervals() -> None:
+    table = mismatches()
+    summary = summarise_mismatch(table).set_index(["op", "window", "arch"])
+    assert len(summary) == 2 * 2 * 2
+    for key, row in summary.iterrows():
+        runs = table[(table[["op", "window", "arch"]] == list(key)).all(axis=1)]
+        logs = [math.log(ratio) for ratio in runs["ratio"]]
+        mean, spread = statistics.fmean(logs), statistics.stdev(logs)
+        assert row["runs"] == 3
+        assert row["ratio"] == pytest.approx(statistics.geometric_mean(runs["ratio"]))
+        assert (row["ratio_min"], row["ratio_max"]) == pytest.approx(
+            (min(runs["ratio"]), max(runs["ratio"]))
+        )
+        half = T95[2] * spread / math.sqrt(3)
+        assert row["ratio_high"] == pytest.approx(math.exp(mean + half), rel=1e-5)
+        assert row["slope"] == pytest.approx(statistics.fmean(runs["slope"]))
+        half = T95[2] * statistics.stdev(runs["slope"]) / math.sqrt(3)
+        assert row["slope_low"] == pytest.approx(row["slope"] - half, rel=1e-5)
+    assert summary.loc[("fc2", "late", "post-ln"), "ratio"] < 1
+    assert summary.loc[("fc2", "late", "pre-ln"), "slope"] == pytest.approx(-2.46, abs=0.1)
+
+
+def test_differences_are_over_pairs_of_seeds() -> None:
+    table = mismatches()
+    found = mismatch_differences(table).set_index(["op", "window"])
+    assert len(found) == 4
+    row = found.loc[("fc2", "late")]
+    here = table[(table["op"] == "fc2") & (table["window"] == "late")]
+    ratios = here.set_index(["arch", "seed"])["ratio"]
+    logs = [math.log(ratios["pre-ln", seed] / ratios["post-ln", seed]) for seed in range(3)]
+    half = T95[2] * statistics.stdev(logs) / math.sqrt(3)
+    assert row[["baseline", "arch", "seeds", "pairs"]].tolist() == ["post-ln", "pre-ln", 3, 3]
+    assert math.log(row["quotient"]) == pytest.approx(statistics.fmean(logs))
+    assert math.log(row["low"]) == pytest.approx(statistics.fmean(logs) - half, rel=1e-5)
+    assert row["distinguished"]
+
+
+def test_one_seed_has_no_interval() -> None:
+    table = mismatches()
+    one = table[table["seed"] == 0]
+    summary = summarise_mismatch(one)
+    assert (summary["runs"] == 1).all()
+    np.testing.assert_allclose(summary["ratio"], summary["ratio_min"])
+    assert summary[["ratio_low", "ratio_high", "slope_low", "slope_high"]].isna().all(axis=None)
+    differences = mismatch_differences(one)
+    assert (differences["pairs"] == 1).all()
+    assert not differences["distinguished"].any()
+
+
+def test_equal_architectures_are_not_distinguished() -> None:
+    runs = [recorded(config(a, s), 1 + 0.2 * s * (a == "pre-ln")) for s in range(3) for a in FALLS]
+    differences = mismatch_differences(study_mismatch(study_gradients(runs, length=5)))
+    assert not differences["distinguished"].any()
+
+
+def test_an_op_of_one_architecture_has_no_difference() -> None:
+    runs = [recorded(config("pre-ln"), 1.0), recorded(config("post-ln"), 1.0, ops=("fc2",))]
+    table = study_mismatch(study_gradients(runs, length=5))
+    assert mismatch_differences(table)["op"].tolist() == ["fc2", "fc2"]
+    assert len(summarise_mismatch(table)) == 6
+
+
+def test_a_ratio_without_a_logarithm_is_not_counted() -> None:
+    table = mismatches()
+    table.loc[(table["arch"] == "pre-ln") & (table["seed"] == 1), "ratio"] = 0.0
+    table.loc[(table["arch"] == "pre-ln") & (table["seed"] == 2), "ratio"] = math.inf
+    summary = summarise_mismatch(table).set_index("arch")
+    assert set(summary.loc["pre-ln", "runs"]) == {1}
+    assert np.isfinite(summary.loc["pre-ln", "ratio"]).all()
+    differences = mismatch_differences(table)
+    assert set(differences["pairs"]) == {1}
+    assert set(differences["seeds"]) == {3}
+
+
+def test_runs_that_did_not_reach_their_end_are_left_out() -> None:
+    broken = recorded(config("pre-ln", 3), 1.0, reason="loss_rise", step=9)
+    layers = study_gradients([*study(), broken], length=5)
+    assert sorted(layers["seed"].unique()) == [0, 1, 2]
+    with pytest.raises(GradlabError, match="no run reached its last step"):
+        study_gradients([broken], length=5)
+
+
+OTHER = {
+    "corpora": recorded(config("pre-ln"), 1.0, sha256="b"),
+    "sizes": recorded(config("pre-ln", model=model_config("pre-ln", "nano", d_ff=100)), 1.0),
+    "attention paths": recorded(
+        config("pre-ln", model=model_config("pre-ln", "nano", attention="sdpa")), 1.0
+    ),
+    "precisions": recorded(config("pre-ln", precision=PrecisionConfig(name="bf16")), 1.0),
+    "batches": recorded(config("pre-ln", batch_size=9), 1.0),
+    "schedules": recorded(config("pre-ln", schedule=ScheduleConfig(lr=2e-3)), 1.0),
+    "optimizers": recorded(config("pre-ln", optimizer=OptimizerConfig(beta2=0.9)), 1.0),
+}
+
+
+@pytest.mark.parametrize("word", OTHER)
+def test_runs_that_do_not_compare_are_refused(word: str) -> None:
+    first = recorded(config("post-ln"), 1.0)
+    with pytest.raises(GradlabError, match=f"do not compare: their {word} differ"):
+        study_gradients([first, OTHER[word]], length=5)
+
+
+def test_where_the_text_lies_does_not_matter() -> None:
+    moved = config("pre-ln", data=DataConfig(corpus="elsewhere.txt"), device="cpu")
+    study_gradients([recorded(config("post-ln"), 1.0), recorded(moved, 1.0)], length=5)
+
+
+def test_two_runs_of_one_kind_are_refused() -> None:
+    with pytest.raises(GradlabError, match="are both pre-ln with seed 0: give one of them"):
+        study_gradients([recorded(config("pre-ln"), 1.0), recorded(config("pre-ln"), 2.0)])
+
+
+def test_a_run_without_the_table_is_refused() -> None:
+    writer = MemoryWriter(config("pre-ln"), {"corpus": {"name": "x", "sha256": "a"}})
+    writer.finish("finished", Verdict(reason="completed", step=11))
+    with pytest.raises(GradlabError, match="did not record grad_norms"):
+        study_gradients([writer.run()], length=5)
