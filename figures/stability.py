@@ -23,7 +23,7 @@ AXIS_LABELS = {
 }
 
 _LOG_FROM = 4.0
-"""Ratio of the highest to the lowest learning rate from which the axis is logarithmic."""
+"""Ratio of the highest to the lowest value from which an axis is logarithmic."""
 
 _LABEL_WIDTH = 0.12
 """Share of a one-column axis that a tick label on x takes."""
@@ -63,7 +63,7 @@ def lr_at_break(table: pd.DataFrame, *, value: str = "lr", ax: Axes | None = Non
             _draw_seeds(ax, points, style[arch], aside[arch])
             _draw_medians(ax, medians, value, style[arch], aside[arch], dashes[ramp])
         ax.set_ylabel(AXIS_LABELS[value])
-        _set_rate_axis(ax, seen["value"])
+        set_value_axis(ax, seen["value"])
         several = seen["size"].nunique() > 1
         handles = [_median_line(look, "-" if several else "none") for look in style.values()]
         if len(ramps) > 1:
@@ -113,7 +113,8 @@ def _apart(places: Sequence[float], span: float) -> list[float]:
     return kept
 
 
-def _set_rate_axis(ax: Axes, values: "pd.Series[float]") -> None:
+def set_value_axis(ax: Axes, values: "pd.Series[float]") -> None:
+    """Room for the values on y: logarithmic where they are positive and span enough."""
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > _LOG_FROM:
         ax.set_yscale("log")
