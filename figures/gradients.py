@@ -150,6 +150,7 @@ def _handles(style: Mapping[str, Look], rows: pd.DataFrame) -> list[Line2D]:
         for look in style.values()
     ]
     if rows["seed"].nunique() > 1:
-        band = {"color": "0.4", "alpha": _BAND, "linewidth": 5, "solid_capstyle": "butt"}
-        handles.append(Line2D([], [], label="range of seeds", **band))
+        band = Line2D([], [], color="0.4", alpha=_BAND, linewidth=5, label="range of seeds")
+        band.set_solid_capstyle("butt")
+        handles.append(band)
     return handles
