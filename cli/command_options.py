@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from gradlab.cli.options import ModelOptions, RunOptions, option
+from gradlab.cli.options import RECORD, ModelOptions, RunOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,51 @@ class StabilityOptions(RunOptions):
     out: Annotated[
         Path | None,
         option("The study's folder; studies/stability-SIZES by default."),
+    ] = None
+    resume: Annotated[
+        bool,
+        option("Go on with the study in the folder: finished runs are kept.", "--resume"),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradNormsOptions(RunOptions):
+    """`gradlab grad-norms`."""
+
+    arch: Annotated[list[str], option("An architecture; repeat for more.", metavar="NAME")] = field(
+        default_factory=lambda: ["post-ln", "pre-ln", "normformer"]
+    )
+    size: Annotated[
+        str, option("A named size; nano-d128 is nano at width 128.", metavar="NAME")
+    ] = "micro"
+    width: Annotated[int | None, option("Take the size at this width.")] = None
+    seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
+    steps: Annotated[int, option("Steps to take.")] = 300
+    lr: Annotated[float, option("Learning rate after the warm-up.")] = 1e-3
+    warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 100
+    average: Annotated[
+        int,
+        option("Steps that each window averages: the first after the warm-up, and the last."),
+    ] = 50
+    probes: Annotated[
+        list[str],
+        option(
+            "What to measure beside the gradients: headroom, scales, scores, optimizer; repeat "
+            "for more.",
+            panel=RECORD,
+            metavar="NAME",
+        ),
+    ] = field(default_factory=lambda: ["grad_norms"])
+    every: Annotated[int, option("Steps between two looks.", panel=RECORD)] = 1
+    precision: Annotated[
+        str,
+        option("Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32.", metavar="NAME"),
+    ] = "auto"
+    jobs: Annotated[
+        int | None, option("Runs at the same time; a core each by default, one on CUDA.")
+    ] = None
+    out: Annotated[
+        Path | None, option("The study's folder; studies/gradients-SIZE by default.")
     ] = None
     resume: Annotated[
         bool,

@@ -5,7 +5,7 @@ of `gradlab.config` has the same name, the option sets that field. A model optio
 given leaves what the architecture and the size say.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -173,11 +173,17 @@ class RunOptions(ModelOptions):
     ] = None
     held_out: Annotated[float, option("Share kept for validation.", panel=DATA)] = 0.05
 
-    headroom: Annotated[
-        bool,
-        option("Record the FP16 headroom of every site.", "--headroom/--no-headroom", panel=RECORD),
-    ] = True
-    headroom_every: Annotated[
-        int, option("Steps between two rows of a site, away from a break.", panel=RECORD)
+    probes: Annotated[
+        list[str],
+        option(
+            "What to measure inside the model: headroom, grad_norms, scales, scores, optimizer, "
+            "or none; repeat for more.",
+            panel=RECORD,
+            metavar="NAME",
+        ),
+    ] = field(default_factory=lambda: ["headroom"])
+    every: Annotated[
+        int,
+        option("Steps between two looks, or two rows of a site away from overflows.", panel=RECORD),
     ] = 10
     window: Annotated[int, option("Steps between two writes.", panel=RECORD)] = 50

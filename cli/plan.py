@@ -3,10 +3,11 @@
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, TypeVar, get_args
 
-from gradlab.cli.command_options import StabilityOptions, TrainOptions
+from gradlab.cli.command_options import GradNormsOptions, StabilityOptions, TrainOptions
 from gradlab.cli.options import ModelOptions, RunOptions
 from gradlab.config import (
     Config,
@@ -15,6 +16,7 @@ from gradlab.config import (
     OptimizerConfig,
     PrecisionConfig,
     PrecisionName,
+    ProbeName,
     RecordConfig,
     RunConfig,
     ScheduleConfig,
@@ -43,8 +45,6 @@ def plan_stability(options: StabilityOptions) -> list[RunConfig]:
     Raises:
         ConfigError: An option has a value that is unknown, out of range, or does not fit others.
     """
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds {options.seeds}: a study needs at least one seed.")
     name = "fp16" if options.precision == "auto" else options.precision
     sizes = size_labels(options.size, options.width)
     ramps = list(dict.fromkeys(options.lr_step))
@@ -59,7 +59,37 @@ def plan_stability(options: StabilityOptions) -> list[RunConfig]:
             seed=seed,
             **_shared(options, name),
         )
-        for size, ramp, seed, arch in product(sizes, ramps, range(options.seeds), architectures)
+        for size, ramp, seed, arch in product(sizes, ramps, _seeds(options.seeds), architectures)
+    ]
+
+
+def plan_grad_norms(options: GradNormsOptions) -> list[RunConfig]:
+    """The runs of a study of gradients: seeds × architectures, in that order.
+
+    The gradients are recorded whatever else is.
+
+    Raises:
+        ConfigError: An option has a value that is unknown, out of range, or does not fit others.
+    """
+    (size,) = size_labels([options.size], [] if options.width is None else [options.width])
+    name = "fp32" if options.precision == "auto" else options.precision
+    if options.every > max(options.average, 1):  # an average of none is refused as such
+        raise ConfigError(
+            f"--every {options.every}: a window of {options.average} steps may then have no look "
+            "at the gradients; look more often, or average more steps."
+        )
+    options = replace(options, probes=list(dict.fromkeys(["grad_norms", *options.probes])))
+    return [
+        RunConfig(
+            arch=arch,
+            size=size,
+            model=build_config(options, arch, size),
+            schedule=ScheduleConfig(lr=options.lr, warmup_steps=options.warmup),
+            steps=options.steps,
+            seed=seed,
+            **_shared(options, name),
+        )
+        for seed, arch in product(_seeds(options.seeds), dict.fromkeys(options.arch))
     ]
 
 
@@ -155,6 +185,12 @@ def check_jobs(jobs: int | None, device_type: str) -> int:
     return jobs
 
 
+def _seeds(count: int) -> range:
+    if count < 1:
+        raise ConfigError(f"--seeds {count}: a study needs at least one seed.")
+    return range(count)
+
+
 def _step_cap(label: str) -> int:
     return STEP_CAPS.get(named_size(label)["size"], LARGE_STEP_CAP)
 
@@ -170,8 +206,16 @@ def _shared(options: RunOptions, precision: str) -> dict[str, Any]:
         "optimizer": _part(OptimizerConfig, options),
         "stability": _part(StabilityConfig, options),
         "data": _part(DataConfig, options),
-        "record": _part(RecordConfig, options),
+        "record": _record(options),
     }
+
+
+def _record(options: RunOptions) -> RecordConfig:
+    """What is recorded: `none`, alone, stands for no probes."""
+    probes = [] if list(options.probes) == ["none"] else options.probes
+    for name in probes:
+        _check_name("probe", name, [*get_args(ProbeName), "none"])
+    return _part(RecordConfig, options, probes=tuple(probes))
 
 
 def _check_name(option: str, name: str, known: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """The tables and figures beside a study's runs, made from what the runs recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ def write_tables(table: "pd.DataFrame", out: Path) -> list[Path]:
         summarise_stability,
     )
     from gradlab.analyses.stability_table import QUANTITIES
-    from gradlab.runs.files import write_whole
 
     differences = [paired_differences(table, value).assign(quantity=value) for value in QUANTITIES]
     tables = {
@@ -28,6 +27,13 @@ def write_tables(table: "pd.DataFrame", out: Path) -> list[Path]:
         "differences": pd.concat(differences, ignore_index=True),
         "first_overflows": first_overflow_sites(table),
     }
+    return write_csvs(tables, out)
+
+
+def write_csvs(tables: Mapping[str, "pd.DataFrame"], out: Path) -> list[Path]:
+    """Each table as a CSV file of its name."""
+    from gradlab.runs.files import write_whole
+
     files = []
     for name, made in tables.items():
         file = out / f"{name}.csv"
@@ -91,7 +97,11 @@ def _write_roads(configs: Sequence[RunConfig], out: Path) -> list[Path]:
         folder = out / run_name(config)
         panels = figures.setdefault(f"{config.size}_ramp{config.schedule.lr_step:g}", {})
         title = looks([config.arch])[config.arch].label
-        if title in panels or not config.record.headroom or not (folder / "run.json").exists():
+        if (
+            title in panels
+            or "headroom" not in config.record.probes
+            or not (folder / "run.json").exists()
+        ):
             continue
         run = load(folder)
         if run.verdict is None or run.status != "finished":

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from gradlab.models.build import build_model
     from gradlab.models.presets import model_config
     from gradlab.precision.emulation import emulated_fp16
+    from gradlab.probes.attach import attach
     from gradlab.runs.reader import load
     from gradlab.training.loop import train
 
 _HOMES = {
     "ModelConfig": "gradlab.config",
     "RunConfig": "gradlab.config",
+    "attach": "gradlab.probes.attach",
     "build_model": "gradlab.models.build",
     "emulated_fp16": "gradlab.precision.emulation",
     "load": "gradlab.runs.reader",
@@ -27,6 +29,7 @@ _HOMES = {
 __all__ = [
     "ModelConfig",
     "RunConfig",
+    "attach",
     "build_model",
     "emulated_fp16",
     "load",
@@ -36,6 +39,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "probes":
+        return import_module("gradlab.probes")
     if name not in _HOMES:
         raise AttributeError(f"module 'gradlab' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

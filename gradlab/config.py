@@ -20,6 +20,7 @@ Activation = Literal["gelu", "relu2", "geglu"]
 AttentionPath = Literal["materialised", "sdpa"]
 Positions = Literal["sinusoidal", "learned"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
+ProbeName = Literal["headroom", "grad_norms", "scales", "scores", "optimizer"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
 
 NOT_BUILT = {
@@ -225,11 +226,13 @@ class DataConfig(Config):
 class RecordConfig(Config):
     """What a run writes, and how often values leave the device."""
 
+    probes: tuple[ProbeName, ...] = ("headroom",)
+    """What is measured inside the model, by the table that it fills."""
+    every: int = Field(default=10, ge=1)
+    """Steps between two looks: at headroom, between two rows of a site away from an overflow; the
+    learned scales are written at steps evenly spaced on a logarithmic axis whatever it is."""
     window: int = Field(default=50, ge=1)
     """Steps between two copies from the device to the run directory."""
-    headroom: bool = True
-    headroom_every: int = Field(default=10, ge=1)
-    """Steps between two rows of a site, outside the window of a break."""
 
 
 class RunConfig(Config):

@@ -25,3 +25,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     near = get_close_matches(str(name), options, n=2)
     hint = f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
     return f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(options)}."
+
+
+class GradlabWarning(UserWarning):
+    """Something that the user should know, said once; what goes on stays right."""

@@ -1,1 +1,20 @@
 """Probes: what is measured inside a model while it trains, by hooks that change nothing."""
+
+from gradlab.probes.cadence import log_spaced
+from gradlab.probes.gradient_norms import GradientNorms
+from gradlab.probes.headroom import Headroom
+from gradlab.probes.learned_scales import LearnedScales
+from gradlab.probes.optimizer_health import OptimizerHealth
+from gradlab.probes.probe import Probe, Reading, Step, Subject
+
+__all__ = [
+    "GradientNorms",
+    "Headroom",
+    "LearnedScales",
+    "OptimizerHealth",
+    "Probe",
+    "Reading",
+    "Step",
+    "Subject",
+    "log_spaced",
+]

@@ -1,170 +1,213 @@
 """Headroom: how near every site comes to leaving the FP16 range, forward and backward.
 
-Sites are the outputs of the modules that have no children, the gradients there, and the gradients
-of the parameters, which a loss scale makes the first to overflow. At every step, one read of each
-tensor gives its extremes: enough to know the headroom and whether anything overflowed. The counts
-that take more reads are made on sampled steps, and wherever an extreme is not finite.
+Sites are the modules' outputs, the gradients there, and the gradients of the parameters, which a
+loss scale makes the first to overflow. One read of each tensor gives its extremes: enough to know
+the headroom and whether anything overflowed. The counts that take more reads are made on sampled
+steps and, on a CPU, wherever an extreme is not finite.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.models.attention import Scores
-from gradlab.probes.statistics import details, extremes
-
-Direction = Literal["forward", "backward"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A site in one direction: what one measurement belongs to.
-
-    Attributes:
-        site: Dotted name of the module whose output it is, or of the parameter.
-        direction: `forward` for the output, `backward` for the gradient there.
-        dtype: Of the tensor as it exists. Of a parameter's gradient, the dtype that its one
-            product had before autocast widened it; its own where it sums several (a tied
-            parameter, micro-batches), as a sum may leave the range of its terms.
-        numel: Entries looked at (at the scores: the visible pairs).
-    """
-
-    site: str
-    direction: Direction
-    dtype: torch.dtype
-    numel: int
-
-
-@dataclass(frozen=True)
-class Details:
-    """Counts at one place in one step."""
-
-    max_abs: float
-    infinite: int
-    nan: int
-    subnormal: int
-    nonzero: int
-
-
-@dataclass(frozen=True)
-class SiteStep:
-    """What one step showed, in execution order: `places[i]` had the extremes `low[i]`, `high[i]`.
-
-    `details` holds the counts of the places that were sampled or not finite.
-    """
-
-    step: int
-    sampled: bool
-    places: tuple[Place, ...]
-    low: list[float]
-    high: list[float]
-    details: dict[int, Details]
-
-    def finite(self, index: int) -> bool:
-        """Whether every entry at that place is finite."""
-        return math.isfinite(self.low[index]) and math.isfinite(self.high[index])
-
-    def max_abs(self, index: int) -> float:
-        """Largest magnitude at that place, over the finite entries."""
-        if self.finite(index):
-            return max(-self.low[index], self.high[index])
-        return self.details[index].max_abs
+from gradlab.probes.cadence import Cadence
+from gradlab.probes.overflows import overflow_rows, overflows
+from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
+from gradlab.probes.roles import role
+from gradlab.probes.selection import Patterns, clean_name, select
+from gradlab.probes.sites import (
+    Details,
+    Direction,
+    Place,
+    SiteStep,
+    floats_of,
+    in_backward,
+    sites,
+)
+from gradlab.probes.statistics import (
+    details,
+    extremes,
+    headroom_bits,
+    is_finite_on_cpu,
+    small_counts,
+)
 
 
 @dataclass
-class _Pending:
-    step: int
+class _Pass:
+    """What one step has shown so far."""
+
     sampled: bool
-    order: list[int]
-    low: list[Tensor]
-    high: list[Tensor]
-    counted: list[int]
-    counts: list[Tensor]
+    order: list[int] = field(default_factory=list)
+    low: list[Tensor] = field(default_factory=list)
+    high: list[Tensor] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)
+    counts: list[Tensor] = field(default_factory=list)
+    poisoned: list[int] = field(default_factory=list)
 
 
-class Headroom:
-    """Watches the outputs of a model's leaf modules, the gradients there and its parameters'.
+class Headroom(Probe):
+    """Largest magnitude at every site, the bits left before FP16 overflows, and overflow events.
 
-    Every gradient is seen as it exists: multiplied by the loss scale. Hooks are put on in the
-    constructor and taken off by `close`; they compute nothing between `end` and the next `begin`,
-    and nothing in passes without gradients.
+    Every gradient is seen as it exists: multiplied by the loss scale. Hooks read and change
+    nothing; passes without gradients are not looked at, and an activation that checkpointing
+    computes again is recorded once.
+
+    Rows of `headroom` are written at the sampled steps and, once an FP16 tensor has overflowed,
+    for the `lead` steps before; `overflows` has a row for each such tensor.
+
+    Args:
+        at: Patterns over the names of modules and parameters.
+        every: Cadence of the looks; None for that of `attach`.
+        sample: Of the steps looked at, each of which the number is a multiple of this is counted
+            in full and written.
+        lead: Steps that are kept to be written if one overflows.
     """
 
-    def __init__(self, model: nn.Module, *, every: int) -> None:
+    table = "headroom"
+    looks_inside = True
+
+    def __init__(
+        self, at: Patterns = "*", *, every: Cadence | None = None, sample: int = 1, lead: int = 50
+    ) -> None:
         self.every = every
+        self._patterns = at
+        self._sample = sample
+        self._lead: deque[SiteStep] = deque(maxlen=lead)
+
+    def tables(self) -> tuple[str, ...]:
+        """Headroom, and the overflow events."""
+        return ("headroom", "overflows")
+
+    def open(self, subject: Subject) -> Iterable[RemovableHandle]:
+        """Put hooks on the modules and parameters chosen."""
+        named: dict[str, nn.Module | nn.Parameter] = {
+            clean_name(name): module for name, module in sites(subject.model) if clean_name(name)
+        }
+        named |= subject.parameters
         self._places: list[Place] = []
         self._index: dict[tuple[str, Direction], int] = {}
-        self._current: _Pending | None = None
-        self._pending: list[_Pending] = []
         self._used_as: dict[nn.Parameter, list[torch.dtype]] = {}
-        self._handles: list[RemovableHandle] = [
-            *(
-                module.register_forward_hook(partial(self._on_forward, name))
-                for name, module in sites(model)
-            ),
-            *(
-                parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad
-            ),
-        ]
-
-    def close(self) -> None:
-        """Take off every hook."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._pass = _Pass(False)
+        self._passed: set[str] = set()
+        self._pass_ended = False
+        self._last_output: tuple[weakref.ref[Tensor], int] | None = None
+        self._lead.clear()
+        self.latest: SiteStep | None = None
+        for name, chosen in select(named, self._patterns, "modules or parameters").items():
+            if isinstance(chosen, nn.Parameter):
+                yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
+            else:
+                yield chosen.register_forward_hook(partial(self._on_forward, name))
 
     def begin(self, step: int) -> None:
-        """Start recording a step's forward and backward passes."""
-        self._current = _Pending(step, step % self.every == 0, [], [], [], [], [])
+        """Start an empty record."""
+        self._pass = _Pass(step % self._sample == 0)
+        self._passed.clear()
 
-    def end(self) -> None:
-        """Stop recording; the step's values stay on the device until `collect`."""
-        assert self._current is not None
-        self._pending.append(self._current)
-        self._current = None
+    def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
+        """The next forward pass is another one."""
+        self._pass_ended = True
 
-    def collect(self) -> list[SiteStep]:
-        """The steps recorded since the last call, copied from the device."""
-        steps = [self._to_host(pending) for pending in self._pending]
-        self._pending.clear()
-        return steps
+    def after_step(self) -> Reading | None:
+        """What the step's passes showed."""
+        seen = self._pass
+        if not seen.order:
+            return None
+        labels: Columns = {
+            "order": seen.order,
+            "counted": seen.counted,
+            "poisoned": seen.poisoned,
+            "sampled": [seen.sampled],
+        }
+        values = {"low": _stacked(seen.low), "high": _stacked(seen.high)}
+        if seen.counts:
+            values["counts"] = _stacked(seen.counts).reshape(-1)
+        return Reading(labels, values)
+
+    def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """Overflow events; headroom at a sampled step, or of all steps that led to an overflow."""
+        sites = _merge(step.step, tuple(self._places), columns)
+        self.latest = sites
+        events = overflows(sites)
+        tables = {}
+        due = [sites] if sites.sampled else []
+        if events:
+            tables["overflows"] = overflow_rows(sites, events, step)
+            due = [*self._lead, sites]
+            self._lead.clear()
+        elif not sites.sampled:
+            self._lead.append(sites)
+        if due:
+            tables["headroom"] = _headroom_rows(due)
+        return tables
+
+    def lead_up(self, until: int) -> Mapping[str, Columns]:
+        """The rows of the last steps up to one that were kept back, to be written after all."""
+        due = [sites for sites in self._lead if sites.step <= until]
+        self._lead.clear()
+        return {"headroom": _headroom_rows(due)} if due else {}
 
     def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if self._current is None or not isinstance(output, Tensor) or not output.requires_grad:
+        if not self.active or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
+        if in_backward():
+            if name in self._passed:
+                return
+        elif self._pass_ended:
+            self._pass_ended = False
+            self._passed.clear()
+        self._passed.add(name)
+        for suffix, tensor in floats_of(output):
+            if not self._is_last_output(tensor):
+                self._on_output(name + suffix, module, args, tensor)
+
+    def _is_last_output(self, tensor: Tensor) -> bool:
+        """Whether the module only passes on what a part of it gave, unchanged."""
+        last, self._last_output = self._last_output, (weakref.ref(tensor), tensor._version)
+        return last is not None and last[0]() is tensor and last[1] == tensor._version
+
+    def _on_output(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         if (name, "forward") not in self._index:
             self._note_use(module, args, output.dtype)
-        seen, numel = output.detach(), output.numel()
+        seen, numel = _local(output.detach()), output.numel()
         if isinstance(module, Scores):
             # A causal model never uses a score above the diagonal, nor its gradient (zero).
             length = output.shape[-1]
             seen, numel = seen.tril(), numel * (length + 1) // (2 * length)
-        self._see(name, "forward", seen, numel)
-        output.register_hook(partial(self._on_backward, name, numel))
+        masks = not isinstance(module, Scores) and next(module.parameters(), None) is None
+        place = Place(name, "forward", output.dtype, numel, masks)
+        if not self._see(place, seen) and not self._pass.poisoned and _any_not_finite(args):
+            self._pass.poisoned.append(self._index[name, "forward"])
+        if output.requires_grad:
+            output.register_hook(partial(self._on_output_gradient, name, numel))
 
-    def _on_backward(self, name: str, numel: int, gradient: Tensor) -> None:
-        if self._current is not None:
-            self._see(name, "backward", gradient, numel)
+    def _on_output_gradient(self, name: str, numel: int, gradient: Tensor) -> None:
+        if self.active:
+            self._see(Place(name, "backward", gradient.dtype, numel), _local(gradient.detach()))
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
-        current, gradient = self._current, parameter.grad
-        if current is None or gradient is None:
+        gradient = parameter.grad
+        if not self.active or gradient is None:
             return
         uses = self._used_as.get(cast(nn.Parameter, parameter), [])
         index = self._index.get((name, "backward"))
-        if index is not None and index in current.order:  # a sum over micro-batches
+        if index is not None and index in self._pass.order:  # a sum over micro-batches
             self._places[index] = replace(self._places[index], dtype=gradient.dtype)
         narrowed = len(uses) == 1 and uses[0].itemsize < gradient.dtype.itemsize
         dtype = uses[0] if narrowed else gradient.dtype
-        self._see(name, "backward", gradient, parameter.numel(), dtype)
+        values = gradient.coalesce().values() if gradient.is_sparse else _local(gradient)
+        self._see(Place(name, "backward", dtype, parameter.numel()), values)
 
     def _note_use(self, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
         """Note in which dtype a module used its parameters, its own or those handed to it."""
@@ -172,76 +215,67 @@ class Headroom:
         for parameter in (*module.parameters(recurse=False), *given):
             self._used_as.setdefault(parameter, []).append(dtype)
 
-    def _see(
-        self,
-        name: str,
-        direction: Direction,
-        x: Tensor,
-        numel: int,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        current = self._current
-        assert current is not None
-        index = self._index.get((name, direction))
+    def _see(self, place: Place, x: Tensor) -> bool:
+        """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite."""
+        if not x.numel():
+            return True
+        key = (place.site, place.direction)
+        index = self._index.get(key)
         if index is None:
-            index = self._index[name, direction] = len(self._places)
-            self._places.append(Place(name, direction, dtype or x.dtype, numel))
+            index = self._index[key] = len(self._places)
+            self._places.append(place)
+        seen = self._pass
         low, high = extremes(x)
-        current.order.append(index)
-        current.low.append(low)
-        current.high.append(high)
-        # On the CPU a look costs nothing, so the counts are made only where something is off.
-        # Elsewhere a look would stall the device, and the counts cost less than that.
-        if (
-            current.sampled
-            or x.device.type != "cpu"
-            or not math.isfinite(low.item())
-            or not math.isfinite(high.item())
-        ):
-            current.counted.append(index)
-            current.counts.append(details(x))
-
-    def _to_host(self, pending: _Pending) -> SiteStep:
-        low = _numbers(pending.low)
-        high = _numbers(pending.high)
-        counts = torch.stack(pending.counts).tolist() if pending.counts else []
-        return _merge(
-            SiteStep(pending.step, pending.sampled, tuple(self._places), low, high, {}),
-            pending.order,
-            [
-                (index, Details(row[0], *(int(count) for count in row[1:])))
-                for index, row in zip(pending.counted, counts, strict=True)
-            ],
-        )
+        seen.order.append(index)
+        seen.low.append(low)
+        seen.high.append(high)
+        is_finite = x.device.type != "cpu" or is_finite_on_cpu(low, high)
+        if seen.sampled or not is_finite:
+            seen.counted.append(index)
+            if is_finite and x.device.type == "cpu":
+                most, none = torch.maximum(-low, high).double(), low.new_zeros(2).double()
+                seen.counts.append(torch.cat([most[None], none, small_counts(x)]))
+            else:
+                seen.counts.append(details(x))
+        return is_finite
 
 
-def sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The named modules that compute something themselves: those without children."""
-    for name, module in model.named_modules():
-        leaf = next(module.children(), None) is None
-        if name and leaf and not isinstance(module, nn.Identity | nn.Dropout):
-            yield name, module
+def _local(x: Tensor) -> Tensor:
+    return x.to_local() if isinstance(x, DTensor) else x
 
 
-def _numbers(scalars: list[Tensor]) -> list[float]:
-    """0-dim tensors of any dtypes as floats, in one copy."""
-    return torch.stack([scalar.float() for scalar in scalars]).tolist() if scalars else []
+def _any_not_finite(args: Any) -> bool:
+    """Whether a module was handed a CPU tensor that is not finite."""
+    return any(
+        x.device.type == "cpu" and x.numel() > 0 and not is_finite_on_cpu(*extremes(x.detach()))
+        for _, x in floats_of(args)
+    )
 
 
-def _merge(step: SiteStep, order: list[int], counts: list[tuple[int, Details]]) -> SiteStep:
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as one, on the first one's device."""
+    device = tensors[0].device
+    return torch.stack([x if x.device == device else x.to(device) for x in tensors])
+
+
+def _merge(step: int, places: tuple[Place, ...], columns: Columns) -> SiteStep:
     """One entry a place, in the places' order, from a step whose micro-batches each passed it."""
-    n = len(step.places)
+    n = len(places)
     low, high = [math.nan] * n, [math.nan] * n
-    seen = [False] * n
-    for index, lo, hi in zip(order, step.low, step.high, strict=True):
-        if not seen[index]:
-            low[index], high[index], seen[index] = lo, hi, True
+    seen: dict[int, None] = {}  # a set that keeps its order
+    for index, lo, hi in zip(columns["order"], columns["low"], columns["high"], strict=True):
+        if index not in seen:
+            low[index], high[index] = lo, hi
+            seen[index] = None
         else:
             # A NaN must win, and min() keeps its first argument where nothing compares.
             low[index] = lo if math.isnan(lo) else min(low[index], lo)
             high[index] = hi if math.isnan(hi) else max(high[index], hi)
     merged: dict[int, Details] = {}
-    for index, counted in counts:
+    counts = columns.get("counts", [])
+    for at, index in enumerate(columns["counted"]):
+        largest, *numbers = counts[5 * at : 5 * at + 5]
+        counted = Details(largest, *(int(number) for number in numbers))
         if before := merged.get(index):
             counted = Details(
                 max(before.max_abs, counted.max_abs),
@@ -251,4 +285,36 @@ def _merge(step: SiteStep, order: list[int], counts: list[tuple[int, Details]]) 
                 before.nonzero + counted.nonzero,
             )
         merged[index] = counted
-    return SiteStep(step.step, step.sampled, step.places, low, high, merged)
+    poisoned = frozenset(columns["poisoned"])
+    return SiteStep(step, columns["sampled"][0], places, tuple(seen), low, high, merged, poisoned)
+
+
+def _headroom_rows(steps: Sequence[SiteStep]) -> Columns:
+    rows = [
+        _headroom_row(sites, index, sites.places[index]) for sites in steps for index in sites.order
+    ]
+    return dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
+
+
+_COLUMNS = (
+    *("step", "site", "layer", "op", "direction", "dtype"),
+    *("max_abs", "headroom_bits", "underflow_frac", "nonfinite"),
+)
+
+
+def _headroom_row(sites: SiteStep, index: int, place: Place) -> tuple[Any, ...]:
+    counts = sites.details.get(index)
+    finite = sites.finite(index)
+    max_abs = sites.max_abs(index)
+    uncounted = 0 if finite else None
+    return (
+        sites.step,
+        place.site,
+        *role(place.site),
+        place.direction,
+        str(place.dtype).removeprefix("torch."),
+        max_abs,
+        headroom_bits(max_abs, nonfinite=not finite),
+        counts.subnormal / max(1, counts.nonzero) if counts else None,
+        counts.infinite + counts.nan if counts and not finite else uncounted,
+    )

@@ -1,11 +1,15 @@
 """Overflow events: which FP16 tensors of a step were not finite, and which came first."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from gradlab.probes.headroom import Place, SiteStep
+from gradlab.probes.probe import Columns, Step
+from gradlab.probes.roles import role
+from gradlab.probes.sites import Place, SiteStep
 from gradlab.probes.statistics import FP16_OVERFLOW
 
 Kind = Literal["inf", "nan", "both", "cast"]
@@ -19,20 +23,22 @@ class Overflow:
         order: Position in the step's execution, forward before backward.
         place: Where.
         kind: What the tensor holds; `cast` where it is the rounding of a wider, finite tensor.
-        count: Entries that are not finite.
-        producer: Whether it is the step's first in execution order: all that came before it was
-            finite, so nothing else can have caused it. What follows it may be its doing.
+            Where nothing was counted, `nan` may stand for both.
+        count: Entries that are not finite; None where they were not counted.
+        producer: Name of the site where it arose, if it is the step's first in execution order:
+            all that came before it was finite, so nothing else can have caused it. What follows
+            it may be its doing.
     """
 
     order: int
     place: Place
     kind: Kind
-    count: int
-    producer: bool
+    count: int | None
+    producer: str | None
 
 
 def overflows(step: SiteStep) -> list[Overflow]:
-    """The overflow events of a step in execution order; the first is the producer.
+    """The overflow events of a step in execution order; the first has the producer.
 
     A tensor wider than FP16 is an event only as the first: then it is the widened copy of an FP16
     product that overflowed on the way to it, as a gradient is that a matrix product hands back
@@ -41,16 +47,36 @@ def overflows(step: SiteStep) -> list[Overflow]:
     if all(place.dtype is not torch.float16 for place in step.places):
         return []
     events: list[Overflow] = []
-    for index, place in enumerate(step.places):
+    for order, index in enumerate(step.order):
+        place = step.places[index]
         if step.finite(index) or (events and place.dtype is not torch.float16):
             continue
-        found = step.details[index]
-        kind: Kind = "both" if found.infinite and found.nan else "nan" if found.nan else "inf"
-        producer = not events
-        if producer and _cast_from_too_large(step, index):
+        kind, count = _kind(step, index)
+        first = not events
+        if first and _cast_from_too_large(step, order):
             kind = "cast"
-        events.append(Overflow(index, place, kind, found.infinite + found.nan, producer))
+        producer = _producer(step, index) if first else None
+        events.append(Overflow(order, place, kind, count, producer))
     return events
+
+
+def overflow_rows(sites: SiteStep, events: Sequence[Overflow], step: Step) -> Columns:
+    """The events as rows of `overflows`."""
+    places = [event.place for event in events]
+    return {
+        "step": [sites.step] * len(events),
+        "order": [event.order for event in events],
+        "site": [place.site for place in places],
+        "layer": [role(place.site)[0] for place in places],
+        "op": [role(place.site)[1] for place in places],
+        "direction": [place.direction for place in places],
+        "kind": [event.kind for event in events],
+        "count": [event.count for event in events],
+        "numel": [place.numel for place in places],
+        "producer": [events[0].producer] * len(events),
+        "loss_scale": [step.loss_scale] * len(events),
+        "skipped": [step.skipped] * len(events),
+    }
 
 
 def site_label(place: Place) -> str:
@@ -58,14 +84,33 @@ def site_label(place: Place) -> str:
     return place.site if place.direction == "forward" else f"{place.site} gradient"
 
 
-def _cast_from_too_large(step: SiteStep, index: int) -> bool:
-    """Whether that place is FP16 and the last wider tensor before it finite but past its range.
+def _producer(step: SiteStep, index: int) -> str:
+    place = step.places[index]
+    if index not in step.poisoned:
+        return site_label(place)
+    # Its input was not finite already, and no module had given that.
+    parent = place.site.rpartition(".")[0] or "the model"
+    return f"{parent} (between its modules)"
 
-    That tensor is what was cast to make the first FP16 tensor after it: in the forward pass a
-    norm's or activation's output, in the backward pass the gradient of a residual sum.
+
+def _kind(step: SiteStep, index: int) -> tuple[Kind, int | None]:
+    """What a tensor that is not finite holds, and how many such entries."""
+    found = step.details.get(index)
+    if found is None:
+        return ("nan" if math.isnan(step.high[index]) else "inf"), None
+    kind: Kind = "both" if found.infinite and found.nan else "nan" if found.nan else "inf"
+    return kind, found.infinite + found.nan
+
+
+def _cast_from_too_large(step: SiteStep, order: int) -> bool:
+    """Whether the place that came as number `order` was cast from a wider one that did not fit.
+
+    Then it is FP16, and the last wider tensor before it finite but past FP16's range: that was
+    cast to make the first FP16 tensor after it, in the forward pass a norm's or activation's
+    output, in the backward pass the gradient of a residual sum.
     """
-    if step.places[index].dtype is not torch.float16:
+    if step.places[step.order[order]].dtype is not torch.float16:
         return False
-    wider = (i for i in range(index - 1, -1, -1) if step.places[i].dtype is not torch.float16)
-    source = next(wider, None)
+    before = reversed(step.order[:order])
+    source = next((i for i in before if step.places[i].dtype is not torch.float16), None)
     return source is not None and step.finite(source) and step.max_abs(source) >= FP16_OVERFLOW

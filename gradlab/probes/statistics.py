@@ -1,6 +1,7 @@
 """What a tensor's entries say about its number format, computed on its device."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,11 +12,32 @@ FP16_OVERFLOW = 65520.0
 """What rounds to this or more is infinite in FP16."""
 FP16_MIN_NORMAL = 2.0**-14
 
+_EXACT_FP32 = 2**24
+"""Up to this many, ones add up exactly in fp32."""
+
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest entry, 0-dim, in one read; both NaN if any entry is NaN."""
     low, high = torch.aminmax(x)
     return low, high
+
+
+def is_finite_on_cpu(low: Tensor, high: Tensor) -> bool:
+    """Whether a CPU tensor with these extremes is finite: nothing waits for this look."""
+    if low.dtype is torch.bfloat16:  # NumPy has none
+        low, high = low.float(), high.float()
+    return math.isfinite(low.numpy()) and math.isfinite(high.numpy())
+
+
+def small_counts(x: Tensor) -> Tensor:
+    """(2,) fp64: count of non-zero entries below 2^-14 in magnitude, count of non-zero entries.
+
+    NaN and inf count as non-zero.
+    """
+    magnitude = x.abs()
+    zero = _count(magnitude, torch.eq, 0)
+    below = _count(magnitude, torch.lt, FP16_MIN_NORMAL)
+    return torch.stack([below - zero, x.numel() - zero])
 
 
 def details(x: Tensor) -> Tensor:
@@ -29,16 +51,20 @@ def details(x: Tensor) -> Tensor:
     infinite = torch.isinf(magnitude)
     nan = torch.isnan(magnitude)
     finite = magnitude.masked_fill(infinite | nan, 0)
-    nonzero = magnitude != 0
-    return torch.stack(
-        [
-            finite.amax().double(),
-            infinite.sum(),
-            nan.sum(),
-            (nonzero & (magnitude < FP16_MIN_NORMAL)).sum(),
-            nonzero.sum(),
-        ]
+    return torch.cat(
+        [torch.stack([finite.amax().double(), infinite.sum(), nan.sum()]), small_counts(x)]
     )
+
+
+def _count(x: Tensor, compare: Callable[..., Tensor], bound: float) -> Tensor:
+    """How many entries compare so, 0-dim fp64.
+
+    Ones in fp32 add up several times as fast as booleans do on a CPU.
+    """
+    wide = torch.float64 if x.numel() > _EXACT_FP32 else torch.float32
+    ones = torch.empty(x.shape, dtype=wide, device=x.device)
+    compare(x, bound, out=ones)
+    return ones.sum().double()
 
 
 def headroom_bits(max_abs: float, nonfinite: bool = False) -> float:

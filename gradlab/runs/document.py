@@ -22,23 +22,23 @@ Status = Literal["running", "finished", "interrupted", "error"]
 _PACKAGES = ("gradlab-diagnostics", "torch", "numpy", "pyarrow", "pydantic")
 
 
-def opening(config: RunConfig, info: Mapping[str, Any]) -> dict[str, Any]:
+def opening(config: RunConfig | None, info: Mapping[str, Any]) -> dict[str, Any]:
     """The document of a run that starts now; `info` adds to it or overrides it.
 
     `tables` lists what the run records, so that a table without rows differs from one that was
-    not asked for.
+    not asked for; `own_tables` has the columns of those that are a user's own.
     """
-    tables = ["steps", *(["headroom", "overflows"] if config.record.headroom else [])]
     document = {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
-        "config": config.model_dump(mode="json"),
-        "seed": config.seed,
-        "precision": config.precision.name,
+        "config": None if config is None else config.model_dump(mode="json"),
+        "seed": None if config is None else config.seed,
+        "precision": None if config is None else config.precision.name,
         "versions": _versions(),
         "started": _now(),
         "ended": None,
-        "tables": tables,
+        "tables": _tables(config),
+        "own_tables": {},
         "verdict": None,
     }
     return {**document, **info}
@@ -78,6 +78,12 @@ def to_json(document: Mapping[str, Any]) -> bytes:
     """The document as indented UTF-8 JSON."""
     text = json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
+
+
+def _tables(config: RunConfig | None) -> list[str]:
+    """The tables of a run of the built-in loop: its probes are named after theirs."""
+    probes = () if config is None else config.record.probes
+    return ["steps", *probes, *(["overflows"] if "headroom" in probes else [])]
 
 
 def _versions() -> dict[str, str]:

@@ -17,13 +17,13 @@ class MemoryWriter:
 
     path = None
 
-    def __init__(self, config: RunConfig, info: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: RunConfig | None, info: Mapping[str, Any] | None = None) -> None:
         self._document = opening(config, info or {})
         self._parts: dict[str, list[pa.Table]] = {}
 
     def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Add rows to a table."""
-        rows = arrow_table(table, columns)
+        rows = arrow_table(table, columns, self._document["own_tables"])
         if rows.num_rows:
             self._parts.setdefault(table, []).append(rows)
 

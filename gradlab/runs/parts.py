@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradlab.errors import GradlabError
-from gradlab.runs.schema import TABLES
 
 
 class Parts(Protocol):
@@ -18,8 +17,8 @@ class Parts(Protocol):
         """Tables that have rows."""
         ...
 
-    def read(self, table: str, columns: Sequence[str]) -> list[pa.Table]:
-        """The rows of one of them, in the order they were written."""
+    def read(self, table: str, columns: pa.Schema) -> list[pa.Table]:
+        """Columns of the rows of one of them, in the order they were written."""
         ...
 
 
@@ -33,9 +32,9 @@ class MemoryParts:
         """Tables that have rows."""
         return list(self._tables)
 
-    def read(self, table: str, columns: Sequence[str]) -> list[pa.Table]:
-        """The rows of one of them."""
-        return [part.select(columns) for part in self._tables.get(table, ())]
+    def read(self, table: str, columns: pa.Schema) -> list[pa.Table]:
+        """Columns of the rows of one of them."""
+        return [part.select(columns.names) for part in self._tables.get(table, ())]
 
 
 class FolderParts:
@@ -49,10 +48,10 @@ class FolderParts:
 
     def present(self) -> list[str]:
         """Tables that have rows."""
-        return [table for table in TABLES if self._files(table)]
+        return sorted({file.parent.name for file in self._run.glob("*/part-*.parquet")})
 
-    def read(self, table: str, columns: Sequence[str]) -> list[pa.Table]:
-        """The rows of one of them.
+    def read(self, table: str, columns: pa.Schema) -> list[pa.Table]:
+        """Columns of the rows of one of them.
 
         Raises:
             GradlabError: A part is damaged or holds other columns; the sentence names it.
@@ -63,11 +62,10 @@ class FolderParts:
         return sorted((self._run / table).glob("part-*.parquet"))
 
 
-def _read(file: Path, table: str, columns: Sequence[str]) -> pa.Table:
-    wanted = pa.schema([TABLES[table].field(name) for name in columns])
+def _read(file: Path, table: str, wanted: pa.Schema) -> pa.Table:
     try:
         with pq.ParquetFile(file) as part:
-            return part.read(columns=list(columns)).select(columns).cast(wanted)
+            return part.read(columns=wanted.names).select(wanted.names).cast(wanted)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise GradlabError(

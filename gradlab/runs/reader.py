@@ -24,13 +24,12 @@ class Run:
     """A recorded run, finished or not.
 
     Attributes:
-        config: What it was asked to do.
         info: The whole of `run.json`.
         verdict: How it ended, or None while that is not known.
         path: Its folder, or None if it was kept in memory.
     """
 
-    config: RunConfig
+    _config: RunConfig | None
     info: Mapping[str, Any]
     verdict: Verdict | None
     path: Path | None
@@ -45,6 +44,25 @@ class Run:
         return cls(*_parse(info), path=None, _parts=MemoryParts(parts))
 
     @property
+    def config(self) -> RunConfig:
+        """What the built-in loop was asked to do.
+
+        Raises:
+            GradlabError: The run is of a loop of the user's own, which gradlab cannot describe.
+        """
+        if self._config is None:
+            raise GradlabError(
+                f"{self._title} was recorded by gradlab.attach in a loop of its own: it has no "
+                "config of gradlab's."
+            )
+        return self._config
+
+    @property
+    def attached(self) -> bool:
+        """Whether it was recorded by `gradlab.attach`, in a loop of the user's own."""
+        return self._config is None
+
+    @property
     def status(self) -> str:
         """`running` (or killed while it was), `finished`, `interrupted` or `error`."""
         return str(self.info["status"])
@@ -53,10 +71,11 @@ class Run:
     def tables(self) -> tuple[str, ...]:
         """Names of the recorded tables, those included that stayed empty."""
         named = {*self.info.get("tables", ()), *self._parts.present()}
-        return tuple(table for table in TABLES if table in named)
+        own = [table for table in self.info.get("own_tables", {}) if table in named]
+        return (*(table for table in TABLES if table in named), *own)
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
-        """A table as a DataFrame, rows in the order they were recorded.
+        """A table as a DataFrame, rows in the order of their steps.
 
         Columns have the same types whatever the data: `Int64` where an integer may be missing
         (`layer`), plain NumPy types elsewhere.
@@ -69,7 +88,7 @@ class Run:
             GradlabError: There is no such table or column, this run did not record it, or one of
                 its parts is damaged.
         """
-        fields = schema(name)
+        fields = schema(name, self.info.get("own_tables", {}))
         wanted = fields.names if columns is None else list(columns)
         for column in wanted:
             if column not in fields.names:
@@ -78,16 +97,18 @@ class Run:
             raise GradlabError(
                 f"{self._title} did not record {name}, only {', '.join(self.tables)}."
             )
-        selected = pa.schema([fields.field(column) for column in wanted])
-        parts = self._parts.read(name, wanted)
-        return _frame(pa.concat_tables([selected.empty_table(), *parts]))
+        read = pa.schema([fields.field(column) for column in dict.fromkeys(["step", *wanted])])
+        parts = self._parts.read(name, read)
+        rows = _frame(pa.concat_tables([read.empty_table(), *parts]))
+        if not rows["step"].is_monotonic_increasing:  # what led to an overflow is written after it
+            rows = rows.sort_values("step", kind="stable", ignore_index=True)
+        return rows[wanted]
 
     @property
     def _title(self) -> str:
         return "the run in memory" if self.path is None else f"the run {self.path}"
 
     def __repr__(self) -> str:
-        config = self.config
         end = self.status
         if self.verdict is not None:
             end = self.verdict.reason
@@ -96,10 +117,14 @@ class Run:
             if self.verdict.lr is not None:
                 end += f", lr {self.verdict.lr:.4g}"
         place = "" if self.path is None else f" in {self.path}"
-        return (
-            f"<Run {config.arch} {config.size} {config.precision.name}, seed {config.seed}: {end}; "
-            f"tables {', '.join(self.tables)}{place}>"
-        )
+        return f"<Run {self._subject}: {end}; tables {', '.join(self.tables)}{place}>"
+
+    @property
+    def _subject(self) -> str:
+        if self._config is None:
+            return f"of {self.info.get('model', 'a model')}"
+        config = self._config
+        return f"{config.arch} {config.size} {config.precision.name}, seed {config.seed}"
 
 
 def load(path: Path | str) -> Run:
@@ -127,7 +152,7 @@ def load(path: Path | str) -> Run:
         raise type(error)(f"{file}: {error}") from None
 
 
-def _parse(info: dict[str, Any]) -> tuple[RunConfig, dict[str, Any], Verdict | None]:
+def _parse(info: dict[str, Any]) -> tuple[RunConfig | None, dict[str, Any], Verdict | None]:
     """The typed parts of a run's document."""
     found = info.get("schema_version")
     if not isinstance(found, int):
@@ -137,11 +162,12 @@ def _parse(info: dict[str, Any]) -> tuple[RunConfig, dict[str, Any], Verdict | N
             f"written by a newer gradlab (format {found}, this one reads up to "
             f"{SCHEMA_VERSION}): update gradlab."
         )
-    if not isinstance(info.get("config"), dict) or "status" not in info:
+    config = info.get("config")
+    if "config" not in info or not isinstance(config, dict | None) or "status" not in info:
         raise ConfigError("the config or the status is missing.")
     verdict = info.get("verdict")
     return (
-        RunConfig.from_mapping(info["config"]),
+        None if config is None else RunConfig.from_mapping(config),
         info,
         None if verdict is None else Verdict.from_mapping(verdict),
     )

@@ -1,13 +1,17 @@
 """The tables of a run and their columns, as Arrow schemas.
 
+A user's own probe may fill a table of its own, whose columns stand in `run.json`.
+
 One observation a row, `step` in each. A nullable column is one whose value may not exist (a
 `layer` outside the blocks, a `val_loss` between two validations, an `underflow_frac` at a step
 where only maxima were taken); NaN and inf are observations. `dtype` in `headroom` is the tensor's
 own, as `float16`: only the wider ones can have negative headroom.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -41,7 +45,7 @@ TABLES: Mapping[str, pa.Schema] = {
             *_maybe(_REAL, "lr", "loss", "val_loss", "loss_scale"),
             *_always(_FLAG, "skipped"),
             *_maybe(_REAL, "grad_norm"),
-            *_always(_INT, "tokens"),
+            *_maybe(_INT, "tokens"),
             *_always(_REAL, "seconds"),
         ]
     ),
@@ -72,7 +76,7 @@ TABLES: Mapping[str, pa.Schema] = {
             *_always(_TEXT, "direction", "dtype"),
             *_always(_REAL, "max_abs", "headroom_bits"),
             *_maybe(_REAL, "underflow_frac"),
-            *_always(_INT, "nonfinite"),
+            *_maybe(_INT, "nonfinite"),
         ]
     ),
     "overflows": pa.schema(
@@ -82,7 +86,8 @@ TABLES: Mapping[str, pa.Schema] = {
             *_always(_TEXT, "site"),
             *_PLACE,
             *_always(_TEXT, "direction", "kind"),
-            *_always(_INT, "count", "numel"),
+            *_maybe(_INT, "count"),
+            *_always(_INT, "numel"),
             *_maybe(_TEXT, "producer"),
             *_maybe(_REAL, "loss_scale"),
             *_always(_FLAG, "skipped"),
@@ -93,8 +98,8 @@ TABLES: Mapping[str, pa.Schema] = {
             _STEP,
             *_always(_TEXT, "site"),
             *_maybe(pa.int32(), "layer"),
-            *_always(_INT, "head"),
-            *_always(_REAL, "max", "max_abs"),
+            *_maybe(_INT, "head"),
+            *_maybe(_REAL, "max", "max_abs"),
             *_always(_TEXT, "bound"),
         ]
     ),
@@ -103,32 +108,66 @@ TABLES: Mapping[str, pa.Schema] = {
             _STEP,
             *_always(_TEXT, "param"),
             *_PLACE,
-            *_always(_REAL, "param_rms", "update_rms", "eps_frac"),
+            *_always(_REAL, "param_rms", "update_rms"),
+            *_maybe(_REAL, "eps_frac"),
         ]
     ),
 }
 """Name → columns. The names and their meaning are the interface of every analysis."""
 
 
-def schema(table: str) -> pa.Schema:
+OwnTables: TypeAlias = Mapping[str, Mapping[str, str]]
+"""Tables of a user's own probes: name → column → `int`, `float`, `str` or `bool`."""
+
+_OWN_TYPES = {"int": _INT, "float": _REAL, "str": _TEXT, "bool": _FLAG}
+
+
+def own_table(table: str, columns: Mapping[str, type]) -> dict[str, str]:
+    """The columns of a table of one's own as `run.json` has them.
+
+    Raises:
+        GradlabError: The table is one of gradlab's, its name cannot be a folder's, or a column has
+            another type.
+    """
+    if table in TABLES:
+        raise GradlabError(f"the table {table!r} is gradlab's own: choose another name.")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", table):
+        raise GradlabError(f"{table!r} cannot name a table: letters, digits and _ can.")
+    for name, kind in columns.items():
+        if kind.__name__ not in _OWN_TYPES:
+            raise GradlabError(
+                f"column {name!r} of {table} has type {kind.__name__}: choose int, float, str or "
+                "bool."
+            )
+    return {name: kind.__name__ for name, kind in columns.items()}
+
+
+def schema(table: str, own: OwnTables = MappingProxyType({})) -> pa.Schema:
     """The columns of a table.
 
     Raises:
         GradlabError: There is no table of that name.
     """
+    if table in own:
+        columns = own[table].items()
+        return pa.schema([_STEP, *(pa.field(name, _OWN_TYPES[kind]) for name, kind in columns)])
     if table not in TABLES:
-        raise GradlabError(unknown("table", table, TABLES))
+        raise GradlabError(unknown("table", table, [*TABLES, *own]))
     return TABLES[table]
 
 
-def arrow_table(table: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+def arrow_table(
+    table: str,
+    columns: Mapping[str, Sequence[Any]],
+    own: OwnTables = MappingProxyType({}),
+) -> pa.Table:
     """Columns of equal length as an Arrow table of the declared types.
 
     Raises:
         GradlabError: A column is unknown, missing, of another length or type, or lacks a value
             that every row has.
     """
-    fields = schema(table)
+    fields = schema(table, own)
     for name in columns:
         if name not in fields.names:
             raise GradlabError(unknown(f"column of {table}", name, fields.names))

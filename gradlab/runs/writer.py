@@ -22,7 +22,7 @@ class RunWriter:
 
     Args:
         path: The folder; made with its parents. It must not exist or be empty.
-        config: What the run does.
+        config: What the run does; None for a loop that is not gradlab's.
         info: More for `run.json`: device, corpus, parameter count, `tables` if others than the
             config says are recorded.
 
@@ -33,7 +33,7 @@ class RunWriter:
     """
 
     def __init__(
-        self, path: Path | str, config: RunConfig, info: Mapping[str, Any] | None = None
+        self, path: Path | str, config: RunConfig | None, info: Mapping[str, Any] | None = None
     ) -> None:
         self.path = Path(path)
         self._document = opening(config, info or {})
@@ -57,7 +57,7 @@ class RunWriter:
 
     def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Add rows to a table: one Parquet part, in place whole or not at all."""
-        rows = arrow_table(table, columns)
+        rows = arrow_table(table, columns, self._document["own_tables"])
         if not rows.num_rows:
             return
         folder = self.path / table

@@ -15,6 +15,9 @@ from gradlab.data.corpus import Corpus, load_corpus
 from gradlab.data.entropy import unigram_entropy
 from gradlab.models.loss import next_token_loss
 from gradlab.probes.headroom import Headroom
+from gradlab.probes.named import named_probes
+from gradlab.probes.probe import Subject
+from gradlab.probes.session import Session
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Reason
@@ -56,14 +59,15 @@ def train(
     )
     with repeatable(device, config.seed):
         learner = make_learner(config, device)
+        probes = named_probes(config.record)
         info = _info(corpus, device, learner)
         writer = RunWriter(Path(out), config, info) if out else MemoryWriter(config, info)
-        record = config.record
-        headroom = Headroom(learner.model, every=record.headroom_every) if record.headroom else None
-        entropy = unigram_entropy(corpus.train)
-        recording = Recording(config, writer, headroom, StabilityMonitor(config.stability, entropy))
+        session = Session(_subject(learner), probes, scaler=learner.scaler) if probes else None
+        headroom = next((probe for probe in probes if isinstance(probe, Headroom)), None)
+        monitor = StabilityMonitor(config.stability, unigram_entropy(corpus.train))
+        recording = Recording(config, writer, session, headroom, monitor)
         reason: Reason = "completed"
-        with closing(headroom) if headroom else nullcontext():
+        with closing(session) if session else nullcontext():
             try:
                 # Opened once here: entering it costs more than a small model's product.
                 with learner.precision.arithmetic():
@@ -87,16 +91,11 @@ def _run_steps(
     """Take steps until the last one or the break, and write them."""
     # On a CPU nothing is in flight, so a look waits for nothing.
     window = 1 if device.type == "cpu" else config.record.window
-    headroom = recording.headroom
     broke = False
     with interrupt_between_steps() as check_interrupt:
         for step in range(config.steps):
             batches = _batches(config, corpus, device, step)
-            if headroom:
-                headroom.begin(step)
             result = training_step(learner, batches, config.lr(step))
-            if headroom:
-                headroom.end()
             due = config.val_every and (step + 1) % config.val_every == 0
             recording.keep(result, _validate(config, corpus, device, learner) if due else None)
             if (step + 1) % window == 0 or step + 1 == config.steps:
@@ -170,6 +169,18 @@ def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: 
             losses.append(next_token_loss(model(inputs), targets))
     model.train()
     return torch.stack(losses).mean()
+
+
+def _subject(learner: Learner) -> Subject:
+    """The model as probes see it; with fp32 master copies, those are what is trained."""
+    parameters = dict(learner.model.named_parameters())
+    return Subject(
+        learner.model,
+        parameters,
+        {name: module for name, module in learner.model.named_modules() if name},
+        dict(zip(parameters, learner.trained, strict=True)),
+        (learner.optimizer,),
+    )
 
 
 def _info(corpus: Corpus, device: torch.device, learner: Learner) -> dict[str, Any]:

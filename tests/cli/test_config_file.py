@@ -105,7 +105,7 @@ RUNS = [
     TrainOptions(
         width=128, n_layers=2, d_ff=100, qkv_norm=True, activation="geglu", dropout=0.1,
         precision="fp16-pure", master_weights=False, clip_norm=0.5, margin=3.0, window=5,
-        corpus="text.txt", val_every=3, keep_going=True, headroom=False,
+        corpus="text.txt", val_every=3, keep_going=True, probes=("grad_norms",),
     ),
     TrainOptions(schedule="ramp", lr_step=1e-4, precision="fp16", head_scale="heads"),
 ]  # fmt: skip

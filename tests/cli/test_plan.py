@@ -136,7 +136,7 @@ PARTS: dict[str, Any] = {
     ),
     "stability": StabilityConfig(patience=3, loss_scale_floor=1e-3, ema_decay=0.5, margin=2.0),
     "data": DataConfig(corpus="text.txt", tokenizer="words.json", held_out=0.1),
-    "record": RecordConfig(window=7, headroom=False, headroom_every=3),
+    "record": RecordConfig(window=7, probes=("scales",), every=3),
 }
 
 
@@ -154,9 +154,10 @@ def test_every_field_of_the_other_parts_is_an_option(name: str) -> None:
 
 def test_option_defaults_are_those_of_the_configs() -> None:
     defaults = {field.name: field.default for field in fields(TrainOptions)}
+    assert tuple(TrainOptions().probes) == RecordConfig().probes
     for config in (OptimizerConfig, StabilityConfig, DataConfig, RecordConfig, PrecisionConfig):
         for name, field in config.model_fields.items():
-            if name != "name":
+            if name not in ("name", "probes"):
                 assert defaults[name] == field.default, name
     for name in ("batch_size", "accumulation", "device", "seed", "val_every", "val_batches"):
         assert defaults[name] == RunConfig.model_fields[name].default, name

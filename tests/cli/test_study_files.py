@@ -39,7 +39,7 @@ def made_up_run(config: RunConfig, out: Path, *, reason: str = "loss_nonfinite")
             "seconds": [float(step) for step in steps],
         },
     )
-    if config.record.headroom:
+    if config.record.probes:
         rows = [(step, layer) for step in steps for layer in range(2)]
         bits = [-math.inf if step == 7 and not layer else 9.0 - step for step, layer in rows]
         writer.write(
@@ -115,7 +115,7 @@ def test_the_figures_of_a_study(tmp_path: Path) -> None:
 
 
 def test_a_study_of_one_architecture_has_no_differences(tmp_path: Path) -> None:
-    options = StabilityOptions(arch=["pre-ln"], lr_step=[1e-2], seeds=1, headroom=False)
+    options = StabilityOptions(arch=["pre-ln"], lr_step=[1e-2], seeds=1, probes=["none"])
     configs = study(tmp_path, options)
     files = write_figures(made_up_table(configs, tmp_path), configs, tmp_path)
     assert [file.name for file in files] == ["lr_at_break.png", "lr_at_break.pdf"]

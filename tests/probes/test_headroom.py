@@ -10,8 +10,11 @@ from gradlab.models.loss import next_token_loss
 from gradlab.models.presets import model_config
 from gradlab.models.transformer import Transformer
 from gradlab.precision.emulation import emulated_fp16
-from gradlab.probes.headroom import Headroom, SiteStep, sites
-from gradlab.probes.overflows import overflows, site_label
+from gradlab.probes.attach import subject_of
+from gradlab.probes.headroom import Headroom
+from gradlab.probes.overflows import overflows
+from gradlab.probes.session import Session
+from gradlab.probes.sites import SiteStep
 
 
 def model_of(arch: str = "pre-ln", seed: int = 0, **overrides: Any) -> Transformer:
@@ -39,28 +42,34 @@ def observe(
     step: int = 0,
     batches: tuple[int, ...] = (0,),
 ) -> SiteStep:
-    probe = Headroom(model, every=every)
-    probe.begin(step)
+    probe = Headroom(sample=every)
+    session = Session(subject_of(model, ()), [probe])
+    for _ in range(step):
+        session.end_step()
     for data in batches:
         pass_through(model, scale, data)
-    probe.end()
-    probe.close()
-    (seen,) = probe.collect()
-    return seen
+    session.end_step()
+    session.close()
+    session.collect()
+    assert probe.latest is not None
+    return probe.latest
 
 
 def obvious(model: nn.Module, scale: float) -> dict[tuple[str, str], Tensor]:
     """Every site's tensor, kept whole by the plainest hooks."""
     kept: dict[tuple[str, str], Tensor] = {}
+    outputs: list[Tensor] = []
     handles = []
     for name, module in model.named_modules():
-        if name and not list(module.children()):
+        if name:
 
             def hook(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
-                if not output.requires_grad:  # the fixed positions
+                if any(output is earlier for earlier in outputs):  # a part's, passed on
                     return
+                outputs.append(output)
                 kept[name, "forward"] = output.detach().clone()
-                output.register_hook(lambda g: kept.__setitem__((name, "backward"), g.clone()))
+                if output.requires_grad:
+                    output.register_hook(lambda g: kept.__setitem__((name, "backward"), g.clone()))
 
             handles.append(module.register_forward_hook(hook))
     pass_through(model, scale)
@@ -112,7 +121,6 @@ def test_a_gradient_summed_over_micro_batches_is_no_fp16_tensor() -> None:
 
 def test_masked_scores_do_not_count() -> None:
     model = model_of()
-    probe = Headroom(model, every=1)
 
     def overflow_above_the_diagonal(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         return output.masked_fill(torch.ones(8, 8).triu(1).bool(), math.inf)
@@ -120,35 +128,22 @@ def test_masked_scores_do_not_count() -> None:
     handle = model.blocks[0].attention.scores.register_forward_hook(
         overflow_above_the_diagonal, prepend=True
     )
-    probe.begin(0)
-    pass_through(model)
-    probe.end()
+    seen = observe(model)
     handle.remove()
-    assert overflows(probe.collect()[0]) == []
+    assert overflows(seen) == []
 
 
-def test_close_leaves_no_hook() -> None:
+def test_nothing_is_seen_off_cadence_or_without_gradients() -> None:
     model = model_of()
-    probe = Headroom(model, every=1)
-    probe.close()
-    for module in model.modules():
-        assert not module._forward_hooks
-    for parameter in model.parameters():
-        assert not parameter._post_accumulate_grad_hooks
+    probe = Headroom(every=lambda step: step == 1)
+    session = Session(subject_of(model, ()), [probe])
     pass_through(model)
-    assert probe.collect() == []
-
-
-def test_nothing_is_seen_between_end_and_begin_or_without_gradients() -> None:
-    model = model_of()
-    probe = Headroom(model, every=1)
-    pass_through(model)
-    probe.begin(0)
+    session.end_step()
     with torch.no_grad():
         model(batch()[0])
-    probe.end()
-    (seen,) = probe.collect()
-    assert seen.places == ()
+    session.end_step()
+    session.close()
+    assert [step.tables for step in session.collect()] == [(), ()]
 
 
 def test_micro_batches_merge() -> None:
@@ -182,8 +177,7 @@ def test_the_producer_is_the_site_whose_weight_was_scaled(
         weight = model.get_parameter(parameter)
         weight *= 3e4 / weight.abs().max()  # the weight fits FP16; its products do not
     events = overflows(observe(model))
-    assert site_label(events[0].place) == site
-    assert events[0].producer
+    assert events[0].producer == site
     assert not any(event.producer for event in events[1:])
 
 
@@ -195,8 +189,8 @@ def test_a_loss_scale_that_is_too_large_overflows_in_the_backward_pass() -> None
 
 
 def test_sites_are_the_modules_that_compute() -> None:
-    names = [name for name, _ in sites(model_of("normformer"))]
-    assert "blocks.0.attention" not in names
+    names = [place.site for place in observe(model_of("normformer")).places]
+    assert "blocks.0.attention" not in names  # passes on what its output projection gave
     assert "blocks.1.attention.softmax" in names
     assert "blocks.0.attn_out_norm" in names
-    assert len(names) == len(set(names))
+    assert "blocks.0.attn_residual" in names

@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import torch
 
-from gradlab.probes.headroom import Details, Place, SiteStep
 from gradlab.probes.overflows import overflows, site_label
+from gradlab.probes.sites import Details, Place, SiteStep
 
 HALF, WIDE = torch.float16, torch.float32
 CLEAN = Details(max_abs=1.0, infinite=0, nan=0, subnormal=0, nonzero=4)
@@ -15,6 +16,7 @@ def step_of(*entries: tuple[str, torch.dtype, float, Details]) -> SiteStep:
         step=7,
         sampled=False,
         places=tuple(Place(name, "backward", dtype, 4) for name, dtype, _, _ in entries),
+        order=tuple(range(len(entries))),
         low=[0.0 for _ in entries],
         high=[high for _, _, high, _ in entries],
         details={i: entry[3] for i, entry in enumerate(entries)},
@@ -35,10 +37,37 @@ def test_kinds_counts_and_the_producer() -> None:
     )
     found = [(e.place.site, e.kind, e.count, e.producer, e.order) for e in overflows(step)]
     assert found == [
-        ("b", "inf", 2, True, 1),
-        ("d", "both", 4, False, 3),
-        ("e", "nan", 4, False, 4),
+        ("b", "inf", 2, "b gradient", 1),
+        ("d", "both", 4, None, 3),
+        ("e", "nan", 4, None, 4),
     ]
+
+
+def test_the_order_is_the_steps_own() -> None:
+    bad = counts(infinite=1)
+    step = step_of(("a", HALF, math.inf, bad), ("b", HALF, math.inf, bad), ("c", HALF, 1.0, CLEAN))
+    turned = replace(step, order=(1, 0))
+    assert [(e.place.site, e.order) for e in overflows(turned)] == [("b", 0), ("a", 1)]
+
+
+def test_without_counts_an_event_has_none() -> None:
+    step = step_of(("a", HALF, math.inf, CLEAN), ("b", HALF, math.nan, CLEAN))
+    uncounted = replace(step, details={})
+    assert [(e.kind, e.count) for e in overflows(uncounted)] == [("inf", None), ("nan", None)]
+
+
+def test_a_producer_whose_input_was_not_finite_is_what_lies_before_it() -> None:
+    bad = counts(infinite=1)
+    step = replace(step_of(("block.fc", HALF, math.inf, bad)), poisoned=frozenset({0}))
+    assert [e.producer for e in overflows(step)] == ["block (between its modules)"]
+
+
+def test_minus_infinity_from_a_module_that_masks_is_no_event() -> None:
+    mask = Place("mask", "forward", HALF, 4, masks=True)
+    step = replace(step_of(("mask", HALF, 3.0, CLEAN)), places=(mask,), low=[-math.inf])
+    assert overflows(step) == []
+    assert len(overflows(replace(step, high=[math.inf]))) == 1
+    assert len(overflows(replace(step, places=(replace(mask, masks=False),)))) == 1
 
 
 def test_a_cast_of_a_finite_value_that_does_not_fit() -> None:

@@ -97,7 +97,7 @@ def runs() -> st.SearchStrategy[RunConfig]:
             tokenizer=st.none() | st.text(max_size=8),
             held_out=above(0, 1),
         ),
-        record=st.builds(configs.RecordConfig, window=st.integers(1), headroom=st.booleans()),
+        record=st.builds(configs.RecordConfig, window=st.integers(1), every=st.integers(1)),
         stop_when_destabilised=st.booleans(),
     )
 
@@ -161,7 +161,7 @@ def test_an_opening_says_what_runs_and_with_what(config: RunConfig) -> None:
 
 def test_tables_are_declared_only_where_they_are_recorded(config: RunConfig) -> None:
     assert opening(config, {})["tables"] == ["steps", "headroom", "overflows"]
-    quiet = config.replace(record=config.record.replace(headroom=False))
+    quiet = config.replace(record=config.record.replace(probes=()))
     assert opening(quiet, {})["tables"] == ["steps"]
 
 

@@ -106,7 +106,7 @@ def test_the_same_config_gives_the_same_losses_to_the_bit(make_config: Make) -> 
 def test_recording_changes_no_loss(make_config: Make, name: Any) -> None:
     precision = PrecisionConfig(name=name)
     seen = train(make_config(precision=precision))
-    unseen = train(make_config(precision=precision, record=RecordConfig(headroom=False)))
+    unseen = train(make_config(precision=precision, record=RecordConfig(probes=())))
     assert seen.table("steps")["loss"].tolist() == unseen.table("steps")["loss"].tolist()
     assert "headroom" not in unseen.tables
 
@@ -146,7 +146,7 @@ def test_loss_falls_and_validation_is_the_plain_computation(make_config: Make) -
 
 
 def test_accumulated_micro_batches_are_seen_as_one_step(make_config: Make) -> None:
-    run = train(make_config(accumulation=3, steps=2, record=RecordConfig(headroom_every=1)))
+    run = train(make_config(accumulation=3, steps=2, record=RecordConfig(every=1)))
     headroom = run.table("headroom")
     assert not headroom.duplicated(["step", "site", "direction"]).any()
     assert run.table("steps")["tokens"].tolist() == [192, 384]
@@ -200,7 +200,7 @@ def test_a_disk_that_fills_up_is_told_and_what_was_written_stays(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full_later)
-    config = make_config(record=RecordConfig(window=3, headroom=False))
+    config = make_config(record=RecordConfig(window=3, probes=()))
     with pytest.raises(GradlabError, match="no space left"):
         train(config, tmp_path / "run")
     assert gradlab.load(tmp_path / "run").table("steps")["step"].tolist() == list(range(9))

@@ -32,7 +32,7 @@ STEPS = [
 def record(config: RunConfig, look_every: int) -> tuple[Run, Recording, bool]:
     writer = MemoryWriter(config)
     monitor = StabilityMonitor(StabilityConfig(patience=3), unigram_entropy=3.0)
-    recording = Recording(config, writer, None, monitor)
+    recording = Recording(config, writer, None, None, monitor)
     broke = False
     for step, numbers in enumerate(STEPS):
         result = StepResult(*(torch.tensor(number) for number in numbers))

@@ -1,0 +1,326 @@
+"""`gradlab.attach`: probes on any model, in the user's own training loop."""
+
+import atexit
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.probes.cadence import Cadence
+from gradlab.probes.gradient_norms import GradientNorms
+from gradlab.probes.headroom import Headroom
+from gradlab.probes.learned_scales import LearnedScales, learned_scales
+from gradlab.probes.probe import Probe, Subject
+from gradlab.probes.selection import clean_name, unwrapped
+from gradlab.probes.session import Session
+from gradlab.probes.tables import append, step_rows
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.reader import Run
+from gradlab.runs.schema import own_table
+from gradlab.runs.writer import RunWriter
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Optimizer = torch.optim.Optimizer
+
+_attached: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+
+
+class Sink(Protocol):
+    """Somewhere else for rows to go: TensorBoard, W&B, a user's own."""
+
+    def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Take rows of a table, `step` among its columns."""
+
+    def close(self) -> None:
+        """No more rows will come."""
+
+
+def attach(
+    model: nn.Module,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    *,
+    scaler: GradScaler | None = None,
+    probes: Iterable[Probe] | None = None,
+    every: Cadence = 1,
+    out: str | Path | None = None,
+    memory: bool | None = None,
+    sinks: Iterable[Sink] = (),
+    window: int = 50,
+) -> "Probes":
+    """Record what happens inside a model while the user's own loop trains it.
+
+        with gradlab.attach(model, optimizer, scaler=scaler, out="runs/mine", every=10) as probes:
+            for batch in loader:
+                ...
+        probes.table("grad_norms")
+
+    The losses and weights stay the same to the bit, and afterwards no hook remains. A step is an
+    attempt of the loop, counted from 0: it ends when the optimizer steps, or when the scaler keeps
+    it from stepping.
+
+    Args:
+        model: Any module; DistributedDataParallel, FSDP2 and torch.compile's are seen through.
+            With torch.compile, attach first.
+        optimizer: That trains it, or several. Without one, call `.step()` at each step's end.
+        scaler: The GradScaler, if the loop uses one.
+        probes: What to look at; None for gradient norms, learned scales and headroom.
+        every: Look at every n-th step, or where a function of the step says so; a probe may have
+            a cadence of its own.
+        out: Run directory to make. With several processes the first one writes it.
+        memory: Keep the rows in memory; None: if there is no `out`.
+        sinks: More places for the rows.
+        window: Steps between two copies from the device.
+
+    Raises:
+        GradlabError: There is nothing to train in the model, none of it is the optimizer's, probes
+            are attached to it already, a pattern fits nothing, or `out` cannot be written.
+    """
+    return Probes(
+        model,
+        _optimizers(optimizer),
+        scaler=scaler,
+        probes=probes,
+        every=every,
+        out=out,
+        memory=memory,
+        sinks=tuple(sinks),
+        window=window,
+    )
+
+
+class Probes:
+    """Probes at work on a model, until `close`. Made by `attach`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: tuple[Optimizer, ...],
+        *,
+        scaler: GradScaler | None,
+        probes: Iterable[Probe] | None,
+        every: Cadence,
+        out: str | Path | None,
+        memory: bool | None,
+        sinks: tuple[Sink, ...],
+        window: int,
+    ) -> None:
+        if window < 1:
+            raise GradlabError(
+                f"window = {window}: rows are written every so many steps, 1 or more."
+            )
+        subject = subject_of(model, optimizers)
+        if subject.model in _attached:
+            raise GradlabError(
+                "probes are attached to this model already: close those first, or give attach all "
+                "the probes at once."
+            )
+        chosen = _default_probes(model, subject) if probes is None else tuple(probes)
+        _check_compiled(model, chosen)
+        self._model = subject.model
+        self._window = window
+        self._updates = 0
+        self._closed = False
+        self._is_first = not dist.is_initialized() or dist.get_rank() == 0
+        self._session = Session(
+            subject, chosen, every=every, scaler=scaler, on_step=self._after_step
+        )
+        try:
+            info = _info(subject, chosen)
+            keep = memory or (memory is None and out is None)
+            self._memory = MemoryWriter(None, info) if keep else None
+            self._folder = RunWriter(out, None, info) if out and self._is_first else None
+        except BaseException:
+            self._session.close()
+            raise
+        self._sinks: list[Sink] = [*sinks] if self._is_first else []
+        self._open: list[Any] = [w for w in (self._folder, self._memory, *self._sinks) if w]
+        _attached.add(self._model)
+        atexit.register(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close(error)
+
+    def step(self) -> None:
+        """The loop's step is over; for a loop whose optimizer was not given to `attach`.
+
+        Raises:
+            GradlabError: An optimizer was given, whose steps are counted, or the probes are closed.
+        """
+        self._refuse_if_closed()
+        if self._session.follows_optimizers:
+            raise GradlabError("the steps of the optimizer that attach was given are counted.")
+        self._session.end_step()
+
+    def loss(self, loss: Tensor) -> None:
+        """Record the current step's loss; of several micro-batches, their mean is recorded.
+
+        Raises:
+            GradlabError: The probes are closed.
+        """
+        self._refuse_if_closed()
+        self._session.note_loss(loss)
+
+    def flush(self) -> None:
+        """Copy what is on the device, and write it. Happens by itself once a window."""
+        tables: dict[str, dict[str, list[Any]]] = {}
+        for recorded in self._session.collect():
+            self._updates += not recorded.step.skipped
+            append(tables, {"steps": step_rows(recorded, self._updates)})
+            for rows in recorded.tables:
+                append(tables, rows)
+        for name, columns in tables.items():
+            for writer in list(self._open):
+                self._guarded(writer, partial(writer.write, name, columns))
+
+    def run(self) -> Run:
+        """Everything recorded so far, as `gradlab.load` gives it.
+
+        Raises:
+            GradlabError: This process keeps no rows: another one does.
+        """
+        if not self._closed:
+            self.flush()
+        keeper = self._memory or self._folder
+        if keeper is None:
+            raise GradlabError("this process keeps no rows: ask the first one, of rank 0.")
+        return keeper.run()
+
+    def table(self, name: str) -> "pd.DataFrame":
+        """A table of everything recorded so far.
+
+        Raises:
+            GradlabError: There is no such table, or no probe that fills it.
+        """
+        return self.run().table(name)
+
+    def close(self) -> None:
+        """Write what is left, and take off every hook. Closing twice is no mistake."""
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
+        if self._closed:
+            return
+        self._session.end_unfinished()
+        self._session.close()
+        _attached.discard(self._model)
+        atexit.unregister(self.close)
+        self.flush()
+        self._closed = True
+        status = "finished"
+        if error is not None:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+        told: dict[str, Any] = {} if error is None else {"error": str(error) or repr(error)}
+        for writer in list(self._open):
+            if isinstance(writer, RunWriter | MemoryWriter):
+                self._guarded(writer, partial(writer.finish, status, None, **told))
+            else:
+                self._guarded(writer, writer.close)
+
+    def _after_step(self) -> None:
+        if self._session.waiting >= self._window:
+            self.flush()
+
+    def _guarded(self, writer: Any, action: Any) -> None:
+        """Do it; if it fails, say so once and go on without that writer: training comes first."""
+        try:
+            action()
+        except GradlabError as error:
+            self._open.remove(writer)
+            warnings.warn(
+                f"recording stops here, training goes on: {error}", GradlabWarning, stacklevel=3
+            )
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise GradlabError("these probes are closed: attach again to record more.")
+
+
+def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
+    """What probes see of a model and of the optimizers that train it.
+
+    Raises:
+        GradlabError: The model has nothing to train, or none of it is the optimizers'.
+    """
+    inner = unwrapped(model)
+    parameters = {clean_name(n): p for n, p in inner.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise GradlabError("the model has no parameters that require gradients: nothing to probe.")
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    trained: dict[str, Tensor] = {n: p for n, p in parameters.items() if id(p) in held}
+    for one in optimizers:
+        own = {id(p) for group in one.param_groups for p in group["params"]}
+        if not any(id(p) in own for p in parameters.values()):
+            raise GradlabError(
+                f"the optimizer ({type(one).__name__}) holds none of the model's parameters: make "
+                "it from this model's parameters, after moving or sharding the model."
+            )
+    modules = {clean_name(n): m for n, m in inner.named_modules() if clean_name(n)}
+    return Subject(inner, parameters, modules, trained, optimizers)
+
+
+def _optimizers(given: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
+    if given is None:
+        return ()
+    several = [given] if isinstance(given, Optimizer) else list(given)
+    # Accelerate's and others' wrappers, themselves optimizers, keep the real one under this name.
+    return tuple(
+        inner if isinstance(inner := getattr(one, "optimizer", None), Optimizer) else one
+        for one in several
+    )
+
+
+def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
+    found: list[Probe] = [GradientNorms()]
+    if learned_scales(subject):
+        found.append(LearnedScales())
+    if not _is_compiled(model):
+        found.append(Headroom())
+    return tuple(found)
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+def _check_compiled(model: nn.Module, probes: Sequence[Probe]) -> None:
+    for probe in probes:
+        if probe.looks_inside and _is_compiled(model):
+            raise GradlabError(
+                f"{type(probe).__name__} cannot see inside a compiled model: attach it to the "
+                "model that is not compiled, or leave it out."
+            )
+
+
+def _info(subject: Subject, probes: Sequence[Probe]) -> dict[str, Any]:
+    first = next(iter(subject.parameters.values()))
+    own = {p.table: own_table(p.table, p.columns) for p in probes if p.columns}
+    return {
+        "model": type(subject.model).__name__,
+        "params": sum(parameter.numel() for parameter in subject.model.parameters()),
+        "device": {"type": first.device.type, "threads": torch.get_num_threads()},
+        "probes": [type(probe).__name__ for probe in probes],
+        "tables": ["steps", *dict.fromkeys(t for probe in probes for t in probe.tables())],
+        "own_tables": own,
+    }

@@ -1,0 +1,72 @@
+"""The end of a backward pass: when gradients are whole, and nobody has clipped them yet."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+
+
+class BackwardEnd:
+    """Calls back after each backward pass that changed a gradient, with the parameters it changed.
+
+    A hook on each parameter notes the change and has autograd call back when the pass is over. The
+    call is put off to the end of autograd's own list of calls, behind the ones in which
+    DistributedDataParallel and FSDP2 finish their reductions.
+
+    Args:
+        model: Of the parameters. Parameters that are sharded (FSDP2) get their gradients without
+            autograd's hooks: there the model's outputs tell of the pass.
+        parameters: By name, each requiring a gradient.
+        then: Called with those that changed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        then: Callable[[Mapping[str, nn.Parameter]], None],
+    ) -> None:
+        self._then = then
+        self._changed: dict[str, nn.Parameter] = {}
+        self._queued_in = -1
+        self._sharded = {n: p for n, p in parameters.items() if isinstance(p, DTensor)}
+        self.handles: list[RemovableHandle] = [
+            parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
+            for name, parameter in parameters.items()
+            if name not in self._sharded
+        ]
+        if self._sharded:
+            self.handles.append(model.register_forward_hook(self._on_output))
+
+    def _on_gradient(self, name: str, parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        self._changed[name] = parameter
+        self._queue()
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(self._on_output_gradient)
+
+    def _on_output_gradient(self, gradient: Tensor) -> None:
+        self._queue()
+
+    def _queue(self) -> None:
+        # A pass that raised never called back: its number tells it from the one that runs now.
+        task = torch._C._current_graph_task_id()
+        if task != self._queued_in:
+            self._queued_in = task
+            engine = torch.autograd.Variable._execution_engine
+            engine.queue_callback(lambda: engine.queue_callback(self._end))
+
+    def _end(self) -> None:
+        changed, self._changed = self._changed, {}
+        self._queued_in = -1
+        changed |= {n: p for n, p in self._sharded.items() if p.grad is not None}
+        if changed:
+            self._then(changed)

@@ -1,0 +1,23 @@
+"""The probes of the built-in loop, by the names of the tables that they fill."""
+
+from collections.abc import Callable, Mapping
+
+from gradlab.config import RecordConfig
+from gradlab.probes.gradient_norms import GradientNorms
+from gradlab.probes.headroom import Headroom
+from gradlab.probes.learned_scales import LearnedScales
+from gradlab.probes.optimizer_health import OptimizerHealth
+from gradlab.probes.probe import Probe
+
+_PROBES: Mapping[str, Callable[[RecordConfig], Probe]] = {
+    # Every step is looked at, so that no overflow is missed.
+    "headroom": lambda record: Headroom(every=1, sample=record.every, lead=record.window),
+    "grad_norms": lambda record: GradientNorms(every=record.every),
+    "scales": lambda _: LearnedScales(),
+    "optimizer": lambda record: OptimizerHealth(every=record.every),
+}
+
+
+def named_probes(record: RecordConfig) -> tuple[Probe, ...]:
+    """The probes that a run's record asks for, each once."""
+    return tuple(_PROBES[name](record) for name in dict.fromkeys(record.probes))

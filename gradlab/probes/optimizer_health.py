@@ -1,0 +1,103 @@
+"""How far the optimizer moves each parameter, and where Adam's ε takes over."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from gradlab.errors import GradlabError
+from gradlab.probes.cadence import Cadence
+from gradlab.probes.gradient_statistics import gradient_statistics
+from gradlab.probes.probe import Columns, Probe, Reading, Subject
+from gradlab.probes.roles import role
+from gradlab.probes.selection import Patterns, select
+from gradlab.probes.shards import over_shards
+
+_MOMENTS = ("max_exp_avg_sq", "exp_avg_sq")  # AMSGrad divides by the first
+
+
+class OptimizerHealth(Probe):
+    """RMS of each parameter and of its update, and the share of entries whose √v̂ is below ε.
+
+    The update is what the step added: 0 where it was skipped. Where √v̂ < ε, Adam's update shrinks
+    with the gradient as plain gradient descent's does. Each look keeps a copy of the parameters
+    over the step.
+
+    Args:
+        params: Patterns over the parameters' names.
+        every: Cadence; None for that of `attach`.
+    """
+
+    table = "optimizer"
+
+    def __init__(self, params: Patterns = "*", *, every: Cadence | None = None) -> None:
+        self.every = every
+        self._patterns = params
+
+    def open(self, subject: Subject) -> Iterable[RemovableHandle]:
+        """Choose the parameters.
+
+        Raises:
+            GradlabError: No optimizer trains any of them.
+        """
+        chosen = select(subject.parameters, self._patterns, "parameters")
+        self._trained = {name: subject.trained[name] for name in chosen if name in subject.trained}
+        if not self._trained:
+            raise GradlabError("OptimizerHealth needs the optimizer: give it to attach.")
+        self._groups = {
+            id(parameter): (optimizer, group)
+            for optimizer in subject.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        self._labels: Columns = {
+            "param": list(self._trained),
+            "layer": [role(name)[0] for name in self._trained],
+            "op": [role(name)[1] for name in self._trained],
+        }
+        return ()
+
+    def before_step(self) -> None:
+        """Keep the parameters as they are."""
+        self._before = [parameter.detach().clone() for parameter in self._trained.values()]
+
+    def after_step(self) -> Reading:
+        """A row for each parameter."""
+        parameters = [parameter.detach() for parameter in self._trained.values()]
+        updates = [now - before for now, before in zip(parameters, self._before, strict=True)]
+        self._before = []
+        values = {
+            "param_rms": _rms(parameters),
+            "update_rms": _rms(updates),
+            "eps_frac": torch.stack([self._eps_frac(p) for p in self._trained.values()]),
+        }
+        return Reading(self._labels, values)
+
+    def _eps_frac(self, parameter: Tensor) -> Tensor:
+        optimizer, group = self._groups[id(parameter)]
+        state = optimizer.state.get(parameter, {})
+        second = next((state[name] for name in _MOMENTS if name in state), None)
+        device = parameter.device
+        if second is None or "betas" not in group:
+            return torch.tensor(math.nan, dtype=torch.float64, device=device)
+        # √(v / (1 − β₂ᵗ)) < ε, squared: v is never negative.
+        step = torch.as_tensor(state["step"], dtype=torch.float64).to(device)
+        bound = (1 - group["betas"][1] ** step) * group["eps"] ** 2
+        below = over_shards([second], lambda shards: _count_below(shards[0], bound))
+        share: Tensor = below[0, 0] / second.numel()
+        return share
+
+
+def _count_below(values: Tensor, bound: Tensor) -> Tensor:
+    """(1, 4), as `over_shards` takes it: how many values lie below the bound, and zeros."""
+    count = (values < bound.to(values.dtype)).sum().double()
+    return torch.stack([count, *torch.zeros(3, dtype=count.dtype, device=count.device)])[None]
+
+
+def _rms(tensors: Sequence[Tensor]) -> Tensor:
+    """Root of the mean square of each, float64."""
+    found = over_shards(tensors, gradient_statistics)
+    sizes = torch.tensor([float(x.numel()) for x in tensors], dtype=torch.float64)
+    return (found[:, 1] / sizes.to(found.device)).sqrt()

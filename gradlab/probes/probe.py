@@ -1,0 +1,128 @@
+"""What a probe is: what it looks at, what it computes on the device, and which table it fills."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradlab.probes.cadence import Cadence
+
+Columns: TypeAlias = Mapping[str, Sequence[Any]]
+"""Rows of a table, by column."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a probe looks at.
+
+    Attributes:
+        model: The user's module, out of the wrappers that it may have come in.
+        parameters: Those that require gradients, by dotted name, a shared one once.
+        modules: All but the model itself, by dotted name.
+        trained: What an optimizer holds of each parameter: the parameter itself, or its fp32
+            master copy. Those that no optimizer holds are left out.
+        optimizers: That train it.
+    """
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    modules: Mapping[str, nn.Module]
+    trained: Mapping[str, Tensor]
+    optimizers: tuple[torch.optim.Optimizer, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Rows of a probe's table for one step, while their numbers are still on the device.
+
+    Attributes:
+        labels: Columns that are known on the host.
+        values: Columns on the device, 1-D, of any dtype: copied once a window.
+    """
+
+    labels: Columns
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the host knows of a step once its numbers have been copied.
+
+    Attributes:
+        step: 0-based attempt of the loop, skipped or not.
+        loss_scale: What the loss was multiplied by (1 without scaling).
+        skipped: Whether a gradient that was not finite kept the optimizer from stepping.
+    """
+
+    step: int
+    loss_scale: float
+    skipped: bool
+
+
+class Probe:
+    """One quantity. Override the moments that it needs; all do nothing here.
+
+    The moments of a step, in order: `begin`; the passes, where hooks see tensors; after each
+    backward pass `after_backward`; `before_step`; the optimizer's step, or its being skipped;
+    `after_step`. They are called on the steps of the probe's cadence, and `active` is true from
+    `begin` to `after_step`. None of them may read a device value on the host (`.item()`, `float`,
+    `if tensor`): that would stall a GPU. `rows` may do as it likes.
+
+    Attributes:
+        table: The table that it fills.
+        columns: Name and type (int, float, str or bool) of the columns beside `step`, for a table
+            that is not gradlab's own.
+        every: Its cadence; None for that of `attach`.
+        looks_inside: Whether it hooks modules, which a compiled model does not call.
+        active: Whether the current step is on its cadence; set by the session.
+    """
+
+    table: str
+    columns: Mapping[str, type] = {}
+    every: Cadence | None = None
+    looks_inside: bool = False
+    active: bool = False
+
+    def tables(self) -> tuple[str, ...]:
+        """The tables that it fills."""
+        return (self.table,)
+
+    def open(self, subject: Subject) -> Iterable[RemovableHandle]:
+        """Choose what to look at. Hooks that it puts on are returned, to be taken off at the end.
+
+        Raises:
+            GradlabError: There is nothing in this model that it could look at.
+        """
+        return ()
+
+    def begin(self, step: int) -> None:
+        """A step starts, before its first forward pass."""
+
+    def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
+        """A backward pass has ended.
+
+        Args:
+            changed: The parameters whose `.grad` it changed: accumulated and reduced over
+                processes, still multiplied by the loss scale, not clipped yet.
+            loss_scale: 0-dim, on the device.
+        """
+
+    def before_step(self) -> None:
+        """The optimizer is about to step, or to skip."""
+
+    def after_step(self) -> Reading | None:
+        """The optimizer has stepped or skipped: the step's rows, if there are any."""
+        return None
+
+    def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """Rows by table, from a reading that has been copied to the host.
+
+        Args:
+            step: The reading's.
+            columns: Its labels and values. Numbers are floats; a whole one fits an int column.
+        """
+        count = len(next(iter(columns.values()), ()))
+        return {self.table: {"step": [step.step] * count, **columns}}

@@ -1,0 +1,197 @@
+"""Follows a training loop's steps and calls the probes at their moments."""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.utils.hooks import RemovableHandle
+
+from gradlab.errors import GradlabWarning
+from gradlab.probes.backward_end import BackwardEnd
+from gradlab.probes.cadence import Cadence, due
+from gradlab.probes.probe import Probe, Subject
+from gradlab.probes.recorder import PendingStep, RecordedStep, collect
+from gradlab.probes.step_end import StepEnd
+
+Optimizer = torch.optim.Optimizer
+
+
+class Session:
+    """Probes at work on a model: from the loop's passes and steps to readings on the device.
+
+    A step ends when every optimizer has stepped or skipped; with several, also when one of them
+    steps again or a new forward pass begins after one has stepped. Without an optimizer to follow,
+    `end_step` is the loop's to call.
+
+    Args:
+        subject: What the probes look at.
+        probes: In the order of their readings.
+        every: The cadence of those that have none of their own.
+        scaler: That scales the loss, if there is one.
+        on_step: Called after each step.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        probes: Sequence[Probe],
+        *,
+        every: Cadence = 1,
+        scaler: GradScaler | None = None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._subject = subject
+        self._scaler = scaler
+        self._on_step = on_step
+        self._probes = [(p, due(every if p.every is None else p.every)) for p in probes]
+        self._ones: dict[torch.device, Tensor] = {}
+        self._began = time.perf_counter()
+        self._pending: list[PendingStep] = []
+        self._handles: list[RemovableHandle] = []
+        self._step_end: StepEnd | None = None
+        try:
+            for probe in probes:
+                self._handles += probe.open(subject)
+            end = BackwardEnd(subject.model, subject.parameters, self._after_backward)
+            self._handles += end.handles
+            self._step_end = StepEnd(subject.optimizers, scaler, self._before, self._after)
+            if len(subject.optimizers) > 1:
+                self._handles.append(subject.model.register_forward_pre_hook(self._on_forward))
+        except BaseException:
+            self.close()
+            raise
+        self._scaling_seen = scaler is not None
+        self._begin(0)
+
+    @property
+    def follows_optimizers(self) -> bool:
+        """Whether steps end by themselves."""
+        return bool(self._subject.optimizers)
+
+    @property
+    def waiting(self) -> int:
+        """Steps that have ended since the last `collect`."""
+        return len(self._pending)
+
+    def close(self) -> None:
+        """Take off every hook and wrapper. What is not collected yet can still be."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._step_end is not None:
+            self._step_end.close()
+            self._step_end = None
+        for probe, _ in self._probes:
+            probe.active = False
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Keep a micro-batch's loss for the current step."""
+        self._losses.append(loss.detach())
+
+    def end_step(self) -> None:
+        """The current step is over: take its readings and begin the next."""
+        readings = tuple((p, reading) for p in self._active if (reading := p.after_step()))
+        self._pending.append(
+            PendingStep(
+                self._step,
+                _learning_rate(self._subject.optimizers),
+                time.perf_counter() - self._began,
+                self._loss_scale,
+                self._skipped,
+                tuple(self._losses),
+                readings,
+            )
+        )
+        self._begin(self._step + 1)
+        self._on_step()
+
+    def end_unfinished(self) -> None:
+        """Keep what is there of a step that had its backward pass and will never be taken."""
+        if self._backward_seen and not self._stepped:
+            self.end_step()
+
+    def collect(self) -> list[RecordedStep]:
+        """The steps that have ended since the last call, copied from the device."""
+        pending, self._pending = self._pending, []
+        return collect(pending)
+
+    def _begin(self, step: int) -> None:
+        self._step = step
+        self._stepped: set[int] = set()
+        self._backward_seen = False
+        self._loss_scale = self._one_on(torch.device("cpu"))
+        self._skipped: Tensor | None = None
+        self._losses: list[Tensor] = []
+        self._active: list[Probe] = []
+        for probe, is_due in self._probes:
+            probe.active = bool(is_due(step))
+            if probe.active:
+                self._active.append(probe)
+                probe.begin(step)
+
+    def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
+        self._backward_seen = True
+        one = self._one_on(next(iter(changed.values())).device)
+        self._loss_scale = one if self._scaler is None else self._scaler.scale(one)
+        with torch.no_grad():
+            for probe in self._active:
+                probe.after_backward(changed, self._loss_scale)
+
+    def _one_on(self, device: torch.device) -> Tensor:
+        if device not in self._ones:
+            self._ones[device] = torch.ones((), device=device)
+        return self._ones[device]
+
+    def _on_forward(self, module: nn.Module, args: object) -> None:
+        if self._stepped and torch.is_grad_enabled():
+            self.end_step()
+
+    def _before(self, optimizer: Optimizer) -> None:
+        self._look_for_scaling(optimizer)
+        if id(optimizer) in self._stepped:
+            self.end_step()
+        if not self._stepped:
+            with torch.no_grad():
+                for probe in self._active:
+                    probe.before_step()
+
+    def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
+        self._stepped.add(id(optimizer))
+        if skipped is not None:
+            self._skipped = skipped if self._skipped is None else self._skipped + skipped
+        if len(self._stepped) == len(self._subject.optimizers):
+            self.end_step()
+
+    def _look_for_scaling(self, optimizer: Optimizer) -> None:
+        """Say once if a GradScaler steps the optimizer and was not given."""
+        if self._scaling_seen:
+            return
+        self._scaling_seen = True
+        if getattr(optimizer, "grad_scale", None) is not None or _called_by_a_scaler():
+            warnings.warn(
+                "a GradScaler steps this optimizer, and attach was not given it: gradients are "
+                "recorded multiplied by the loss scale, and skipped steps not at all. Pass "
+                "scaler= to attach.",
+                GradlabWarning,
+                stacklevel=2,
+            )
+
+
+def _called_by_a_scaler() -> bool:
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if isinstance(frame.f_locals.get("self"), GradScaler):
+            return bool(frame.f_locals["self"].is_enabled())
+    return False
+
+
+def _learning_rate(optimizers: Sequence[Optimizer]) -> float | Tensor | None:
+    if not optimizers:
+        return None
+    lr = optimizers[0].param_groups[0]["lr"]
+    return lr.detach().clone() if isinstance(lr, Tensor) else float(lr)

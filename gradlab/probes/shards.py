@@ -1,0 +1,62 @@
+"""Statistics of tensors that are spread over processes: what FSDP2's parameters are."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.placement_types import Partial
+
+Statistics = Callable[[Sequence[Tensor]], Tensor]
+
+
+def whole(x: Tensor) -> Tensor:
+    """The tensor as one process would have it. A collective call, on every process that has it."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def over_shards(tensors: Sequence[Tensor], statistics: Statistics) -> Tensor:
+    """Statistics of each tensor as a whole, of which a process may hold only a part.
+
+    Args:
+        tensors: On one device; a DTensor's parts are put together by collective calls, two for
+            all tensors that are spread in the same way.
+        statistics: Gives (n, 4) of n tensors: sum, sum, maximum, count.
+
+    Returns:
+        (n, 4), the same on every process.
+    """
+    found = statistics([_local(tensor) for tensor in tensors])
+    spread: dict[tuple[dist.ProcessGroup, ...], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if groups := _sharded_over(tensor):
+            spread.setdefault(groups, []).append(index)
+    for groups, indices in spread.items():
+        rows = found[indices]
+        sums, largest = rows[:, [0, 1, 3]], rows[:, 2].contiguous()
+        for group in groups:
+            dist.all_reduce(sums, group=group)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+        found[indices] = torch.stack([sums[:, 0], sums[:, 1], largest, sums[:, 2]], dim=1)
+    return found
+
+
+def _local(x: Tensor) -> Tensor:
+    if not isinstance(x, DTensor):
+        return x
+    if any(isinstance(placement, Partial) for placement in x.placements):
+        x = x.redistribute(
+            placements=[Replicate() if isinstance(p, Partial) else p for p in x.placements]
+        )
+    return x.to_local()
+
+
+def _sharded_over(x: Tensor) -> tuple[dist.ProcessGroup, ...]:
+    """The process groups, one a mesh dimension, over which parts of a tensor lie."""
+    if not isinstance(x, DTensor):
+        return ()
+    mesh = x.device_mesh
+    return tuple(
+        mesh.get_group(dim) for dim, placement in enumerate(x.placements) if placement.is_shard()
+    )

@@ -1,0 +1,105 @@
+"""The places of a computation that a probe can look at, and what one step showed at each."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+Direction = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site in one direction: what one measurement belongs to.
+
+    Attributes:
+        site: Dotted name of the module whose output it is, or of the parameter.
+        direction: `forward` for the output, `backward` for the gradient there.
+        dtype: Of the tensor as it exists. Of a parameter's gradient, the dtype that its one
+            product had before autocast widened it; its own where it sums several (a tied
+            parameter, micro-batches), as a sum may leave the range of its terms.
+        numel: Entries looked at (at the scores: the visible pairs).
+        masks: Whether −inf there is taken for a mask: an output of a module without parameters.
+    """
+
+    site: str
+    direction: Direction
+    dtype: torch.dtype
+    numel: int
+    masks: bool = False
+
+
+@dataclass(frozen=True)
+class Details:
+    """Counts at one place in one step."""
+
+    max_abs: float
+    infinite: int
+    nan: int
+    subnormal: int
+    nonzero: int
+
+
+@dataclass(frozen=True)
+class SiteStep:
+    """What one step showed: `places[i]` had the extremes `low[i]` and `high[i]`.
+
+    `order` has the places that the step passed, as it first came to them; at the others the
+    extremes are NaN. `details` holds the counts of the places that were sampled or, on a CPU, not
+    finite. `poisoned` has places that were not finite and whose module had been given something
+    that was not either.
+    """
+
+    step: int
+    sampled: bool
+    places: tuple[Place, ...]
+    order: tuple[int, ...]
+    low: list[float]
+    high: list[float]
+    details: dict[int, Details]
+    poisoned: frozenset[int] = frozenset()
+
+    def finite(self, index: int) -> bool:
+        """Whether every entry at that place is finite, but for −inf that masks."""
+        low, high = self.low[index], self.high[index]
+        if self.places[index].masks and low == -math.inf:
+            return math.isfinite(high)
+        return math.isfinite(low) and math.isfinite(high)
+
+    def max_abs(self, index: int) -> float:
+        """Largest magnitude at that place over the finite entries; NaN if that was not counted."""
+        low, high = self.low[index], self.high[index]
+        if math.isfinite(low) and math.isfinite(high):
+            return max(-low, high)
+        return self.details[index].max_abs if index in self.details else math.nan
+
+
+def sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The named modules whose outputs are sites: all but those that only pass values on."""
+    for name, module in model.named_modules():
+        if name and not isinstance(module, nn.Identity | nn.Dropout):
+            yield name, module
+
+
+def floats_of(output: Any) -> list[tuple[str, Tensor]]:
+    """The floating-point tensors of a module's output, each with what its place adds to the name.
+
+    >>> [suffix for suffix, _ in floats_of((torch.ones(1), torch.ones(1)))]
+    ['', '[1]']
+    """
+    if isinstance(output, Tensor):
+        return [("", output)] if output.is_floating_point() else []
+    return [
+        (f"[{index}]" if index else "", leaf)
+        for index, leaf in enumerate(tree_leaves(output))
+        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+    ]
+
+
+def in_backward() -> bool:
+    """Whether a backward pass is running: a forward hook then sees activations recomputed."""
+    return torch._C._current_graph_task_id() != -1
