@@ -96,4 +96,5 @@ def run_options(config: "RunConfig") -> dict[str, Any]:
         values[name] = getattr(config, name)
     for part in (config.optimizer, config.stability, config.data, config.record):
         values |= part.model_dump()
+    values["probes"] = list(config.record.probes) or ["none"]
     return {name: value for name, value in values.items() if value is not None}
