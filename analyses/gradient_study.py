@@ -19,6 +19,8 @@ from gradlab.analyses.intervals import mean_interval
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
+_KEY = ["arch", "seed", "window", "op"]
+
 _SHAPE = ("n_layers", "d_model", "n_heads", "d_ff", "vocab_size", "max_seq_len")
 
 _SAME: dict[str, Callable[[Run], object]] = {
@@ -72,10 +74,7 @@ def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.Da
                 )
             )
     table = pd.concat(tables, ignore_index=True)
-    return table[[*_RUN, "first", "last", "n_layers", *LAYER_COLUMNS]]
-
-
-_RUN = ["arch", "seed", "window"]
+    return table[["arch", "seed", "window", "first", "last", "n_layers", *LAYER_COLUMNS]]
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
@@ -119,13 +118,10 @@ def study_mismatch(gradients: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [
         dict(zip(_KEY, key, strict=True))
-        | dict(mismatch_of_layers(layers, int(layers["n_layers"].iloc[0])))
+        | mismatch_of_layers(layers, int(layers["n_layers"].iloc[0]))
         for key, layers in gradients.groupby(_KEY, sort=False)
     ]
     return pd.DataFrame(rows, columns=[*_KEY, "layers", "left_out", "ratio", "slope"])
-
-
-_KEY = [*_RUN, "op"]
 
 
 def summarise_mismatch(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:

@@ -1,11 +1,10 @@
 """How large each layer's gradients are over some steps, and how unequal early and late layers.
 
-Mismatch is what the NormFormer paper's section 4.2 and figure 3 are about: in Post-LN the later
+Mismatch is what section 4 and figure 3 of the NormFormer paper are about: in Post-LN the later
 layers have the larger gradients, in Pre-LN the earlier ones.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +134,7 @@ def mismatch(
     return pd.DataFrame(rows, columns=["op", "layers", "left_out", "ratio", "slope"])
 
 
-def mismatch_of_layers(layers: pd.DataFrame, n_layers: int) -> Mapping[str, Any]:
+def mismatch_of_layers(layers: pd.DataFrame, n_layers: int) -> dict[str, Any]:
     """The mismatch of one op.
 
     Args:
