@@ -28,7 +28,8 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["run-stability", "--help"], ["train", "-h"]]
+    "arguments",
+    [["--help"], ["--version"], ["run-stability", "--help"], ["grad-norms", "-h"], ["train", "-h"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = IMPORTED.format(arguments=arguments, heavy=set(HEAVY))
@@ -43,7 +44,7 @@ def test_runs_as_a_module() -> None:
     assert done.stdout == f"gradlab {version('gradlab-diagnostics')}\n"
 
 
-@pytest.mark.parametrize("command", ["run-stability", "train", "sizes"])
+@pytest.mark.parametrize("command", ["run-stability", "grad-norms", "train", "sizes"])
 def test_every_command_has_help_with_examples(command: str) -> None:
     code, out, _ = invoke(command, "--help")
     assert code == 0

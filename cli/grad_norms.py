@@ -1,0 +1,121 @@
+"""`gradlab grad-norms`: how large each layer's gradients are, architecture against architecture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab.cli.command import takes
+from gradlab.cli.command_options import GradNormsOptions
+from gradlab.cli.screen import output
+from gradlab.cli.study import default_folder, train_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gradlab.config import RunConfig
+    from gradlab.runs.reader import Run
+
+EXAMPLES = """\
+Examples:
+
+gradlab grad-norms
+
+gradlab grad-norms --arch pre-ln --arch normformer --seeds 5 --out studies/gradients
+
+gradlab grad-norms --size nano --steps 60 --warmup 20 --average 20"""
+
+OP = "fc2"
+"""The op on the screen and in the figure, as in the paper's figure 3; the files have all ops."""
+
+
+@takes(GradNormsOptions)
+def grad_norms(options: GradNormsOptions) -> None:
+    """Train architectures from the same batches and compare the gradients of their layers.
+
+    In Post-LN later layers have the larger gradients, in Pre-LN earlier ones; the NormFormer
+    paper's remedy for this mismatch is what its figure 3 shows. Every run records the gradient of
+    every parameter; two windows of steps are averaged, the first after the warm-up and the last of
+    the run.
+
+    The result is a table of the mismatch of the second FFN weight per architecture (the gradient
+    L1 of the first two layers over that of the last two, and the slope over depth) with its spread
+    over seeds, a sentence a pair of architectures with a 95 % interval, and figure 3 of the paper;
+    the CSV files have every operation. Ctrl-C stops; the same command with --resume goes on.
+    """
+    from gradlab.analyses.gradients import windows_of
+    from gradlab.cli.plan import plan_grad_norms
+    from gradlab.training.study_table import RUNS
+
+    configs = plan_grad_norms(options)
+    windows_of(configs[0], options.average)
+    out = options.out or default_folder("gradients", configs)
+    train_study(
+        configs,
+        out,
+        jobs=options.jobs,
+        resume=options.resume,
+        table=RUNS,
+        show_result=lambda figures: show_result(
+            configs, out, length=options.average, figures=figures
+        ),
+    )
+
+
+def show_result(configs: Sequence["RunConfig"], out: Path, *, length: int, figures: bool) -> None:
+    """Print the study's table and sentences, and write its files."""
+    from gradlab.analyses.gradient_study import (
+        mismatch_differences,
+        study_gradients,
+        study_mismatch,
+        summarise_mismatch,
+    )
+    from gradlab.cli.gradient_report import difference_sentences, mismatch_table
+    from gradlab.cli.study_files import write_csvs
+
+    console = output()
+    runs = whole_runs(configs, out)
+    if not runs:
+        console.print(f"No run in {out} has reached its last step: there is nothing to compare.")
+        return
+    gradients = study_gradients(runs, length=length)
+    mismatches = study_mismatch(gradients)
+    tables = {
+        "gradients": gradients,
+        "mismatch": mismatches,
+        "summary": summarise_mismatch(mismatches),
+        "differences": mismatch_differences(mismatches),
+    }
+    console.print(mismatch_table(configs, gradients, tables["summary"], op=OP))
+    for sentence in difference_sentences(tables["differences"], op=OP):
+        console.print(sentence)
+    files = [out / "runs.csv", *write_csvs(tables, out)]
+    if figures:
+        files += write_figure(gradients, out)
+    names = ", ".join(file.name for file in files)
+    console.print(f"In {out}: {names}; a folder a run.")
+
+
+def whole_runs(configs: Sequence["RunConfig"], out: Path) -> list["Run"]:
+    """The study's runs that reached their last step: the others have no late window."""
+    from gradlab.runs.reader import load
+    from gradlab.training.study import run_name
+
+    folders = [out / run_name(config) for config in configs]
+    runs = [load(folder) for folder in folders if (folder / "run.json").exists()]
+    return [run for run in runs if run.verdict is not None and run.verdict.censored]
+
+
+def write_figure(gradients: "pd.DataFrame", out: Path) -> list[Path]:
+    """Figure 3, a panel a window."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    from gradlab.figures.gradients import gradient_panels
+    from gradlab.figures.save import save
+
+    figure = gradient_panels(gradients, op=OP)
+    files = save(figure, out / f"gradients_{OP}")
+    plt.close(figure)
+    return files
