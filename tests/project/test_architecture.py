@@ -47,7 +47,7 @@ EXTRAS = set().union(
     *(
         distributions(requirements)
         for extra, requirements in PYPROJECT["project"]["optional-dependencies"].items()
-        if extra != "dev"
+        if extra not in ("dev", "peers")
     )
 )
 
