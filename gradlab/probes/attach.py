@@ -1,6 +1,7 @@
 """`gradlab.attach`: probes on any model, in the user's own training loop."""
 
 import atexit
+import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,6 +58,7 @@ def attach(
     memory: bool | None = None,
     sinks: Iterable[Sink] = (),
     window: int = 50,
+    first_step: int = 0,
 ) -> "Probes":
     """Record what happens inside a model while the user's own loop trains it.
 
@@ -81,6 +83,7 @@ def attach(
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
         window: Steps between two copies from the device.
+        first_step: Number of the next step: that of the checkpoint in a training resumed.
 
     Raises:
         GradlabError: There is nothing to train in the model, none of it is the optimizer's, probes
@@ -96,6 +99,7 @@ def attach(
         memory=memory,
         sinks=tuple(sinks),
         window=window,
+        first_step=first_step,
     )
 
 
@@ -114,6 +118,7 @@ class Probes:
         memory: bool | None,
         sinks: tuple[Sink, ...],
         window: int,
+        first_step: int,
     ) -> None:
         if window < 1:
             raise GradlabError(
@@ -133,7 +138,12 @@ class Probes:
         self._closed = False
         self._is_first = not dist.is_initialized() or dist.get_rank() == 0
         self._session = Session(
-            subject, chosen, every=every, scaler=scaler, on_step=self._after_step
+            subject,
+            chosen,
+            every=every,
+            scaler=scaler,
+            first_step=first_step,
+            on_step=self._after_step,
         )
         try:
             info = _info(subject, chosen)
@@ -146,7 +156,7 @@ class Probes:
         self._sinks: list[Sink] = [*sinks] if self._is_first else []
         self._open: list[Any] = [w for w in (self._folder, self._memory, *self._sinks) if w]
         _attached.add(self._model)
-        atexit.register(self.close)
+        atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
         return self
@@ -157,7 +167,7 @@ class Probes:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close(error)
+        self.close(error)
 
     def step(self) -> None:
         """The loop's step is over; for a loop whose optimizer was not given to `attach`.
@@ -183,7 +193,7 @@ class Probes:
         """Copy what is on the device, and write it. Happens by itself once a window."""
         tables: dict[str, dict[str, list[Any]]] = {}
         for recorded in self._session.collect():
-            self._updates += not recorded.step.skipped
+            self._updates += recorded.updated
             append(tables, {"steps": step_rows(recorded, self._updates)})
             for rows in recorded.tables:
                 append(tables, rows)
@@ -212,17 +222,18 @@ class Probes:
         """
         return self.run().table(name)
 
-    def close(self) -> None:
-        """Write what is left, and take off every hook. Closing twice is no mistake."""
-        self._close(None)
+    def close(self, error: BaseException | None = None) -> None:
+        """Write what is left, and take off every hook. Closing twice is no mistake.
 
-    def _close(self, error: BaseException | None) -> None:
+        Args:
+            error: What ended the training before its time, for `run.json`.
+        """
         if self._closed:
             return
         self._session.end_unfinished()
         self._session.close()
         _attached.discard(self._model)
-        atexit.unregister(self.close)
+        atexit.unregister(self._at_exit)
         self.flush()
         self._closed = True
         status = "finished"
@@ -234,6 +245,11 @@ class Probes:
                 self._guarded(writer, partial(writer.finish, status, None, **told))
             else:
                 self._guarded(writer, writer.close)
+
+    def _at_exit(self) -> None:
+        # Python leaves here what ended the script; in a session, any earlier mistake of the user's.
+        ended_by = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+        self.close(ended_by)
 
     def _after_step(self) -> None:
         if self._session.waiting >= self._window:

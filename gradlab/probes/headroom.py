@@ -159,14 +159,14 @@ class Headroom(Probe):
         return {"headroom": _headroom_rows(due)} if due else {}
 
     def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if not self.active or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if not self.active or torch.compiler.is_compiling():
             return
-        if in_backward():
-            if name in self._passed:
-                return
-        elif self._pass_ended:
+        again = in_backward()
+        if self._pass_ended and not again:
             self._pass_ended = False
             self._passed.clear()
+        if not torch.is_grad_enabled() or (again and name in self._passed):
+            return
         self._passed.add(name)
         for suffix, tensor in floats_of(output):
             if not self._is_last_output(tensor):

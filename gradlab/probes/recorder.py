@@ -15,6 +15,7 @@ class PendingStep:
 
     Attributes:
         step: Its number.
+        reached: Whether it came to the optimizer, which may have skipped.
         lr: The first optimizer's learning rate; None without an optimizer.
         seconds: Since the recording began.
         loss_scale: 0-dim.
@@ -24,6 +25,7 @@ class PendingStep:
     """
 
     step: int
+    reached: bool
     lr: float | Tensor | None
     seconds: float
     loss_scale: Tensor
@@ -37,6 +39,7 @@ class RecordedStep:
     """A step on the host: what is known of it, and its probes' rows by table."""
 
     step: Step
+    updated: bool
     lr: float | None
     seconds: float
     loss: float | None
@@ -69,7 +72,8 @@ def _recorded(pending: PendingStep, numbers: list[list[float]]) -> RecordedStep:
         for probe, reading in pending.readings
     )
     loss = sum(losses) / len(losses) if losses else None
-    return RecordedStep(step, lr, pending.seconds, loss, tables)
+    updated = pending.reached and not skipped
+    return RecordedStep(step, updated, lr, pending.seconds, loss, tables)
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[list[float]]:

@@ -32,6 +32,7 @@ class Session:
         probes: In the order of their readings.
         every: The cadence of those that have none of their own.
         scaler: That scales the loss, if there is one.
+        first_step: Number of the step that comes first.
         on_step: Called after each step.
     """
 
@@ -42,6 +43,7 @@ class Session:
         *,
         every: Cadence = 1,
         scaler: GradScaler | None = None,
+        first_step: int = 0,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._subject = subject
@@ -65,7 +67,7 @@ class Session:
             self.close()
             raise
         self._scaling_seen = scaler is not None
-        self._begin(0)
+        self._begin(first_step)
 
     @property
     def follows_optimizers(self) -> bool:
@@ -98,6 +100,7 @@ class Session:
         self._pending.append(
             PendingStep(
                 self._step,
+                bool(self._stepped) or not self._subject.optimizers,
                 _learning_rate(self._subject.optimizers),
                 time.perf_counter() - self._began,
                 self._loss_scale,
@@ -110,8 +113,8 @@ class Session:
         self._on_step()
 
     def end_unfinished(self) -> None:
-        """Keep what is there of a step that had its backward pass and will never be taken."""
-        if self._backward_seen and not self._stepped:
+        """Keep what is there of a step that had a backward pass and will not go on."""
+        if self._backward_seen:
             self.end_step()
 
     def collect(self) -> list[RecordedStep]:
