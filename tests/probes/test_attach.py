@@ -1,0 +1,356 @@
+import atexit
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradlab
+from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe, Reading
+from gradlab.probes.probe import Subject
+from gradlab.runs.writer import RunWriter
+
+
+def make() -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(3, 4)).square().sum().backward()
+        optimizer.step()
+
+
+def hooks_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Everything that could be left behind."""
+    found: list[Any] = []
+    for module in model.modules():
+        found += module._forward_hooks.values()
+        found += module._forward_pre_hooks.values()
+        found += module._backward_hooks.values()
+    for parameter in model.parameters():
+        found += (parameter._backward_hooks or {}).values()
+        found += (parameter._post_accumulate_grad_hooks or {}).values()
+    found += optimizer._optimizer_step_pre_hooks.values()
+    found += optimizer._optimizer_step_post_hooks.values()
+    return found
+
+
+ALL = (GradientNorms, LearnedScales, Headroom, OptimizerHealth)
+
+
+def test_a_loop_of_ones_own_becomes_a_run(tmp_path: Path) -> None:
+    model, optimizer = make()
+    losses = []
+    with gradlab.attach(model, optimizer, out=tmp_path / "run", every=2, window=3) as probes:
+        for step in range(8):
+            optimizer.zero_grad()
+            loss = model(torch.ones(3, 4)).square().sum()
+            probes.loss(loss)
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = 0.01 * (step + 1)
+            optimizer.step()
+    run = gradlab.load(tmp_path / "run")
+    assert run.status == "finished"
+    assert run.attached
+    assert run.tables == ("steps", "grad_norms", "scales", "headroom", "overflows")
+    steps = run.table("steps")
+    assert steps["step"].tolist() == list(range(8))
+    assert steps["update"].tolist() == list(range(1, 9))
+    assert steps["lr"].tolist() == pytest.approx([0.01 * (step + 1) for step in range(8)])
+    assert steps["loss"].tolist() == losses
+    assert steps["seconds"].is_monotonic_increasing
+    assert run.table("grad_norms")["step"].unique().tolist() == [0, 2, 4, 6]
+    assert run.table("headroom")["step"].unique().tolist() == [0, 2, 4, 6]
+    assert probes.table("grad_norms").equals(run.table("grad_norms"))
+    assert run.info["params"] == 4 * 8 + 8 + 16 + 8 * 2 + 2
+    assert "Sequential" in repr(run)
+    with pytest.raises(GradlabError, match=r"recorded by gradlab\.attach"):
+        _ = run.config
+
+
+def test_tables_are_there_at_any_time() -> None:
+    model, optimizer = make()
+    probes = gradlab.attach(model, optimizer, probes=[GradientNorms()])
+    for steps in range(1, 4):
+        train(model, optimizer, 1)
+        assert probes.table("grad_norms")["step"].nunique() == steps
+    probes.close()
+    probes.close()
+    assert len(probes.table("steps")) == 3
+    with pytest.raises(GradlabError, match="closed"):
+        probes.loss(torch.ones(()))
+    with pytest.raises(GradlabError, match="did not record headroom"):
+        probes.table("headroom")
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_nothing_is_left_behind(raised: bool) -> None:
+    model, optimizer = make()
+    scaler = torch.amp.GradScaler("cpu")
+    attributes = [set(vars(x)) for x in (model, optimizer, scaler)]
+    try:
+        with gradlab.attach(model, optimizer, scaler=scaler, probes=[p() for p in ALL]):
+            assert hooks_of(model, optimizer)
+            assert "step" in vars(scaler)
+            train(model, optimizer, 1)
+            if raised:
+                raise ValueError("the loop's own")
+    except ValueError:
+        pass
+    assert hooks_of(model, optimizer) == []
+    assert [set(vars(x)) for x in (model, optimizer, scaler)] == attributes
+
+
+def test_a_loop_that_raised_leaves_its_last_step_and_says_so(tmp_path: Path) -> None:
+    model, optimizer = make()
+
+    def fail() -> None:
+        with gradlab.attach(model, optimizer, out=tmp_path / "run", probes=[GradientNorms()]):
+            train(model, optimizer, 2)
+            model(torch.full((3, 4), math.nan)).sum().backward()
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        fail()
+    run = gradlab.load(tmp_path / "run")
+    assert run.status == "error"
+    assert run.info["error"] == "on purpose"
+    assert run.table("steps")["update"].tolist() == [1, 2, 2]
+    last = run.table("grad_norms").query("step == 2")
+    assert (last["nonfinite"] == last["numel"]).any()
+
+
+def test_attached_or_not_the_weights_are_the_same_to_the_bit() -> None:
+    weights = []
+    for probes in ([], [p() for p in ALL]):
+        model, optimizer = make()
+        with gradlab.attach(model, optimizer, probes=probes):
+            train(model, optimizer, 20)
+        weights.append([p.detach().clone() for p in model.parameters()])
+    model, optimizer = make()
+    train(model, optimizer, 20)
+    for other in weights:
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other, strict=True))
+
+
+class WeightNorms(Probe):
+    table = "weight_norms"
+    columns: ClassVar = {"param": str, "l2": float, "rows": int}
+
+    def open(self, subject: Subject) -> tuple[()]:
+        self.weights = {n: p for n, p in subject.parameters.items() if p.dim() == 2}
+        return ()
+
+    def after_step(self) -> Reading:
+        norms = torch.stack([w.detach().norm() for w in self.weights.values()])
+        rows = [len(w) for w in self.weights.values()]
+        return Reading({"param": list(self.weights), "rows": rows}, {"l2": norms})
+
+
+def test_a_probe_of_ones_own_fills_a_table_of_its_own(tmp_path: Path) -> None:
+    model, optimizer = make()
+    probe = WeightNorms()
+    with gradlab.attach(
+        model, optimizer, probes=[probe], out=tmp_path / "run", memory=True
+    ) as probes:
+        train(model, optimizer, 2)
+    table = gradlab.load(tmp_path / "run").table("weight_norms")
+    assert table.columns.tolist() == ["step", "param", "l2", "rows"]
+    assert table["rows"].tolist() == [8, 2, 8, 2]
+    assert table["l2"].iloc[-1] == pytest.approx(model[3].weight.norm().item())
+    assert probes.table("weight_norms").equals(table)
+
+
+def test_steps_are_counted_by_hand_without_an_optimizer() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, probes=[GradientNorms()]) as probes:
+        for _ in range(3):
+            model(torch.ones(3, 4)).sum().backward()
+            probes.step()
+    assert probes.table("grad_norms")["step"].unique().tolist() == [0, 1, 2]
+    with (
+        gradlab.attach(model, optimizer, probes=[GradientNorms()]) as probes,
+        pytest.raises(GradlabError, match="are counted"),
+    ):
+        probes.step()
+
+
+def test_each_probe_may_have_its_own_cadence() -> None:
+    model, optimizer = make()
+    chosen = [GradientNorms(every=lambda step: step in (1, 4)), OptimizerHealth()]
+    with gradlab.attach(model, optimizer, probes=chosen, every=3) as probes:
+        train(model, optimizer, 6)
+    assert probes.table("grad_norms")["step"].unique().tolist() == [1, 4]
+    assert probes.table("optimizer")["step"].unique().tolist() == [0, 3]
+
+
+def test_parameters_and_sites_are_chosen_by_pattern() -> None:
+    model, optimizer = make()
+    chosen = [GradientNorms("*.weight"), Headroom(["0", "3*"])]
+    with gradlab.attach(model, optimizer, probes=chosen) as probes:
+        train(model, optimizer, 1)
+    assert sorted(probes.table("grad_norms")["param"]) == ["0.weight", "1.weight", "3.weight"]
+    assert set(probes.table("headroom")["site"]) == {"0", "3", "3.weight", "3.bias"}
+
+
+def refused(match: str, **options: Any) -> None:
+    model, optimizer = make()
+    options = {"model": model, "optimizer": optimizer} | options
+    with pytest.raises(GradlabError, match=match):
+        gradlab.attach(**options)
+    assert hooks_of(model, optimizer) == []
+    gradlab.attach(model, optimizer).close()  # nothing keeps it from being attached
+
+
+def test_what_cannot_be_attached_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    stranger = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    refused("nothing to probe", model=nn.ReLU(), optimizer=None)
+    refused("nothing to probe", model=make()[0].requires_grad_(False), optimizer=None)
+    refused("holds none of the model's parameters", optimizer=stranger)
+    refused(r"no parameters fit 'w\*': there are 0.weight", probes=[GradientNorms("w*")])
+    refused("no modules or parameters fit 'x'", probes=[Headroom("x")])
+    refused("no learned scale", model=nn.Linear(2, 2), optimizer=None, probes=[LearnedScales()])
+    refused("needs the optimizer", optimizer=None, probes=[OptimizerHealth()])
+    refused("at every step", every=0)
+    refused("a number of steps, or a function", every="often")
+    refused("window = 0", window=0)
+    refused("is not empty", out=tmp_path / "full")
+
+
+class Steps(Probe):
+    table = "steps"
+    columns: ClassVar = {"x": float}
+
+
+def test_a_table_of_ones_own_cannot_take_a_name_that_is_taken() -> None:
+    refused("gradlab's own", probes=[Steps()])
+
+
+def test_attached_twice_is_refused_and_the_first_goes_on() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, probes=[GradientNorms()]) as probes:
+        with pytest.raises(GradlabError, match="attached to this model already"):
+            gradlab.attach(model, optimizer)
+        train(model, optimizer, 1)
+    assert len(probes.table("grad_norms")) == 6
+
+
+def test_a_folder_that_fills_up_stops_the_recording_and_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = make()
+    plain = RunWriter.write
+
+    def write(self: RunWriter, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        if min(columns["step"]) >= 4:
+            raise GradlabError("the disk is full.")
+        plain(self, table, columns)
+
+    monkeypatch.setattr(RunWriter, "write", write)
+    with (
+        pytest.warns(GradlabWarning, match="training goes on: the disk is full") as said,
+        gradlab.attach(model, optimizer, out=tmp_path / "run", memory=True, window=2) as probes,
+    ):
+        train(model, optimizer, 9)
+    assert len(said) == 1
+    assert gradlab.load(tmp_path / "run").table("steps")["step"].tolist() == [0, 1, 2, 3]
+    assert len(probes.table("steps")) == 9
+
+
+def test_a_folder_that_vanishes_stops_the_recording_and_not_the_training(tmp_path: Path) -> None:
+    model, optimizer = make()
+    folder = tmp_path / "run"
+    probes = gradlab.attach(model, optimizer, out=folder, window=2)
+    train(model, optimizer, 3)
+    folder.rename(tmp_path / "moved")
+    with pytest.warns(GradlabWarning, match="training goes on"):
+        train(model, optimizer, 3)
+    probes.close()
+    assert gradlab.load(tmp_path / "moved").table("steps")["step"].tolist() == [0, 1]
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        self.closed = False
+
+    def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        self.rows[table] = self.rows.get(table, 0) + len(columns["step"])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_sinks_get_every_row() -> None:
+    model, optimizer = make()
+    sink = Sink()
+    with gradlab.attach(model, optimizer, probes=[GradientNorms()], sinks=[sink], window=2):
+        train(model, optimizer, 5)
+    assert sink.rows == {"steps": 5, "grad_norms": 30}
+    assert sink.closed
+
+
+def test_what_waits_on_the_device_does_not_grow_with_steps() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, window=4) as probes:
+        waiting = []
+        for _ in range(20):
+            train(model, optimizer, 1)
+            waiting.append(probes._session.waiting)
+    assert max(waiting) < 4
+
+
+def test_probes_that_nobody_closes_are_written_at_the_end_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    model, optimizer = make()
+    gradlab.attach(model, optimizer, out=tmp_path / "run")
+    train(model, optimizer, 3)
+    (close,) = at_exit
+    close()
+    run = gradlab.load(tmp_path / "run")
+    assert run.status == "finished"
+    assert len(run.table("steps")) == 3
+
+
+def test_checkpointing_wrappers_stay_out_of_the_names() -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    torch.manual_seed(0)
+    model = nn.Sequential(checkpoint_wrapper(nn.Linear(4, 4)), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlab.attach(model, optimizer) as probes:
+        train(model, optimizer, 1)
+    names = ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert sorted(probes.table("grad_norms")["param"]) == names
+    assert set(probes.table("headroom")["site"]) == {"0", "1", *names}
+
+
+def test_a_module_that_only_passes_a_value_on_is_no_second_site() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.inner(x)
+            return out
+
+    model = nn.Sequential(Outer(), nn.ReLU(inplace=True))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlab.attach(model, optimizer, probes=[Headroom(["0", "0.inner", "1"])]) as probes:
+        train(model, optimizer, 1)
+    assert set(probes.table("headroom")["site"]) == {"0.inner", "1"}
