@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gradlab.data.extra import needs_extra
 from gradlab.errors import GradlabError
+from gradlab.extra import needs_extra
 
 PREFIX = "hf:"
 
@@ -22,7 +22,7 @@ def load_documents(name: str) -> list[list[bytes]]:
         GradlabError: The package is not installed, the dataset cannot be loaded, or it has no
             text column or no training split.
     """
-    with needs_extra("datasets", f"the corpus {name!r}"):
+    with needs_extra("datasets", f"the corpus {name!r}", "datasets"):
         from datasets import load_dataset, load_from_disk
 
     path, _, config = name.removeprefix(PREFIX).partition(":")

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gradlab.data.extra import needs_extra
 from gradlab.data.tokens import Tokens
 from gradlab.errors import GradlabError
+from gradlab.extra import needs_extra
 
 
 def load_tokenizer(name: str) -> Any:
@@ -17,7 +17,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         GradlabError: The package is not installed, or there is no such tokenizer.
     """
-    with needs_extra("tokenizers", f"the tokenizer {name!r}"):
+    with needs_extra("tokenizers", f"the tokenizer {name!r}", "datasets"):
         from tokenizers import Tokenizer
 
     path = Path(name)
