@@ -159,7 +159,7 @@ class Headroom(Probe):
         return {"headroom": _headroom_rows(due)} if due else {}
 
     def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if not self.active or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self.active:
             return
         again = in_backward()
         if self._pass_ended and not again:

@@ -65,14 +65,18 @@ class LearnedScales(Probe):
             self._labels["index"] += range(parameter.numel())
         return ()
 
+    def begin(self, step: int) -> None:
+        """Forget the last step's."""
+        self._values: Tensor | None = None
+
     def before_step(self) -> None:
         """Copy the values before the optimizer changes them."""
         values = [whole(scale.detach()).reshape(-1).double() for scale in self._scales.values()]
         self._values = torch.cat([value.to(values[0].device) for value in values])
 
-    def after_step(self) -> Reading:
-        """A row for each entry."""
-        return Reading(self._labels, {"value": self._values})
+    def after_step(self) -> Reading | None:
+        """A row for each entry; none if the step never came to the optimizer."""
+        return None if self._values is None else Reading(self._labels, {"value": self._values})
 
 
 def learned_scales(subject: Subject) -> dict[str, Tensor]:

@@ -59,12 +59,18 @@ class OptimizerHealth(Probe):
         }
         return ()
 
+    def begin(self, step: int) -> None:
+        """Forget the last step's."""
+        self._before: list[Tensor] = []
+
     def before_step(self) -> None:
         """Keep the parameters as they are."""
         self._before = [parameter.detach().clone() for parameter in self._trained.values()]
 
-    def after_step(self) -> Reading:
-        """A row for each parameter."""
+    def after_step(self) -> Reading | None:
+        """A row for each parameter; none if the step never came to the optimizer."""
+        if not self._before:
+            return None
         parameters = [parameter.detach() for parameter in self._trained.values()]
         updates = [now - before for now, before in zip(parameters, self._before, strict=True)]
         self._before = []

@@ -114,7 +114,7 @@ def test_a_loop_that_raised_leaves_its_last_step_and_says_so(tmp_path: Path) -> 
     model, optimizer = make()
 
     def fail() -> None:
-        with gradlab.attach(model, optimizer, out=tmp_path / "run", probes=[GradientNorms()]):
+        with gradlab.attach(model, optimizer, out=tmp_path / "run", probes=[p() for p in ALL]):
             train(model, optimizer, 2)
             model(torch.full((3, 4), math.nan)).sum().backward()
             raise ValueError("on purpose")
@@ -127,6 +127,8 @@ def test_a_loop_that_raised_leaves_its_last_step_and_says_so(tmp_path: Path) -> 
     assert run.table("steps")["update"].tolist() == [1, 2, 2]
     last = run.table("grad_norms").query("step == 2")
     assert (last["nonfinite"] == last["numel"]).any()
+    assert run.table("headroom")["step"].max() == 2
+    assert run.table("optimizer")["step"].max() == 1
 
 
 def test_attached_or_not_the_weights_are_the_same_to_the_bit() -> None:
