@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from gradlab.analyses.stability import paired_differences
 from gradlab.analyses.stability_table import observations
@@ -18,6 +18,8 @@ _LABELS = {
     "lr_collapse": "LR at the collapse",
 }
 
+_WIDE_TICKS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 100)
+
 
 def lr_against_baseline(
     table: pd.DataFrame, *, baseline: str | None = None, value: str = "lr", ax: Axes | None = None
@@ -27,8 +29,9 @@ def lr_against_baseline(
     Where figure 5 spans a decade between sizes, this shows the few per cent between architectures.
     A point is the geometric mean over the seeds that both have (`paired_differences`), its bar the
     interval, a faint point one seed. A hollow point is not distinguished from the baseline. Pairs
-    with a censored run are left out. The axis is as wide as the seeds need and three times that
-    for the intervals: those of two seeds can be wider still, and then run off it.
+    with a censored run are left out. The axis is logarithmic, so that twice as high and half as
+    high are as far from the baseline; it is as wide as the seeds need and three times that for the
+    intervals: those of two seeds can be wider still, and then run off it.
 
     Args:
         table: A stability table of one ramp.
@@ -53,7 +56,7 @@ def lr_against_baseline(
     with paper_style():
         aside = set_parameter_axis(ax, table, others, gap=0.03)
         ax.axhline(1, color=style[baseline].color, linewidth=0.8, zorder=1)
-        largest = 0.01
+        largest = 0.01  # the furthest that any seed is from the baseline, as a logarithm
         for arch in others:
             rows = differences[differences["arch"] == arch]
             x = np.array([float(params[size, arch]) for size in rows["size"]]) * aside[arch]
@@ -61,7 +64,7 @@ def lr_against_baseline(
             for place, size in zip(x, rows["size"], strict=True):
                 ratios = seeds[seeds["size"] == size]["ratio"]
                 _draw_seeds(ax, place, ratios, style[arch])
-                largest = max(largest, float((ratios - 1).abs().max()))
+                largest = max(largest, float(np.log(ratios).abs().max()))
             _draw_means(ax, x, rows, style[arch])
         _set_ratio_axis(ax, differences, largest)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _percent(ratio)))
@@ -86,13 +89,18 @@ def _differences_from(table: pd.DataFrame, baseline: str, value: str) -> pd.Data
 
 
 def _set_ratio_axis(ax: Axes, differences: pd.DataFrame, largest: float) -> None:
-    """Limits around 1 where the seeds' ratios differ from it by up to `largest`."""
-    low, high = differences["low"].min(), differences["high"].max()  # NaN for single pairs
-    room = 3 * largest
-    bottom = np.fmax(1 - room, np.fmin(low, 1 - 1.2 * largest))
-    top = np.fmin(1 + room, np.fmax(high, 1 + 1.2 * largest))
+    """A logarithmic axis around 1, from which the seeds are up to `largest` away."""
+    # NaN for single pairs
+    low, high = np.log(differences["low"].min()), np.log(differences["high"].max())
+    bottom = np.fmax(-3 * largest, np.fmin(low, -1.2 * largest))
+    top = np.fmin(3 * largest, np.fmax(high, 1.2 * largest))
     edge = 0.05 * (top - bottom)
-    ax.set_ylim(bottom - edge, top + edge)
+    limits = np.exp([bottom - edge, top + edge])
+    ax.set_yscale("log")
+    ax.set_ylim(*limits)
+    ticks = _WIDE_TICKS if limits[1] / limits[0] > 2 else MaxNLocator(6).tick_values(*limits)
+    ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if limits[0] <= t <= limits[1]]))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _percent(ratio: float) -> str:

@@ -52,7 +52,18 @@ def test_all_seeds_are_on_the_axis_and_two_seeds_do_not_stretch_it() -> None:
         seeds = [y for line in ax.lines if line.get_alpha() for y in line.get_ydata()]
         assert low < min(seeds)
         assert max(seeds) < high
-        assert high - low < 8 * max(abs(seed - 1) for seed in seeds)
+        assert math.log(high / low) < 8 * max(abs(math.log(seed)) for seed in seeds)
+
+
+def test_wide_intervals_stay_on_an_axis_of_ratios() -> None:
+    table = study()
+    table.loc[(table["arch"] == "normformer") & (table["seed"] == 0), "lr"] *= 5
+    ax = lr_against_baseline(table)
+    assert ax.get_yscale() == "log"
+    ticks = [tick for tick in ax.get_yticks() if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
+    labels = [ax.yaxis.get_major_formatter()(tick) for tick in ticks]
+    assert {"−50 %", "0 %", "+100 %"} <= set(labels)
+    assert min(ticks) > 0
 
 
 def test_equal_runs_have_an_axis_too() -> None:
