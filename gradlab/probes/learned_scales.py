@@ -80,7 +80,10 @@ class LearnedScales(Probe):
 
 
 def learned_scales(subject: Subject) -> dict[str, Tensor]:
-    """A model's trainable scales by name, in the model's order."""
+    """A model's trainable scales by name, in the model's order.
+
+    What is only named as a scale is one if it is a vector: GPT-2 calls a matrix `c_attn`, too.
+    """
     norms = {
         id(weight)
         for module in subject.modules.values()
@@ -89,7 +92,8 @@ def learned_scales(subject: Subject) -> dict[str, Tensor]:
     return {
         name: parameter
         for name, parameter in subject.parameters.items()
-        if id(parameter) in norms or _is_named_as_scale(name)
+        if id(parameter) in norms
+        or (_is_named_as_scale(name) and parameter.numel() == max(parameter.shape, default=1))
     }
 
 
