@@ -1,13 +1,14 @@
 """What several runs' gradients say: mismatch by architecture, over seeds, with intervals."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from gradlab.analyses.comparable import check_comparable as check_comparable
 from gradlab.analyses.gradients import (
     LAYER_COLUMNS,
     WINDOW_STEPS,
@@ -20,20 +21,6 @@ from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
 _KEY = ["arch", "seed", "window", "op"]
-
-_SHAPE = ("n_layers", "d_model", "n_heads", "d_ff", "vocab_size", "max_seq_len")
-
-_SAME: dict[str, Callable[[Run], object]] = {
-    "corpora": lambda run: run.info["corpus"]["sha256"],
-    "sizes": lambda run: [getattr(run.config.model, name) for name in _SHAPE],
-    "attention paths": lambda run: run.config.model.attention,
-    "precisions": lambda run: run.config.precision,
-    "batches": lambda run: (run.config.batch_size, run.config.accumulation),
-    "schedules": lambda run: (run.config.schedule, run.config.steps),
-    "optimizers": lambda run: run.config.optimizer,
-}
-"""What runs must share for their gradients to be compared, as a word and where it is read."""
-
 
 def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.DataFrame:
     """Mean gradients of the weights of every op and layer, of several runs in both windows.
@@ -75,35 +62,6 @@ def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.Da
             )
     table = pd.concat(tables, ignore_index=True)
     return table[["arch", "seed", "window", "first", "last", "n_layers", *LAYER_COLUMNS]]
-
-
-def check_comparable(runs: Sequence[Run]) -> None:
-    """See that nothing but architecture and seed tells the runs apart.
-
-    Raises:
-        GradlabError: They differ in something else, or two do not differ at all.
-    """
-    for word, read in _SAME.items():
-        for run in runs[1:]:
-            if read(run) != read(runs[0]):
-                raise GradlabError(
-                    f"{_name(run)} and {_name(runs[0])} do not compare: their {word} differ."
-                )
-    seen: dict[Hashable, Run] = {}
-    for run in runs:
-        key = (run.config.arch, run.config.seed)
-        if key in seen:
-            raise GradlabError(
-                f"{_name(seen[key])} and {_name(run)} are both {key[0]} with seed {key[1]}: give "
-                "one of them."
-            )
-        seen[key] = run
-
-
-def _name(run: Run) -> str:
-    if run.path is not None:
-        return str(run.path)
-    return f"the run of {run.config.arch} with seed {run.config.seed}"
 
 
 def study_mismatch(gradients: pd.DataFrame) -> pd.DataFrame:
