@@ -178,14 +178,15 @@ class Headroom(Probe):
         return last is not None and last[0]() is tensor and last[1] == tensor._version
 
     def _on_output(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        if (name, "forward") not in self._index:
+        is_new = (name, "forward") not in self._index
+        if is_new:
             self._note_use(module, args, output.dtype)
         seen, numel = _local(output.detach()), output.numel()
         if isinstance(module, Scores):
             # A causal model never uses a score above the diagonal, nor its gradient (zero).
             length = output.shape[-1]
             seen, numel = seen.tril(), numel * (length + 1) // (2 * length)
-        masks = not isinstance(module, Scores) and next(module.parameters(), None) is None
+        masks = is_new and _may_mask(module, output)  # a place is made once
         place = Place(name, "forward", output.dtype, numel, masks)
         if not self._see(place, seen) and not self._pass.poisoned and _any_not_finite(args):
             self._pass.poisoned.append(self._index[name, "forward"])
@@ -242,6 +243,18 @@ class Headroom(Probe):
 
 def _local(x: Tensor) -> Tensor:
     return x.to_local() if isinstance(x, DTensor) else x
+
+
+def _may_mask(module: nn.Module, output: Tensor) -> bool:
+    """Whether −inf in a module's output is taken for a mask.
+
+    Of a module without parameters; of one with parts that have some, where the output has as many
+    rows as columns, which scores have and a stream of activations hardly ever.
+    """
+    if isinstance(module, Scores) or next(module.parameters(recurse=False), None) is not None:
+        return False
+    is_square = output.dim() > 2 and output.shape[-1] == output.shape[-2]
+    return is_square or next(module.parameters(), None) is None
 
 
 def _any_not_finite(args: Any) -> bool:

@@ -23,7 +23,7 @@ class Place:
             product had before autocast widened it; its own where it sums several (a tied
             parameter, micro-batches), as a sum may leave the range of its terms.
         numel: Entries looked at (at the scores: the visible pairs).
-        masks: Whether −inf there is taken for a mask: an output of a module without parameters.
+        masks: Whether −inf there is taken for a mask: in scores, and what has no parameters.
     """
 
     site: str
