@@ -47,9 +47,14 @@ EXTRAS = set().union(
     *(
         distributions(requirements)
         for extra, requirements in PYPROJECT["project"]["optional-dependencies"].items()
-        if extra not in ("dev", "peers")
+        if extra not in ("dev", "peers", "integrations")
     )
 )
+# torch imports the one, transformers' Trainer and a user's loop the other.
+NOT_IMPORTED_HERE = {"tensorboard", "accelerate"}
+
+# Each module of it needs its extra, and nothing else needs the module.
+INTEGRATIONS = "gradlab.integrations"
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,15 @@ def test_what_a_layer_leaves_to_the_others(layer: str) -> None:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_optional_packages_are_imported_where_they_are_used(layer: str) -> None:
+    own = INTEGRATIONS.replace(".", "/")
     wrong = [
-        found for found in imports_in(layer) if found.package in EXTRAS and found.when == "module"
+        found
+        for found in imports_in(layer)
+        if not found.place.startswith(own)
+        and (
+            (found.package in EXTRAS and found.when == "module")
+            or f"{found.name}.".startswith(f"{INTEGRATIONS}.")
+        )
     ]
     assert not wrong
 
@@ -181,7 +193,8 @@ def test_optional_packages_are_imported_where_they_are_used(layer: str) -> None:
 def test_declared_dependencies_are_the_imported_ones() -> None:
     imported = {found.package for layer in LAYERS for found in imports_in(layer)}
     foreign = imported - sys.stdlib_module_names - {"gradlab"}
-    assert foreign == distributions(PYPROJECT["project"]["dependencies"]) | EXTRAS
+    declared = distributions(PYPROJECT["project"]["dependencies"]) | EXTRAS
+    assert foreign == declared - NOT_IMPORTED_HERE
 
 
 def test_every_folder_of_code_is_a_listed_package() -> None:

@@ -1,0 +1,1 @@
+"""gradlab inside other trainers and loggers; each module needs the extra of its name."""

@@ -1,0 +1,102 @@
+"""What the trainers' callbacks share: attach at each training's start, close at its end."""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from gradlab.errors import GradlabError
+from gradlab.probes.attach import Probes, Sink, attach
+from gradlab.probes.cadence import Cadence
+from gradlab.probes.probe import Probe
+
+
+class Attachment:
+    """`attach` put off until a trainer has its model and optimizers, as often as it trains.
+
+    Args:
+        out, every, probes, memory, sinks, window: As `attach` takes them.
+    """
+
+    def __init__(
+        self,
+        out: str | Path | None,
+        *,
+        every: Cadence,
+        probes: Iterable[Probe] | None,
+        memory: bool | None,
+        sinks: Iterable[Sink],
+        window: int,
+    ) -> None:
+        self._out = out
+        self._every = every
+        self._chosen = None if probes is None else tuple(probes)
+        self._memory = memory
+        self._sinks = tuple(sinks)
+        self._window = window
+        self._probes: Probes | None = None
+
+    @property
+    def probes(self) -> Probes:
+        """The probes at work, or after a training those that were.
+
+        Raises:
+            GradlabError: No training has begun.
+        """
+        if self._probes is None:
+            raise GradlabError(
+                "nothing is recorded yet: the probes are attached as training begins."
+            )
+        return self._probes
+
+    def begin(
+        self,
+        model: nn.Module,
+        optimizers: Iterable[Optimizer],
+        scaler: GradScaler | None,
+        first_step: int,
+    ) -> None:
+        """Attach; a training that was left without its end is closed before.
+
+        Args:
+            model: To look at.
+            optimizers: That train it.
+            scaler: That scales the loss, if there is one.
+            first_step: Steps done before: above 0 if the training is resumed.
+        """
+        is_first = self._probes is None
+        self.end()
+        self._probes = attach(
+            model,
+            optimizers,
+            scaler=scaler,
+            probes=self._chosen,
+            every=self._every,
+            out=self._out and free_folder(Path(self._out), first_step, is_first),
+            memory=self._memory,
+            sinks=self._sinks,
+            window=self._window,
+            first_step=first_step,
+        )
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Close, if there is something to close."""
+        if self._probes is not None:
+            self._probes.close(error)
+
+
+def free_folder(out: Path, first_step: int, is_first: bool) -> Path:
+    """Where a training is recorded: `out`, or a folder beside it for one that goes on.
+
+    A training resumed at step 500 is recorded in `out-from-500`; where that is taken, and for a
+    second training with the same callback, in the first of `-2`, `-3`, … that is free. For the
+    first training from step 0 it is `out`, free or not.
+    """
+    if first_step == 0 and is_first:
+        return out
+    base = f"{out.name}-from-{first_step}" if first_step else out.name
+    names = itertools.chain([base], (f"{base}-{n}" for n in itertools.count(2)))
+    return next(path for name in names if not (path := out.with_name(name)).exists())
