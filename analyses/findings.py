@@ -1,0 +1,84 @@
+"""What happened in a run, for a person: `gradlab inspect` as data."""
+
+import pandas as pd
+
+from gradlab.analyses.finding import Finding
+from gradlab.analyses.findings_course import course_findings, nonfinite_losses, skipped_steps
+from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
+from gradlab.analyses.findings_headroom import headroom_findings
+from gradlab.analyses.findings_optimizer import optimizer_findings
+from gradlab.analyses.findings_overflow import overflow_findings
+from gradlab.analyses.findings_scales import scale_findings
+from gradlab.analyses.findings_scores import score_findings
+from gradlab.runs.reader import Run
+
+PROBES = {
+    "headroom": "Headroom",
+    "grad_norms": "GradientNorms",
+    "scales": "LearnedScales",
+    "scores": "AttentionScores",
+    "optimizer": "OptimizerHealth",
+}
+"""Table → the probe that fills it."""
+
+
+def findings(run: Run, *, top: int = 5) -> list[Finding]:
+    """What happened in a run, the most important first.
+
+    A run may be of any loop, unfinished, and lack any table: what cannot be told is left out, and
+    the last finding names the probes that would have recorded it.
+
+    Args:
+        run: A run.
+        top: Rows of the tables that list the worst of something.
+
+    Raises:
+        GradlabError: A recorded table is damaged.
+    """
+    tables: dict[str, pd.DataFrame] = {
+        name: run.table(name) for name in run.tables if name == "overflows" or name in PROBES
+    }
+    steps = run.table("steps")
+    found = course_findings(run, steps)
+    if "overflows" in tables:
+        headroom = tables.get("headroom")
+        found += overflow_findings(steps, tables["overflows"], headroom, run.verdict)
+    if "headroom" in tables:
+        found += headroom_findings(tables["headroom"], top=top)
+    found += _nonfinite(run, steps, tables, top)
+    if "grad_norms" in tables:
+        found += mismatch_findings(tables["grad_norms"], top=top)
+    if "scores" in tables:
+        found += score_findings(tables["scores"], top=top)
+    if "scales" in tables:
+        found += scale_findings(tables["scales"], top=top)
+    if "optimizer" in tables:
+        found += optimizer_findings(tables["optimizer"], top=top)
+    return [*found, *_not_there(run, tables)]
+
+
+def _nonfinite(
+    run: Run, steps: pd.DataFrame, tables: dict[str, pd.DataFrame], top: int
+) -> list[Finding]:
+    gradients = tables.get("grad_norms")
+    return [
+        *nonfinite_losses(run, steps),
+        *nonfinite_gradients(steps, gradients, attached=run.attached, top=top),
+        *skipped_steps(steps, tables.get("overflows"), top=top),
+    ]
+
+
+def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
+    found = []
+    empty = [name for name in PROBES if name in tables and tables[name].empty]
+    if empty:
+        found.append(Finding("no rows yet", f"Nothing was recorded in {', '.join(empty)}."))
+    missing = [name for name in PROBES if name not in tables]
+    if missing:
+        if run.attached:
+            how = ", ".join(f"{PROBES[name]}()" for name in missing)
+            how = f"gradlab.attach(…, probes=[…, {how}])"
+        else:
+            how = " ".join(f"--probes {name}" for name in missing)
+        found.append(Finding("not recorded", f"{', '.join(missing)}; to have them: {how}."))
+    return found

@@ -1,0 +1,173 @@
+"""How a run went: its end, its loss, the steps that it skipped and its loss scale."""
+
+import numpy as np
+import pandas as pd
+
+from gradlab.analyses.finding import Finding, counted, figure, spans, streaks
+from gradlab.runs.reader import Run
+from gradlab.runs.verdict import Verdict
+
+
+def course_findings(run: Run, steps: pd.DataFrame) -> list[Finding]:
+    """What the `steps` table and the verdict say, but for what was not finite."""
+    return [_what_it_is(run), _end(run, steps), *_loss(run, steps)]
+
+
+def _what_it_is(run: Run) -> Finding:
+    if run.attached:
+        model = run.info.get("model", "model")
+        return Finding("run", f"A {model}, trained by a loop of its own (gradlab.attach).")
+    config = run.config
+    named = f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}"
+    return Finding("run", f"{named}, trained by gradlab's loop.")
+
+
+def _end(run: Run, steps: pd.DataFrame) -> Finding:
+    if run.verdict is not None and run.verdict.broke:
+        return Finding("end", _break(run, run.verdict))
+    recorded = "no step was recorded"
+    if len(steps):
+        recorded = f"{counted(len(steps), 'step')} recorded, the last {steps['step'].iloc[-1]}"
+    if run.status == "running":
+        return Finding("end", f"Still being written, or killed while it was: {recorded}.")
+    reason = run.status if run.verdict is None else run.verdict.reason
+    how = {
+        "completed": "Reached its last step without destabilising",
+        "interrupted": "Interrupted before its end",
+        "error": "Ended by an error",
+        "finished": "Recorded to its end, which gradlab.attach does not judge",
+    }[reason]
+    told = str(run.info.get("error", "")).rstrip(".")
+    return Finding("end", f"{how}{f' ({told})' if told else ''}: {recorded}.")
+
+
+def _break(run: Run, verdict: Verdict) -> str:
+    stability = run.config.stability
+    start = f"Destabilised at step {verdict.step}"
+    if verdict.lr is not None:
+        start += f", LR {figure(verdict.lr)}"
+    if verdict.reason == "loss_scale_floor":
+        return f"{start}: the loss scale fell under {figure(stability.loss_scale_floor)}."
+    if verdict.reason == "loss_rise":
+        return (
+            f"{start}: the loss's moving average was {figure(stability.margin)} nats above its "
+            "lowest."
+        )
+    first = "the loss" if verdict.reason == "loss_nonfinite" else "a gradient"
+    length = stability.patience
+    if verdict.detected_step is not None and verdict.step is not None:
+        length = verdict.detected_step - verdict.step + 1
+    return (
+        f"{start}: {first} was not finite, and {counted(length, 'step')} in a row had a loss or a "
+        "gradient that was not."
+    )
+
+
+def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:
+    seen = steps[np.isfinite(steps["loss"])]
+    if seen.empty:
+        return []
+    first, last = seen.iloc[0], seen.iloc[-1]
+    low = seen.loc[seen["loss"].idxmin()]
+    ends = [f"{row['loss']:.4g} at step {row['step']}" for row in (first, low, last)]
+    found = [
+        Finding("loss", f"{ends[0]}, {ends[1]} at its lowest, {ends[2]}, the last finite one.")
+        if len(seen) > 1
+        else Finding("loss", f"{ends[0]}, the only one.")
+    ]
+    verdict = run.verdict
+    if verdict is not None and verdict.lr_collapse is not None:
+        found.append(
+            Finding(
+                "collapse",
+                f"At LR {figure(verdict.lr_collapse)} the loss was back above the corpus's unigram "
+                "entropy: the model had become useless.",
+            )
+        )
+    return found
+
+
+def nonfinite_losses(run: Run, steps: pd.DataFrame) -> list[Finding]:
+    """Which losses were inf or NaN."""
+    bad = steps.loc[_is_lost(run, steps["loss"]), "step"].tolist()
+    if not bad:
+        return []
+    of = counted(len(steps), "step")
+    return [
+        Finding(
+            "loss not finite",
+            f"At {len(bad)} of {of}, first at step {bad[0]}: {spans(bad)}.",
+        )
+    ]
+
+
+def _is_lost(run: Run, loss: "pd.Series[float]") -> "pd.Series[bool]":
+    """Where a loss is known to be inf or NaN.
+
+    In a table a loss that was not noted reads as NaN too. The built-in loop notes all; in another
+    loop's run NaN counts only if all before the first was noted and none after it.
+    """
+    missing = loss.isna()
+    if run.attached and (missing.all() or missing[: loss.last_valid_index()].any()):
+        return loss.abs() == np.inf
+    return missing | (loss.abs() == np.inf)
+
+
+def skipped_steps(
+    steps: pd.DataFrame, overflows: pd.DataFrame | None, *, top: int
+) -> list[Finding]:
+    """Which steps the optimizer did not take, and what the loss scale did.
+
+    The table has the streaks of skipped steps, in order; of more than `top` the first and the last.
+    """
+    scale = steps["loss_scale"].dropna()
+    skipped = steps[steps["skipped"]]
+    found = []
+    if len(skipped):
+        runs = streaks(skipped["step"])
+        shown = runs if len(runs) <= top else [*runs[: top - 1], runs[-1]]
+        share = f"{len(skipped)} of {counted(len(steps), 'step')}"
+        some = "" if len(shown) == len(runs) else f"; {len(shown)} of {len(runs)} streaks below"
+        found.append(
+            Finding(
+                "skipped steps",
+                f"The optimizer skipped {share}, because a gradient was not finite: "
+                f"{spans(skipped['step'])}{some}.",
+                _streak_table(shown, steps, overflows),
+            )
+        )
+    if scale.nunique() > 1:
+        change = scale.diff().dropna()
+        found.append(
+            Finding(
+                "loss scale",
+                f"From {figure(scale.iloc[0])} to {figure(scale.iloc[-1])}: raised "
+                f"{counted(int((change > 0).sum()), 'time')}, lowered "
+                f"{counted(int((change < 0).sum()), 'time')}, between {figure(scale.min())} and "
+                f"{figure(scale.max())}.",
+            )
+        )
+    return found
+
+
+def _streak_table(
+    shown: list[tuple[int, int]], steps: pd.DataFrame, overflows: pd.DataFrame | None
+) -> pd.DataFrame:
+    by_step = steps.set_index("step")
+    producers: dict[int, str] = {}
+    if overflows is not None:
+        firsts = overflows.sort_values(["step", "order"]).drop_duplicates("step")
+        producers = dict(zip(firsts["step"], firsts["producer"], strict=True))
+    rows = [
+        {
+            "first": first,
+            "last": last,
+            "lr": by_step["lr"][first],
+            "loss_scale": by_step["loss_scale"][first],
+            "at_last": by_step["loss_scale"][last],
+            "producer": producers.get(first),
+        }
+        for first, last in shown
+    ]
+    table = pd.DataFrame(rows)
+    return table if producers else table.drop(columns="producer")

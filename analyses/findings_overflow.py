@@ -1,0 +1,142 @@
+"""The first overflow of a run, and what led to it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from gradlab.analyses.finding import Finding, bits, counted, figure, place, spans
+from gradlab.runs.verdict import Verdict
+
+_BEFORE, _AFTER = 3, 1
+"""Sites around the one that overflowed, in execution order."""
+_BACK = (50, 20, 10, 5, 1, 0)
+"""How many steps before the overflow to look; where that one was not recorded, one before it."""
+
+
+def overflow_findings(
+    steps: pd.DataFrame,
+    overflows: pd.DataFrame,
+    headroom: pd.DataFrame | None,
+    verdict: Verdict | None = None,
+) -> list[Finding]:
+    """The overflow that broke the run, or else its first one, and what led to it.
+
+    Args:
+        steps: The run's `steps` table.
+        overflows: Its `overflows`.
+        headroom: Its `headroom`, or None.
+        verdict: Says at which step the run broke.
+    """
+    if overflows.empty:
+        return _none_at_all(headroom)
+    events = overflows.sort_values(["step", "order"], kind="stable")
+    broke = verdict is not None and verdict.broke
+    at_break = events[events["step"] == verdict.step] if verdict and broke else events.iloc[:0]
+    event = (events if at_break.empty else at_break).to_dict("records")[0]
+    found = [_first(event, steps, events["step"], at_break=len(at_break) > 0)]
+    if headroom is not None:
+        found += _lead_up(event, steps, headroom)
+    return found
+
+
+def _none_at_all(headroom: pd.DataFrame | None) -> list[Finding]:
+    if headroom is None or headroom.empty:
+        return []
+    if not (headroom["dtype"] == "float16").any():
+        return [Finding("overflow", "None: no tensor that was looked at is FP16.")]
+    return [Finding("overflow", "None: every FP16 tensor that was looked at stayed finite.")]
+
+
+def _first(
+    event: Mapping[Any, Any], steps: pd.DataFrame, all_steps: "pd.Series[int]", *, at_break: bool
+) -> Finding:
+    at = steps[steps["step"] == event["step"]]
+    facts = [f"step {event['step']}"]
+    if len(at) and pd.notna(at["lr"].iloc[0]):
+        facts.append(f"LR {figure(at['lr'].iloc[0])}")
+    if pd.notna(event["loss_scale"]) and event["loss_scale"] != 1:
+        facts.append(f"loss scale {figure(event['loss_scale'])}")
+    if event["skipped"]:
+        facts.append("skipped")
+    producer = event["producer"] if pd.notna(event["producer"]) else _name(event)
+    sentence = f"{producer} ({', '.join(facts)}): {_kind(event)}"
+    before = all_steps[all_steps < event["step"]].unique().tolist()
+    after = all_steps[all_steps > event["step"]].nunique()
+    if before:
+        sentence += (
+            f"; before the break, {counted(len(before), 'step')} overflowed: {spans(before)}"
+        )
+    elif after and not at_break:
+        sentence += f"; {counted(after, 'later step')} overflowed too"
+    return Finding("first overflow", f"{sentence}.")
+
+
+def _kind(event: Mapping[Any, Any]) -> str:
+    what = {
+        "inf": "infinite",
+        "nan": "NaN",
+        "both": "infinite or NaN",
+        "cast": "infinite, cast to FP16 from a wider type in which they were finite",
+    }[event["kind"]]
+    if pd.isna(event["count"]):
+        return f"entries were {what}"
+    was = "was" if event["count"] == 1 else "were"
+    return f"{int(event['count'])} of {event['numel']} entries {was} {what}"
+
+
+def _name(event: Mapping[Any, Any]) -> str:
+    return place(event["site"], event["direction"])
+
+
+def _lead_up(
+    event: Mapping[Any, Any], steps: pd.DataFrame, headroom: pd.DataFrame
+) -> list[Finding]:
+    """The headroom of the site and of its neighbours, with the learning rate and the loss."""
+    backward = headroom["direction"] == "backward"
+    names = headroom["site"].where(~backward, headroom["site"] + " gradient")
+    rows = headroom.assign(name=names)
+    site, last = _name(event), int(event["step"])
+    order = rows.loc[rows["step"] == last, "name"].drop_duplicates().tolist()
+    if site not in order:
+        return []
+    at = order.index(site)
+    around = order[max(0, at - _BEFORE) : at + 1 + _AFTER]
+    recorded = rows.loc[rows["name"] == site, "step"]
+    until = [recorded[recorded <= last - back] for back in _BACK]
+    shown = sorted({int(steps_until.max()) for steps_until in until if len(steps_until)})
+    table = rows[rows["name"].isin(around) & rows["step"].isin(shown)]
+    by_step = table.drop_duplicates(["name", "step"]).set_index(["name", "step"])["headroom_bits"]
+    wide = by_step.unstack("name").reindex(index=shown, columns=around)
+    course = _course(steps, shown)
+    way = _way(site, wide[site].to_dict(), course)
+    return [Finding("what led to it", way, course.join(wide).reset_index())]
+
+
+def _course(steps: pd.DataFrame, shown: list[int]) -> pd.DataFrame:
+    """Learning rate, loss and loss scale, as far as recorded, at some steps."""
+    course = steps.set_index("step")[["lr", "loss", "loss_scale"]].reindex(shown)
+    if (course["loss_scale"].dropna() == 1).all():
+        course = course.drop(columns="loss_scale")
+    return course.dropna(axis="columns", how="all")
+
+
+def _way(site: str, headroom: Mapping[Any, float], course: pd.DataFrame) -> str:
+    """From the first of these steps to the last before the overflow."""
+    left = {step: value for step, value in headroom.items() if value > -math.inf}
+    if not left:
+        return f"{site} was not recorded before it overflowed; below, bits of headroom."
+    (a, early), (b, late) = next(iter(left.items())), list(left.items())[-1]
+    if a == b:
+        return f"{site} had {bits(early)} bits left at step {a}; below, bits of headroom."
+    way = f"{site} had {bits(early)} bits left at step {a} and {bits(late)} at step {b}"
+    changes = []
+    for column, what in {"lr": "LR", "loss_scale": "loss scale"}.items():
+        if column in course:
+            then, now = course[column].loc[[a, b]]
+            if then != now and not math.isnan(then + now):
+                changes.append(f"the {what} went from {figure(then)} to {figure(now)}")
+    if changes:
+        way += f", while {' and '.join(changes)}"
+    return f"{way}; below, bits of headroom."

@@ -1,0 +1,79 @@
+"""Which learned scales went to extremes."""
+
+import numpy as np
+import pandas as pd
+
+from gradlab.analyses.finding import Finding, counted, figure
+
+FAR = 4.0
+"""A scale has gone far when it is past this many times its start, or under that share of it."""
+
+
+def scale_findings(scales: pd.DataFrame, *, top: int) -> list[Finding]:
+    """The learned scales that moved furthest from their start, as a factor.
+
+    Args:
+        scales: The run's `scales` table.
+        top: Rows of the table.
+    """
+    if scales.empty:
+        return []
+    found = []
+    lost = scales[~np.isfinite(scales["value"])]
+    if len(lost):
+        found.append(
+            Finding(
+                "scales not finite",
+                f"First in {lost['param'].iloc[0]} at step {lost['step'].iloc[0]}, in "
+                f"{counted(lost['param'].nunique(), 'parameter')} in all.",
+            )
+        )
+    moved = scale_moves(scales)
+    if moved.empty:
+        return found
+    furthest = moved.iloc[0]
+    far = int((moved[["grew", "shrank"]].max(axis=1) > FAR).sum())
+    flipped = int(moved["flipped"].sum())
+    sentence = (
+        f"{furthest['param']} grew most, to {figure(furthest['grew'])} times its start at step "
+        f"{furthest['step']}; {far} of {counted(len(moved), 'learned scale')} have an entry over "
+        f"{figure(FAR)} times its start or under 1/{figure(FAR)} of it, and {flipped} "
+        f"{'entry' if flipped == 1 else 'entries'} changed sign"
+    )
+    table = moved.head(top)[["param", "start", "low", "high", "grew", "step", "flipped"]]
+    return [*found, Finding("learned scales", f"{sentence}.", table)]
+
+
+def scale_moves(scales: pd.DataFrame) -> pd.DataFrame:
+    """How far each learned vector's entries went from where they were first recorded.
+
+    Entries that started at 0 are measured against 1. Values that are not finite are left out.
+
+    Returns:
+        A row a parameter, the largest growth first: param, start (median of its entries), low and
+        high (over entries and steps), grew (largest |value| / |start|), step (of that), shrank
+        (largest |start| / |value|; entries that end where they started at 0 do not count), flipped
+        (entries that had the other sign at some step).
+    """
+    rows = scales[np.isfinite(scales["value"])].sort_values("step", kind="stable")
+    start = rows.groupby(["param", "index"], sort=False)["value"].transform("first")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        grew = rows["value"].abs() / start.abs().where(start != 0, 1.0)
+        shrank = np.where(start != 0, start.abs() / rows["value"].abs(), 1.0)
+    rows = rows.assign(start=start, grew=grew, shrank=shrank, flips=rows["value"] * start < 0)
+    # The first of equals, so that a scale that never moved shows its first step.
+    furthest = rows.sort_values("grew", ascending=False, kind="stable").drop_duplicates("param")
+    groups = rows.groupby("param", sort=False)
+    flipped = rows.groupby(["param", "index"])["flips"].any().groupby("param").sum()
+    found = pd.DataFrame(
+        {
+            "start": rows.drop_duplicates(["param", "index"]).groupby("param")["start"].median(),
+            "low": groups["value"].min(),
+            "high": groups["value"].max(),
+            "grew": groups["grew"].max(),
+            "shrank": groups["shrank"].max(),
+            "flipped": flipped,
+            "step": furthest.set_index("param")["step"],
+        }
+    ).rename_axis("param")
+    return found.sort_values("grew", ascending=False, kind="stable").reset_index()

@@ -1,0 +1,73 @@
+"""How near the attention scores came to FP16's limit."""
+
+import numpy as np
+import pandas as pd
+
+from gradlab.analyses.finding import FP16_MAX, Finding, bits, counted, figure
+
+NEAR_BITS = 2.0
+"""A score this near to FP16's limit is worth a warning: it may double in a few steps."""
+
+
+def score_findings(scores: pd.DataFrame, *, top: int) -> list[Finding]:
+    """The heads with the largest scores.
+
+    What is exact, or a lower bound, ranks before an upper bound, which says no more than that the
+    score was not larger.
+
+    Args:
+        scores: The run's `scores` table.
+        top: Rows of the table.
+    """
+    if scores.empty:
+        return []
+    found = []
+    # +inf poisons the softmax, −inf does not; an upper bound may be infinite where no score is.
+    poisoned = (scores["max"] == np.inf) | (scores["max"].isna() & scores["max_abs"].isna())
+    lost = scores[poisoned & (scores["bound"] != "upper")]
+    if len(lost):
+        found.append(
+            Finding(
+                "scores not finite",
+                f"First at {lost['site'].iloc[0]}, step {lost['step'].iloc[0]}; at "
+                f"{counted(lost['step'].nunique(), 'step')} in all.",
+            )
+        )
+    table = largest_scores(scores)
+    if table.empty:
+        return found
+    first = table.iloc[0]
+    head = "" if pd.isna(first["head"]) else f" head {first['head']},"
+    known = "" if first["bound"] == "exact" else f" ({first['bound']} bound)"
+    left = first["headroom_bits"]
+    if left < 0:
+        where = f"{bits(-left)} bits past FP16's limit"
+    elif left < NEAR_BITS:
+        where = f"near FP16's limit: {bits(left)} bits left"
+    else:
+        where = f"{bits(left)} bits under FP16's limit"
+    sentence = (
+        f"Largest at {first['site']},{head} step {first['step']}: |score| "
+        f"{figure(first['size'])}{known}, {where}"
+    )
+    columns = ["site", "head", "step", "max", "max_abs", "bound", "headroom_bits"]
+    return [*found, Finding("attention scores", f"{sentence}.", table.head(top)[columns])]
+
+
+def largest_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Each head's largest finite score: the rows of `scores` where it was, the largest first.
+
+    Heads of which only an upper bound is known come after the others.
+
+    Returns:
+        The columns of `scores` and size (max_abs, or |max| where that was not recorded) and
+        headroom_bits, log2(65504 / size).
+    """
+    size = scores["max_abs"].fillna(scores["max"].abs())
+    rows = scores.assign(size=size, upper=scores["bound"] == "upper")[np.isfinite(size)]
+    rows = rows.sort_values(["upper", "size"], ascending=[True, False], kind="stable")
+    rows = rows.drop_duplicates(["site", "head"])
+    with np.errstate(divide="ignore"):
+        left = np.log2(FP16_MAX / rows["size"].to_numpy(np.float64))
+    found: pd.DataFrame = rows.assign(headroom_bits=left).drop(columns="upper")
+    return found.reset_index(drop=True)

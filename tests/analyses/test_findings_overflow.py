@@ -1,0 +1,115 @@
+import math
+from typing import Any
+
+import pandas as pd
+
+from gradlab.analyses.findings_overflow import overflow_findings
+from gradlab.runs.verdict import Verdict
+
+SITES = ["embed", "blocks.0.q", "blocks.0.k", "blocks.0.scores", "blocks.0.softmax", "final"]
+
+
+def steps(last: int, loss_scale: float = 1.0) -> pd.DataFrame:
+    n = range(last + 1)
+    columns = {"step": n, "lr": [0.5 * i for i in n], "loss": [3.0] * len(n)}
+    return pd.DataFrame({**columns, "loss_scale": loss_scale})
+
+
+def events(*rows: tuple[int, int, str], **fields: Any) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["step", "order", "site"])
+    common = {"direction": "forward", "kind": "inf", "count": 2, "numel": 8, "producer": None}
+    return table.assign(**{**common, "loss_scale": 1.0, "skipped": False, **fields})
+
+
+def headroom(numbers: range, over_at: int | None = None) -> pd.DataFrame:
+    """Site number i has 10 + i − step / 10 bits; from the scores on −inf at one step."""
+    rows = [
+        (step, site, "forward", -math.inf if step == over_at and i > 2 else 10 + i - step / 10)
+        for step in numbers
+        for i, site in enumerate(SITES)
+    ]
+    table = pd.DataFrame(rows, columns=["step", "site", "direction", "headroom_bits"])
+    return table.assign(dtype="float16")
+
+
+def test_the_overflow_at_the_break_with_what_led_to_it() -> None:
+    found = overflow_findings(
+        steps(60),
+        # Rows need not come in order; the one at step 3 is not what broke the run.
+        events((60, 9, "blocks.0.softmax"), (60, 3, "blocks.0.scores"), (3, 0, "embed")),
+        headroom(range(61), over_at=60),
+        Verdict(reason="loss_nonfinite", step=60, detected_step=69),
+    )
+    first, led = found
+    assert first.what == "first overflow"
+    assert first.sentence == (
+        "blocks.0.scores (step 60, LR 30): 2 of 8 entries were infinite; before the break, 1 step "
+        "overflowed: 3."
+    )
+    assert led.sentence == (
+        "blocks.0.scores had 12.0 bits left at step 10 and 7.1 at step 59, while the LR went from "
+        "5 to 29.5; below, bits of headroom."
+    )
+    table = led.table
+    assert table is not None
+    assert table.columns.tolist() == ["step", "lr", "loss", *SITES[:5]]
+    assert table["step"].tolist() == [10, 40, 50, 55, 59, 60]
+    assert table["lr"].tolist() == [0.5 * step for step in table["step"]]
+    assert table["embed"].tolist() == [10 - step / 10 for step in table["step"]]
+    assert table["blocks.0.scores"].tolist() == [12.0, 9.0, 8.0, 7.5, 7.1, -math.inf]
+
+
+def test_without_a_verdict_it_is_the_runs_first() -> None:
+    table = events(
+        (7, 1, "blocks.0.k"), (7, 2, "final"), (9, 0, "embed"), loss_scale=64.0, skipped=True
+    ).assign(direction="backward", count=1, producer="blocks.0 (between its modules)")
+    (first,) = overflow_findings(steps(9), table, None)
+    assert first.sentence == (
+        "blocks.0 (between its modules) (step 7, LR 3.5, loss scale 64, skipped): 1 of 8 entries "
+        "was infinite; 1 later step overflowed too."
+    )
+
+
+def test_an_overflow_without_numbers() -> None:
+    table = events((0, 0, "blocks.0.q"), count=None, kind="nan", direction="backward")
+    unknown = steps(0).assign(lr=math.nan, loss=math.nan)
+    first, led = overflow_findings(
+        unknown, table, headroom(range(1)).assign(direction="backward", headroom_bits=-math.inf)
+    )
+    assert first.sentence == "blocks.0.q gradient (step 0): entries were NaN."
+    assert led.sentence == (
+        "blocks.0.q gradient was not recorded before it overflowed; below, bits of headroom."
+    )
+    assert led.table is not None
+    assert led.table.columns.tolist() == ["step", *(f"{site} gradient" for site in SITES[:3])]
+
+
+def test_sampled_steps_stand_for_those_between() -> None:
+    recorded = headroom(range(0, 41, 8), over_at=40)
+    led = overflow_findings(steps(40), events((40, 3, "blocks.0.scores")), recorded)[1]
+    assert led.table is not None
+    assert led.table["step"].tolist() == [16, 24, 32, 40]
+
+
+def test_the_loss_scale_is_told_where_it_rose() -> None:
+    rows = steps(30)
+    rows["loss_scale"] = [64.0] * 20 + [128.0] * 11
+    table = headroom(range(31), over_at=30)
+    led = overflow_findings(rows, events((30, 3, "blocks.0.scores")), table)[1]
+    assert "the LR went from 5 to 14.5 and the loss scale went from 64 to 128" in led.sentence
+    assert led.table is not None
+    assert led.table["loss_scale"].tolist() == [64.0, 128.0, 128.0, 128.0, 128.0]
+
+
+def test_a_step_without_headroom_has_no_lead_up() -> None:
+    table = events((5, 3, "blocks.0.scores"))
+    assert len(overflow_findings(steps(5), table, headroom(range(5)))) == 1
+
+
+def test_nothing_overflowed() -> None:
+    (none,) = overflow_findings(steps(3), events(), headroom(range(3)))
+    assert none.sentence == "None: every FP16 tensor that was looked at stayed finite."
+    (none,) = overflow_findings(steps(3), events(), headroom(range(3)).assign(dtype="bfloat16"))
+    assert none.sentence == "None: no tensor that was looked at is FP16."
+    assert overflow_findings(steps(3), events(), None) == []
+    assert overflow_findings(steps(3), events(), headroom(range(0))) == []

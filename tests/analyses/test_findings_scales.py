@@ -1,0 +1,63 @@
+import math
+
+import pandas as pd
+import pytest
+
+from gradlab.analyses.findings_scales import scale_findings, scale_moves
+
+
+def scales(**vectors: list[list[float]]) -> pd.DataFrame:
+    """Parameter → its vector at steps 0, 1, 2, …"""
+    rows = [
+        (step, name, index, value)
+        for name, course in vectors.items()
+        for step, vector in enumerate(course)
+        for index, value in enumerate(vector)
+    ]
+    table = pd.DataFrame(rows, columns=["step", "param", "index", "value"])
+    return table.sort_values("step", kind="stable", ignore_index=True)
+
+
+def test_how_far_entries_went() -> None:
+    table = scales(
+        gamma=[[1.0, 1.0, 1.0], [5.0, 0.5, 1.0], [2.0, -0.1, 1.0]],
+        still=[[0.25, 0.25, 0.25]] * 3,
+        layer_scale=[[1e-5] * 3, [1e-4] * 3, [3e-5] * 3],
+        zero=[[0.0] * 3, [0.0, 0.3, -0.2], [0.0] * 3],
+    )
+    found = scale_moves(table).set_index("param")
+    assert found.index.tolist() == ["layer_scale", "gamma", "still", "zero"]
+    gamma = found.loc["gamma"]
+    assert gamma[["start", "low", "high", "grew", "step", "flipped"]].tolist() == [
+        *(1.0, -0.1, 5.0, 5.0, 1, 1)
+    ]
+    assert gamma["shrank"] == pytest.approx(10)
+    assert found.loc["layer_scale", "grew"] == pytest.approx(10)
+    assert found.loc["still", ["grew", "shrank", "step", "flipped"]].tolist() == [1.0, 1.0, 0, 0]
+    # What began at 0 is measured against 1.
+    assert found.loc["zero", ["grew", "shrank", "flipped"]].tolist() == [0.3, 1.0, 0]
+
+
+def test_the_sentence_counts_extremes() -> None:
+    table = scales(a=[[1.0, 2.0], [4.5, 2.0]], b=[[1.0], [0.2]], c=[[1.0], [-1.1]])
+    (found,) = scale_findings(table, top=2)
+    assert found.sentence == (
+        "a grew most, to 4.5 times its start at step 1; 2 of 3 learned scales have an entry over 4 "
+        "times its start or under 1/4 of it, and 1 entry changed sign."
+    )
+    assert found.table is not None
+    assert found.table["param"].tolist() == ["a", "c"]
+    assert found.table["start"].tolist() == [1.5, 1.0]
+
+
+def test_values_that_are_not_finite_are_told_apart() -> None:
+    lost, moved = scale_findings(scales(a=[[1.0], [math.nan]], b=[[1.0], [math.inf]]), top=5)
+    assert lost.sentence == "First in a at step 1, in 2 parameters in all."
+    assert moved.sentence.startswith("a grew most, to 1 times its start at step 0; 0 of 2")
+    assert [found.what for found in scale_findings(scales(a=[[math.nan]]), top=5)] == [
+        "scales not finite"
+    ]
+
+
+def test_no_rows() -> None:
+    assert scale_findings(scales(a=[[1.0]]).iloc[:0], top=5) == []
