@@ -46,6 +46,10 @@ class OptimizerHealth(Probe):
         self._trained = {name: subject.trained[name] for name in chosen if name in subject.trained}
         if not self._trained:
             raise GradlabError("OptimizerHealth needs the optimizer: give it to attach.")
+        # Kept on the device: a copy from the host at every step would wait for it.
+        sizes = [float(parameter.numel()) for parameter in self._trained.values()]
+        device = next(iter(self._trained.values())).device
+        self._sizes = torch.tensor(sizes, dtype=torch.float64, device=device)
         self._groups = {
             id(parameter): (optimizer, group)
             for optimizer in subject.optimizers
@@ -75,8 +79,8 @@ class OptimizerHealth(Probe):
         updates = [now - before for now, before in zip(parameters, self._before, strict=True)]
         self._before = []
         values = {
-            "param_rms": _rms(parameters),
-            "update_rms": _rms(updates),
+            "param_rms": _rms(parameters, self._sizes),
+            "update_rms": _rms(updates, self._sizes),
             "eps_frac": torch.stack([self._eps_frac(p) for p in self._trained.values()]),
         }
         return Reading(self._labels, values)
@@ -85,11 +89,10 @@ class OptimizerHealth(Probe):
         optimizer, group = self._groups[id(parameter)]
         state = optimizer.state.get(parameter, {})
         second = next((state[name] for name in _MOMENTS if name in state), None)
-        device = parameter.device
         if second is None or "betas" not in group:
-            return torch.tensor(math.nan, dtype=torch.float64, device=device)
-        # √(v / (1 − β₂ᵗ)) < ε, squared: v is never negative.
-        step = torch.as_tensor(state["step"], dtype=torch.float64).to(device)
+            return torch.full((), math.nan, dtype=torch.float64, device=parameter.device)
+        # √(v / (1 − β₂ᵗ)) < ε, squared: v is never negative. The step may lie on the host.
+        step = torch.as_tensor(state["step"], dtype=torch.float64)
         bound = (1 - group["betas"][1] ** step) * group["eps"] ** 2
         below = over_shards([second], lambda shards: _count_below(shards[0], bound))
         share: Tensor = below[0, 0] / second.numel()
@@ -102,8 +105,6 @@ def _count_below(values: Tensor, bound: Tensor) -> Tensor:
     return torch.stack([count, *torch.zeros(3, dtype=count.dtype, device=count.device)])[None]
 
 
-def _rms(tensors: Sequence[Tensor]) -> Tensor:
+def _rms(tensors: Sequence[Tensor], sizes: Tensor) -> Tensor:
     """Root of the mean square of each, float64."""
-    found = over_shards(tensors, gradient_statistics)
-    sizes = torch.tensor([float(x.numel()) for x in tensors], dtype=torch.float64)
-    return (found[:, 1] / sizes.to(found.device)).sqrt()
+    return (over_shards(tensors, gradient_statistics)[:, 1] / sizes).sqrt()

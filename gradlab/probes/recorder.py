@@ -52,6 +52,11 @@ def collect(pending: Sequence[PendingStep]) -> list[RecordedStep]:
     return [_recorded(step, [next(numbers) for _ in _tensors(step)]) for step in pending]
 
 
+def has_numbers(pending: PendingStep) -> bool:
+    """Whether a step's tensors hold anything: those on the meta device have a shape only."""
+    return not any(tensor.is_meta for tensor in _tensors(pending))
+
+
 def _tensors(pending: PendingStep) -> list[Tensor]:
     """All of a step's tensors, in the order in which `_recorded` takes their numbers."""
     lr = [pending.lr] if isinstance(pending.lr, Tensor) else []

@@ -14,7 +14,7 @@ from gradlab.errors import GradlabWarning
 from gradlab.probes.backward_end import BackwardEnd
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.probe import Probe, Subject
-from gradlab.probes.recorder import PendingStep, RecordedStep, collect
+from gradlab.probes.recorder import PendingStep, RecordedStep, collect, has_numbers
 from gradlab.probes.step_end import StepEnd
 
 Optimizer = torch.optim.Optimizer
@@ -53,6 +53,7 @@ class Session:
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter()
         self._pending: list[PendingStep] = []
+        self._meta_said = False
         self._handles: list[RemovableHandle] = []
         self._step_end: StepEnd | None = None
         try:
@@ -120,7 +121,15 @@ class Session:
     def collect(self) -> list[RecordedStep]:
         """The steps that have ended since the last call, copied from the device."""
         pending, self._pending = self._pending, []
-        return collect(pending)
+        known = [step for step in pending if has_numbers(step)]
+        if len(known) < len(pending) and not self._meta_said:
+            self._meta_said = True
+            warnings.warn(
+                "tensors on the meta device hold no numbers: what they show is not recorded.",
+                GradlabWarning,
+                stacklevel=2,
+            )
+        return collect(known)
 
     def _begin(self, step: int) -> None:
         self._step = step
