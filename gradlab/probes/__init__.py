@@ -1,5 +1,6 @@
 """Probes: what is measured inside a model while it trains, by hooks that change nothing."""
 
+from gradlab.probes.attention_scores import AttentionScores
 from gradlab.probes.cadence import log_spaced
 from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.headroom import Headroom
@@ -8,6 +9,7 @@ from gradlab.probes.optimizer_health import OptimizerHealth
 from gradlab.probes.probe import Probe, Reading, Step, Subject
 
 __all__ = [
+    "AttentionScores",
     "GradientNorms",
     "Headroom",
     "LearnedScales",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from gradlab.config import RecordConfig
+from gradlab.probes.attention_scores import AttentionScores
 from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.headroom import Headroom
 from gradlab.probes.learned_scales import LearnedScales
@@ -14,6 +15,7 @@ _PROBES: Mapping[str, Callable[[RecordConfig], Probe]] = {
     "headroom": lambda record: Headroom(every=1, sample=record.every, lead=record.window),
     "grad_norms": lambda record: GradientNorms(every=record.every),
     "scales": lambda _: LearnedScales(),
+    "scores": lambda record: AttentionScores(every=record.every),
     "optimizer": lambda record: OptimizerHealth(every=record.every),
 }
 

@@ -1,0 +1,207 @@
+"""The largest attention scores of every layer and head: where FP16 overflows first."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradlab.models.attention import CausalSoftmax, Scores
+from gradlab.probes.attention_calls import AttentionCalls, Caller
+from gradlab.probes.cadence import Cadence
+from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
+from gradlab.probes.roles import role
+from gradlab.probes.score_bounds import (
+    FusedCall,
+    Largest,
+    aside,
+    causal,
+    exact,
+    largest,
+    lower_bound,
+    upper_bound,
+)
+from gradlab.probes.selection import Patterns, select
+from gradlab.probes.sites import in_backward
+from gradlab.probes.statistics import FP16_MAX
+
+NEAR_LIMIT = FP16_MAX / 4
+"""Where an upper bound reaches this, it is worth knowing the score itself."""
+
+
+class AttentionScores(Probe):
+    """The largest score q·k (scaled, over visible pairs) by layer and head: max and max |x|.
+
+    `bound` says how far a row can be trusted:
+
+    - `exact`: where the scores are a tensor. In gradlab's own models they are seen before the
+      mask; in any other as they go into the softmax, with the biases that were added to them.
+      What is half its dtype's minimum or less, or was filled in with −10⁴ or less, is masked.
+    - `upper` and `lower`, where `scaled_dot_product_attention` hides them: max‖q‖ · max‖k‖, and
+      the scores of queries with the key at their own place. Both always hold; without a pair that
+      is certainly visible there is no `lower`. Biases in a mask are not counted.
+    - `exact` beside these, computed aside in fp32, once the upper bound has come within a factor
+      of 4 of FP16's largest number in the last window copied from the device.
+
+    Losses and weights stay the same to the bit: the model's way of computing attention is left as
+    it is. Passes without gradients are not looked at; what checkpointing computes again is
+    recorded once. Kernels that are called by other ways (FlexAttention, flash-attn's own package)
+    and compiled models cannot be seen into: no rows.
+
+    A site is the innermost module that was being executed; the model itself goes by its class's
+    name. `head` is null where the heads cannot be told apart: the row is of all of them.
+
+    Args:
+        at: Patterns over the names of modules.
+        every: Cadence; None for that of `attach`.
+        exact: Compute every fused attention's scores aside, and no bounds.
+    """
+
+    table = "scores"
+    looks_inside = True
+
+    def __init__(
+        self, at: Patterns = "*", *, every: Cadence | None = None, exact: bool = False
+    ) -> None:
+        self.every = every
+        self._patterns = at
+        self._always_exact = exact
+
+    def open(self, subject: Subject) -> Iterable[RemovableHandle]:
+        """Put hooks on the modules."""
+        named = {type(subject.model).__name__: subject.model, **subject.modules}
+        chosen = select(named, self._patterns, "modules")
+        self._sites = {module: name for name, module in chosen.items()}
+        self._near: set[str] = set()
+        self._window_ended = False
+        self._pass_ended = False
+        self._passed: set[str] = set()
+        self._seen: dict[tuple[str, str, bool, int], Largest] = {}
+        self._calls = AttentionCalls(
+            subject.model, self._looking, self._wanted, self._on_scores, self._on_fused
+        )
+        self._clear()
+        yield from self._calls.install()
+        for module in self._sites:
+            if isinstance(module, Scores):
+                yield module.register_forward_hook(self._on_own_scores)
+
+    def begin(self, step: int) -> None:
+        """Start an empty record."""
+        self._clear()
+
+    def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
+        """The next forward pass is another one."""
+        self._pass_ended = True
+
+    def after_step(self) -> Reading | None:
+        """A row for each site, head and kind of bound."""
+        seen = self._seen
+        self._calls.reset()
+        if not seen:
+            return None
+        self._window_ended = True
+        labels = [
+            (site, head if by_head else None, bound)
+            for site, bound, by_head, count in seen
+            for head in range(count)
+        ]
+        return Reading(
+            dict(zip(("site", "head", "bound"), zip(*labels, strict=True), strict=True)),
+            {
+                "max": _joined([found.high for found in seen.values()]),
+                "max_abs": _joined([found.max_abs for found in seen.values()]),
+            },
+        )
+
+    def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """Leave out what was hidden; see which sites are near the limit."""
+        if self._window_ended:
+            self._window_ended = False
+            self._near.clear()
+        rows = []
+        for site, head, bound, high, max_abs in zip(*(columns[n] for n in _READ), strict=True):
+            if bound == "upper" and not max_abs < NEAR_LIMIT:
+                self._near.add(site)
+            if max_abs != -math.inf:
+                magnitude = max(max_abs, 0.0) if bound == "lower" else max_abs
+                rows.append((step.step, site, role(site)[0], head, high, magnitude, bound))
+        if not rows:
+            return {}
+        return {self.table: dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))}
+
+    def _clear(self) -> None:
+        self._passed.clear()
+        self._seen.clear()
+        self._exact_now: frozenset[str] | None = None
+
+    def _looking(self) -> bool:
+        if self._pass_ended and not in_backward():
+            self._pass_ended = False
+            self._passed.clear()
+        return self.active
+
+    def _wanted(self, module: nn.Module) -> bool:
+        site = self._sites.get(module)
+        recomputed = in_backward() and site in self._passed
+        return self.active and site is not None and not recomputed
+
+    def _on_own_scores(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        if self._wanted(module) and output.numel():
+            with aside(output.device):
+                self._note(Caller(module, None), "exact", causal(output.detach()))
+
+    def _on_scores(self, caller: Caller, scores: Tensor, masked: float) -> None:
+        if not isinstance(caller.module, CausalSoftmax):  # seen already, before the mask
+            self._note(caller, "exact", largest(scores, scores <= masked))
+
+    def _on_fused(self, caller: Caller, call: FusedCall) -> None:
+        site = self._sites[caller.module]
+        if self._exact_now is None:  # for the whole step: an exact row leaves no pass of it out
+            self._exact_now = frozenset(self._near)
+        if self._always_exact or site in self._exact_now:
+            self._note(caller, "exact", exact(call))
+        if not self._always_exact:
+            upper = upper_bound(call)
+            self._note(caller, "upper", Largest(upper, upper))
+            if (lower := lower_bound(call, upper)) is not None:
+                self._note(caller, "lower", lower)
+
+    def _note(self, caller: Caller, bound: str, found: Largest) -> None:
+        site = self._sites[caller.module]
+        self._passed.add(site)
+        high, by_head = _by_head(found.high, caller.heads)
+        max_abs, _ = _by_head(found.max_abs, caller.heads)
+        key = (site, bound, by_head, high.numel())
+        if (before := self._seen.get(key)) is not None:
+            device = before.high.device
+            high = torch.maximum(before.high, high.to(device))
+            max_abs = torch.maximum(before.max_abs, max_abs.to(device))
+        self._seen[key] = Largest(high, max_abs)
+
+
+_READ = ("site", "head", "bound", "max", "max_abs")
+_COLUMNS = ("step", "site", "layer", "head", "max", "max_abs", "bound")
+
+
+def _by_head(x: Tensor, heads: int | None) -> tuple[Tensor, bool]:
+    """(..., heads) → (heads,), and whether the heads could be told apart.
+
+    Two dimensions are (batch, heads). One is batch · heads, of which the module must say how many
+    heads; so it must of more, which are windows or groups of heads.
+    """
+    if x.dim() == 2:
+        return x.amax(0), True
+    last = {x.shape[-1:].numel(), x.shape[-2:].numel()} if x.dim() > 2 else {heads}
+    if heads is not None and heads in last and x.numel() % heads == 0:
+        return x.reshape(-1, heads).amax(0), True
+    return x.amax().reshape(1), False
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    device = tensors[0].device
+    return torch.cat([x if x.device == device else x.to(device) for x in tensors])
