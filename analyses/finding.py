@@ -46,7 +46,9 @@ def bits(value: float) -> str:
     >>> bits(1.0), bits(-0.26), bits(float("nan"))
     ('1.0', '−0.3', '–')
     """
-    return figure(value) if not math.isfinite(value) else f"{value:.1f}".replace("-", "−")
+    if not math.isfinite(value):
+        return figure(value)
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")  # −0.04 is 0.0, not −0.0
 
 
 def counted(count: int, noun: str) -> str:

@@ -13,33 +13,30 @@ TREND_SHARE = 0.1
 def headroom_findings(headroom: pd.DataFrame, *, top: int) -> list[Finding]:
     """The `top` outputs with the least headroom, and the tightest gradient.
 
-    Only tensors that can overflow count, and only steps at which none of them had: what comes
-    after an overflow in the same step is often its doing. Gradients stand apart, as a loss scale
-    drives them towards the limit whatever the model does.
+    Only tensors that can overflow count, and of each direction only steps at which none had
+    overflowed so far: what comes after an overflow in a step is often its doing. Gradients stand
+    apart, as a loss scale drives them towards the limit whatever the model does.
     """
     rows = that_can_overflow(headroom)
     rows = rows[rows["headroom_bits"].notna()]
-    narrow = (rows["dtype"] == "float16").any()
-    whole = rows[~rows["step"].isin(rows.loc[rows["headroom_bits"] == -np.inf, "step"])]
-    if whole.empty:
-        return [Finding("least headroom", "At every recorded step something overflowed.")] * bool(
-            len(rows)
-        )
+    if rows.empty:
+        return []
+    over = rows[rows["headroom_bits"] == -np.inf]
+    forward, backward = (rows[rows["direction"] == name] for name in ("forward", "backward"))
+    forward = forward[~forward["step"].isin(over.loc[over["direction"] == "forward", "step"])]
+    backward = backward[~backward["step"].isin(over["step"])]
+    narrow = bool((rows["dtype"] == "float16").any())
     found = []
-    tightest = least_headroom(whole[whole["direction"] == "forward"])
-    if len(tightest):
-        found.append(_outputs(tightest.head(top), whole["step"], narrow=bool(narrow)))
-    gradients = least_headroom(whole[whole["direction"] == "backward"])
-    if len(gradients):
-        least = gradients.iloc[0]
-        found.append(
-            Finding(
-                "gradient headroom",
-                f"Least at {place(least['site'], 'backward')}: {bits(least['least_bits'])} bits "
-                f"at step {least['step']}, multiplied by the loss scale as it was.",
-            )
-        )
-    return found
+    if len(forward):
+        found.append(_outputs(least_headroom(forward), forward["step"], top, narrow=narrow))
+    if len(backward):
+        least = least_headroom(backward).iloc[0]
+        where = place(least["site"], "backward")
+        sentence = f"Least at {where}: {bits(least['least_bits'])} bits at step {least['step']}"
+        if narrow:
+            sentence += ", with the loss scale in it"
+        found.append(Finding("gradient headroom", f"{sentence}."))
+    return found or [Finding("least headroom", "At every recorded step something overflowed.")]
 
 
 def least_headroom(headroom: pd.DataFrame) -> pd.DataFrame:
@@ -52,12 +49,11 @@ def least_headroom(headroom: pd.DataFrame) -> pd.DataFrame:
         A row a site, the tightest first (of equals the first in execution order): columns site,
         dtype, least_bits, step, max_abs (both there), early_bits and late_bits (means over the
         first and last tenth of the steps in the table; NaN without a finite row there),
-        bits_per_100 (their difference over the steps between the two windows' middles; NaN where
-        there is no more than one step).
+        change_bits (late − early; NaN where there is no more than one step).
     """
     columns = ["site", "dtype", "least_bits", "step", "max_abs"]
     if headroom.empty:
-        return pd.DataFrame(columns=[*columns, "early_bits", "late_bits", "bits_per_100"])
+        return pd.DataFrame(columns=[*columns, "early_bits", "late_bits", "change_bits"])
     ordered = headroom.sort_values("headroom_bits", kind="stable").drop_duplicates("site")
     found = ordered.rename(columns={"headroom_bits": "least_bits"})[columns]
     first, last = early_and_late(headroom["step"])
@@ -65,9 +61,8 @@ def least_headroom(headroom: pd.DataFrame) -> pd.DataFrame:
         rows = headroom[headroom["step"].between(start, end)]
         rows = rows[np.isfinite(rows["headroom_bits"])]
         found[name] = found["site"].map(rows.groupby("site")["headroom_bits"].mean())
-    apart = (sum(last) - sum(first)) / 2
-    lost = found["late_bits"] - found["early_bits"]
-    found["bits_per_100"] = 100 * lost / apart if apart else np.nan
+    change = found["late_bits"] - found["early_bits"]
+    found["change_bits"] = change if first != last else np.nan
     return found.reset_index(drop=True)
 
 
@@ -78,7 +73,7 @@ def early_and_late(steps: "pd.Series[int]") -> tuple[tuple[int, int], tuple[int,
     return (first, first + tenth), (last - tenth, last)
 
 
-def _outputs(tightest: pd.DataFrame, steps: "pd.Series[int]", *, narrow: bool) -> Finding:
+def _outputs(tightest: pd.DataFrame, steps: "pd.Series[int]", top: int, *, narrow: bool) -> Finding:
     least = tightest.iloc[0]
     left = f"{bits(least['least_bits'])} bits left"
     if least["least_bits"] < 0:
@@ -87,16 +82,16 @@ def _outputs(tightest: pd.DataFrame, steps: "pd.Series[int]", *, narrow: bool) -
         f"{least['site']}: {left} at step {least['step']} (max |x| {figure(least['max_abs'])})"
     )
     if not narrow:
-        sentence += ", would it be FP16; no tensor that was looked at is"
+        sentence += ", if it were FP16, which no tensor here is"
     early, late = early_and_late(steps)
-    if pd.notna(least["bits_per_100"]):
-        change = least["bits_per_100"]
+    if pd.notna(least["change_bits"]):
+        change = least["change_bits"]
         verb = "lost" if change < 0 else "gained"
         sentence += (
-            f"; it {verb} {bits(abs(change))} bits per 100 steps, from the mean over "
-            f"{during(*early)} to that over {during(*late)}"
+            f"; it {verb} {bits(abs(change))} bits on average from {during(*early)} to "
+            f"{during(*late)}"
         )
-    table = tightest
-    if tightest["dtype"].nunique() == 1:
+    table = tightest.head(top)
+    if table["dtype"].nunique() == 1:
         table = table.drop(columns="dtype")
     return Finding("least headroom", f"{sentence}.", table)

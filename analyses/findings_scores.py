@@ -38,7 +38,7 @@ def score_findings(scores: pd.DataFrame, *, top: int) -> list[Finding]:
         return found
     first = table.iloc[0]
     head = "" if pd.isna(first["head"]) else f" head {first['head']},"
-    known = "" if first["bound"] == "exact" else f" ({first['bound']} bound)"
+    known = {"exact": "", "lower": "at least ", "upper": "at most "}[first["bound"]]
     left = first["headroom_bits"]
     if left < 0:
         where = f"{bits(-left)} bits past FP16's limit"
@@ -48,8 +48,11 @@ def score_findings(scores: pd.DataFrame, *, top: int) -> list[Finding]:
         where = f"{bits(left)} bits under FP16's limit"
     sentence = (
         f"Largest at {first['site']},{head} step {first['step']}: |score| "
-        f"{figure(first['size'])}{known}, {where}"
+        f"{known}{figure(first['size'])}, {where}"
     )
+    upper = scores.loc[scores["bound"] == "upper", "max_abs"]
+    if first["bound"] == "lower" and len(upper):
+        sentence += f"; by the upper bounds no score was over {figure(upper.max())}"
     columns = ["site", "head", "step", "max", "max_abs", "bound", "headroom_bits"]
     return [*found, Finding("attention scores", f"{sentence}.", table.head(top)[columns])]
 

@@ -22,8 +22,8 @@ def test_figures_have_three_digits_and_a_real_minus(value: float, text: str) -> 
 
 
 def test_bits_have_one_decimal() -> None:
-    assert [bits(x) for x in (1.0, -0.26, 15.97, -math.inf, math.nan)] == [
-        *("1.0", "−0.3", "16.0", "−inf", "–")
+    assert [bits(x) for x in (1.0, -0.26, -0.04, 15.97, -math.inf, math.nan)] == [
+        *("1.0", "−0.3", "0.0", "16.0", "−inf", "–")
     ]
 
 

@@ -35,8 +35,8 @@ def test_each_heads_largest_score() -> None:
     [
         ((3, "s", 2, 4094.0, "exact"), "s, head 2, step 3: |score| 4094, 4.0 bits under FP16's"),
         ((3, "s", None, 32752.0, "exact"), "s, step 3: |score| 32752, near FP16's limit: 1.0 bits"),
-        ((3, "s", 0, 131008.0, "lower"), "|score| 131008 (lower bound), 1.0 bits past FP16's"),
-        ((3, "s", 0, 8.0, "upper"), "|score| 8 (upper bound), 13.0 bits under"),
+        ((3, "s", 0, 131008.0, "lower"), "|score| at least 131008, 1.0 bits past FP16's"),
+        ((3, "s", 0, 8.0, "upper"), "|score| at most 8, 13.0 bits under"),
     ],
 )
 def test_how_near_to_the_limit(row: tuple[int, str, int | None, float, str], sentence: str) -> None:
@@ -44,6 +44,15 @@ def test_how_near_to_the_limit(row: tuple[int, str, int | None, float, str], sen
     assert sentence in found.sentence
     assert found.table is not None
     assert found.table["site"].tolist() == ["s"]
+
+
+def test_a_lower_bound_is_told_with_the_upper_ones() -> None:
+    table = scores(
+        (0, "s", 0, 9.0, "lower"), (0, "s", 0, 30.0, "upper"), (1, "t", 0, 20.0, "upper")
+    )
+    (found,) = score_findings(table, top=5)
+    assert found.sentence.startswith("Largest at s, head 0, step 0: |score| at least 9, 12.8 bits")
+    assert found.sentence.endswith("; by the upper bounds no score was over 30.")
 
 
 def test_scores_that_are_not_finite() -> None:
