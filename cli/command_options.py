@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from gradlab.cli.options import RECORD, ModelOptions, RunOptions, option
 
 
@@ -141,6 +143,16 @@ class TrainOptions(RunOptions):
     out: Annotated[
         Path | None, option("The run's folder; runs/SIZE_ARCH_SCHEDULE_SEED by default.")
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """`gradlab inspect`."""
+
+    run: Annotated[Path, typer.Argument(help="The run's folder, or its run.json.", metavar="RUN")]
+    top: Annotated[
+        int, typer.Option(help="Rows of the tables that list the worst.", metavar="N", min=1)
+    ] = 5
 
 
 @dataclass(frozen=True, kw_only=True)

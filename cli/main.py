@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gradlab.cli import grad_norms, run_stability, sizes, train
+from gradlab.cli import grad_norms, inspect_run, run_stability, sizes, train
 from gradlab.errors import GradlabError
 
-NOT_BUILT = ("figures", "inspect")
+NOT_BUILT = ("figures",)
 """Commands that are planned, and refused by name rather than as a typo."""
 
 # Typer has had Click's own class and its copy of it; this is either's base of wrong usage.
@@ -79,6 +79,7 @@ def gradlab(
 app.command("run-stability", epilog=run_stability.EXAMPLES)(run_stability.run_stability)
 app.command("grad-norms", epilog=grad_norms.EXAMPLES)(grad_norms.grad_norms)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("inspect", epilog=inspect_run.EXAMPLES)(inspect_run.inspect_run)
 app.command("sizes", epilog=sizes.EXAMPLES)(sizes.sizes)
 
 
