@@ -32,10 +32,10 @@ def overflow_findings(
     if overflows.empty:
         return _none_at_all(headroom)
     events = overflows.sort_values(["step", "order"], kind="stable")
-    broke = verdict is not None and verdict.broke
-    at_break = events[events["step"] == verdict.step] if verdict and broke else events.iloc[:0]
+    broke = verdict.step if verdict is not None and verdict.broke else None
+    at_break = events[events["step"] == broke]
     event = (events if at_break.empty else at_break).to_dict("records")[0]
-    found = [_first(event, steps, events["step"], at_break=len(at_break) > 0)]
+    found = [_first(event, steps, events["step"], broke)]
     if headroom is not None:
         found += _lead_up(event, steps, headroom)
     return found
@@ -50,7 +50,7 @@ def _none_at_all(headroom: pd.DataFrame | None) -> list[Finding]:
 
 
 def _first(
-    event: Mapping[Any, Any], steps: pd.DataFrame, all_steps: "pd.Series[int]", *, at_break: bool
+    event: Mapping[Any, Any], steps: pd.DataFrame, all_steps: "pd.Series[int]", broke: int | None
 ) -> Finding:
     at = steps[steps["step"] == event["step"]]
     facts = [f"step {event['step']}"]
@@ -68,8 +68,10 @@ def _first(
         sentence += (
             f"; before the break, {counted(len(before), 'step')} overflowed: {spans(before)}"
         )
-    elif after and not at_break:
+    elif after and broke != event["step"]:
         sentence += f"; {counted(after, 'later step')} overflowed too"
+    if broke is not None and broke != event["step"]:
+        sentence += f"; none at step {broke}, where the run broke"
     return Finding("first overflow", f"{sentence}.")
 
 

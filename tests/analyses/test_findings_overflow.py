@@ -70,6 +70,14 @@ def test_without_a_verdict_it_is_the_runs_first() -> None:
     )
 
 
+def test_a_break_without_an_overflow_leaves_the_runs_first() -> None:
+    verdict = Verdict(reason="loss_rise", step=8, detected_step=8)
+    (first,) = overflow_findings(steps(9), events((2, 0, "embed")), None, verdict)
+    assert first.sentence == (
+        "embed (step 2, LR 1): 2 of 8 entries were infinite; none at step 8, where the run broke."
+    )
+
+
 def test_an_overflow_without_numbers() -> None:
     table = events((0, 0, "blocks.0.q"), count=None, kind="nan", direction="backward")
     unknown = steps(0).assign(lr=math.nan, loss=math.nan)
