@@ -25,10 +25,10 @@ class GradlabCallback(Callback):
         trainer.fit(module, loader)
         callback.probes.table("grad_norms")
 
-    A step is one of the optimizer, or of all optimizers where there are several: gradients are
-    whole, unscaled, and not clipped yet. The loss is the one that `training_step` returned, or
-    that was given to `manual_backward`; of several in a step, their mean. The names of parameters
-    and sites are the LightningModule's.
+    A step is one of the optimizer; of several, it ends when each has stepped, or when the module
+    itself is called again before. Gradients are whole, unscaled, and not clipped yet. The loss is
+    the one that `training_step` returned, or that was given to `manual_backward`; of several in a
+    step, their mean. The names of parameters and sites are the LightningModule's.
 
     A training that raises is recorded as ended by the error. One resumed at step 500 is recorded
     beside the first, in `runs/mine-from-500`.
