@@ -19,8 +19,8 @@ from gradlab.probes.score_bounds import (
     aside,
     causal,
     exact,
-    largest,
     lower_bound,
+    unmasked,
     upper_bound,
 )
 from gradlab.probes.selection import Patterns, select
@@ -157,7 +157,7 @@ class AttentionScores(Probe):
 
     def _on_scores(self, caller: Caller, scores: Tensor, masked: float) -> None:
         if not isinstance(caller.module, CausalSoftmax):  # seen already, before the mask
-            self._note(caller, "exact", largest(scores, scores <= masked))
+            self._note(caller, "exact", unmasked(scores, masked))
 
     def _on_fused(self, caller: Caller, call: FusedCall) -> None:
         site = self._sites[caller.module]

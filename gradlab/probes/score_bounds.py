@@ -129,6 +129,14 @@ def largest(scores: Tensor, hidden: Tensor | None = None) -> Largest:
     return Largest(high, torch.maximum(high, -low))
 
 
+def unmasked(scores: Tensor, masked: float) -> Largest:
+    """Of scores (..., T, S) of which those at or below a number do not count."""
+    high = scores.amax((-2, -1))
+    low = scores.masked_fill(scores <= masked, _INF).amin((-2, -1))
+    high = torch.where(high <= masked, -_INF, high)
+    return Largest(high, torch.maximum(high, -low))
+
+
 def causal(scores: Tensor) -> Largest:
     """Of scores (..., T, T) of which those above the diagonal do not count."""
     return largest(scores, _later(scores.shape[-2], scores.shape[-1], 0, scores.device))

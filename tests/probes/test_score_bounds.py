@@ -18,6 +18,7 @@ from gradlab.probes.score_bounds import (
     fused_call,
     largest,
     lower_bound,
+    unmasked,
     upper_bound,
 )
 
@@ -197,6 +198,17 @@ def test_largest_leaves_out_what_is_hidden() -> None:
     assert (seen.high.item(), seen.max_abs.item()) == (3.0, math.inf)
     nothing = largest(scores, torch.ones(2, 2, dtype=torch.bool))
     assert nothing.high.item() == nothing.max_abs.item() == -math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_scores_at_or_below_a_number_are_masked(dtype: torch.dtype) -> None:
+    masked = torch.finfo(dtype).min / 2
+    rows = [[1, -9, masked], [-7, -3, -math.inf], [masked, masked, -math.inf], [2, math.nan, 3]]
+    found = unmasked(torch.tensor(rows, dtype=dtype)[:, None], masked)
+    assert found.high[:3].tolist() == [1, -3, -math.inf]
+    assert found.max_abs[:3].tolist() == [9, 7, -math.inf]
+    assert found.high[3].isnan()
+    assert found.max_abs[3].isnan()
 
 
 def test_what_cannot_be_looked_at() -> None:
