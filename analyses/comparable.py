@@ -47,7 +47,12 @@ def check_comparable(runs: Sequence[Run], *, free: Collection[str] = ()) -> None
 
 
 def what_differs(one: Run, other: Run, *, free: Collection[str] = ()) -> str | None:
-    """The first thing that keeps two runs from being compared, in a word; None if nothing does."""
+    """The first thing that keeps two runs from being compared, in a word; None if nothing does.
+
+    Of a loop of the user's own nothing is known that could be compared.
+    """
+    if one.attached or other.attached:
+        return "loops"
     differing = (word for word, read in _SAME.items() if read(one) != read(other))
     return next((word for word in differing if word not in free), None)
 
@@ -69,7 +74,13 @@ def comparable_groups(runs: Iterable[Run], *, free: Collection[str] = ()) -> lis
 
 
 def run_key(run: Run) -> tuple[str, str, int]:
-    """What tells the runs of a group apart: size, architecture, seed."""
+    """What tells the runs of a group apart: size, architecture, seed.
+
+    A run of a loop of the user's own is its model, or its folder, and seed 0.
+    """
+    if run.attached:
+        model = str(run.info.get("model", "a model"))
+        return model, model if run.path is None else run.path.name, 0
     return run.config.size, run.config.arch, run.config.seed
 
 
@@ -77,4 +88,5 @@ def name_of(run: Run) -> str:
     """A run as an error names it."""
     if run.path is not None:
         return str(run.path)
-    return f"the run of {run.config.arch} with seed {run.config.seed}"
+    _, arch, seed = run_key(run)
+    return f"the run of {arch} with seed {seed}"

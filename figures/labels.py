@@ -15,3 +15,13 @@ def rate_label(rate: float) -> str:
         return f"{rate:g}"
     mantissa, exponent = f"{rate:.3e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def plain_label(name: str, longest: int = 28) -> str:
+    """A name of somebody else's as text in a figure: no formula, no second line, not too long."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(name)).strip()
+    if len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    text = text.replace("$", r"\$")
+    # matplotlib leaves labels that begin with an underscore out of a legend.
+    return f"\u200b{text}" if text.startswith("_") else text or "unnamed"

@@ -11,6 +11,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from gradlab.figures.labels import plain_label
 
 ONE_COLUMN = 3.3
 """Width in inches of one column of a two-column paper."""
@@ -89,7 +92,7 @@ def looks(architectures: Iterable[str]) -> dict[str, Look]:
             found[arch] = LOOKS[arch]
         elif arch not in found:
             spare = _SPARE[strangers % len(_SPARE)]
-            found[arch] = Look(arch, spare.color, spare.marker)
+            found[arch] = Look(plain_label(arch), spare.color, spare.marker)
             strangers += 1
     return found
 
@@ -135,6 +138,12 @@ def _legend_width(handles: Sequence[Line2D], columns: int) -> float:
     ]
     gaps = PAPER["legend.columnspacing"] * (columns - 1)
     return em * float(sum(0.55 * letters + beside for letters in longest) + gaps)
+
+
+def layer_axis(ax: Axes, n_layers: int) -> None:
+    """Layers on x, with ticks at whole ones."""
+    ax.set_xlim(-0.6, n_layers - 0.4)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -1,0 +1,223 @@
+"""Figure 7 of the NormFormer paper: gradients relative to a baseline's, by layer and operation."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from gradlab.analyses.relative_gradients import summarise_relative
+from gradlab.errors import GradlabError, unknown
+from gradlab.figures.labels import plain_label
+from gradlab.figures.style import (
+    ONE_COLUMN,
+    PAPER,
+    TWO_COLUMNS,
+    figure_of,
+    looks,
+    paper_axes,
+    paper_style,
+)
+
+RATIOS: Colormap = LinearSegmentedColormap.from_list(
+    "ratios", ["#0A2A52", "#4C6E97", "#ABABAB", "#DFAF5E", "#FFE7A6"]
+)
+"""Dark blue below 1, grey at 1, light orange above. The lightness rises throughout, so that less
+and more stay apart in grey too, where a map that is light in the middle folds them together."""
+
+_DEEP = 12
+"""Layers from which on a figure takes two columns."""
+
+_ROW = 0.155
+"""Height of a row of cells in inches."""
+
+_NUMBER = 5.5
+"""Size of the numbers in the cells, in points."""
+
+_TICKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / 1.5, 1 / 1.25, 1, 1.25, 1.5, 2, 4, 8, 16)
+
+
+def relative_gradient(
+    relative: pd.DataFrame,
+    *,
+    arch: str | None = None,
+    window: str = "early",
+    ax: Axes | None = None,
+) -> Axes:
+    """The ratio of an architecture's gradients to the baseline's: a row an op, a column a layer.
+
+    A cell is the geometric mean over seeds, on a logarithmic scale of colours centred on 1, with
+    its number where there is room. A cell without a ratio is white. Operations that the baseline
+    does not have are not there.
+
+    Args:
+        relative: A table of `gradlab.analyses.relative_gradients.relative_gradients`.
+        arch: The architecture; the table's first if None.
+        window: `early` or `late`.
+        ax: Where to draw; a new figure if None, of one column, or of two for more than 12 layers.
+
+    Raises:
+        GradlabError: The table has no such architecture or window, or no ratio in it.
+    """
+    rows = _rows(relative, window)
+    architectures = list(pd.unique(rows["arch"]))
+    if arch is not None and arch not in architectures:
+        raise GradlabError(unknown("architecture", arch, architectures))
+    arch = architectures[0] if arch is None else arch
+    here = rows[rows["arch"] == arch]
+    ops = list(pd.unique(here["op"]))
+    if ax is None:
+        ax = paper_axes(_width(rows), 0.9 + _ROW * len(ops))
+    with paper_style():
+        scale = _scale(here)
+        _draw(ax, here, ops, scale)
+        ax.set_title(_title(here), loc="left")
+        ax.set_xlabel("Layer")
+        _bar(figure_of(ax), [ax], scale, here)
+    return ax
+
+
+def relative_panels(relative: pd.DataFrame, *, window: str = "early") -> Figure:
+    """`relative_gradient` of every architecture, one above the other on one scale.
+
+    Raises:
+        GradlabError: As `relative_gradient`.
+    """
+    rows = _rows(relative, window)
+    panels = [here for _, here in rows.groupby("arch", sort=False)]
+    ops = list(pd.unique(rows["op"]))
+    with paper_style():
+        figure, grid = plt.subplots(
+            len(panels),
+            1,
+            figsize=(_width(rows), 0.65 + (0.3 + _ROW * len(ops)) * len(panels)),
+            sharex=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        scale = _scale(rows)
+        for ax, here in zip(grid[:, 0], panels, strict=True):
+            _draw(ax, here, ops, scale)
+            ax.set_title(_title(here), loc="left")
+        grid[-1, 0].set_xlabel("Layer")
+        _bar(figure, grid[:, 0].tolist(), scale, rows)
+    return figure
+
+
+def _rows(relative: pd.DataFrame, window: str) -> pd.DataFrame:
+    """The summary of a window."""
+    if window not in set(relative["window"]):
+        raise GradlabError(unknown("window", window, pd.unique(relative["window"])))
+    rows = summarise_relative(relative[relative["window"] == window])
+    if not rows["pairs"].any():
+        raise GradlabError("no gradient has a finite ratio to the baseline's.")
+    return rows
+
+
+def _width(rows: pd.DataFrame) -> float:
+    return ONE_COLUMN if rows["n_layers"].max() <= _DEEP else TWO_COLUMNS
+
+
+def _title(rows: pd.DataFrame) -> str:
+    arch, baseline, seeds = rows["arch"].iloc[0], rows["baseline"].iloc[0], int(rows["pairs"].max())
+    style = looks([baseline, arch])
+    count = f"{seeds} seed" + "s" * (seeds > 1)
+    return f"{style[arch].label} / {style[baseline].label}, {count}"
+
+
+def _scale(rows: pd.DataFrame) -> Normalize:
+    """Of the logarithms: as far below 1 as above it, and never for noise of a few per cent only."""
+    logs = np.log(rows["ratio"].dropna())
+    furthest = max(float(logs.abs().max()), math.log(1.25))
+    return Normalize(-furthest, furthest)
+
+
+def _draw(ax: Axes, rows: pd.DataFrame, ops: Sequence[str], scale: Normalize) -> None:
+    """One panel, with a row for each op whether or not the architecture has it."""
+    n_layers = int(rows["n_layers"].max())
+    ratios = rows.pivot(index="op", columns="layer", values="ratio")
+    ratios = ratios.reindex(index=list(ops), columns=range(n_layers))
+    cells = ratios.to_numpy(np.float64)
+    ax.pcolormesh(
+        np.arange(n_layers + 1) - 0.5,
+        np.arange(len(ops) + 1) - 0.5,
+        np.ma.masked_invalid(np.log(cells)),
+        cmap=RATIOS,
+        norm=scale,
+        edgecolors="white",
+        linewidth=0.5,
+    )
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_xlim(-0.5, n_layers - 0.5)
+    ax.set_ylim(len(ops) - 0.5, -0.5)  # the first op on top
+    ax.xaxis.set_major_locator(
+        FixedLocator(range(n_layers)) if n_layers <= _DEEP else MaxNLocator(10, integer=True)
+    )
+    ax.set_yticks(range(len(ops)), [plain_label(op) for op in ops])
+    _write_numbers(ax, cells, scale)
+
+
+def _write_numbers(ax: Axes, cells: "np.typing.NDArray[np.float64]", scale: Normalize) -> None:
+    """The ratios in their cells, where the widest of them fits."""
+    texts = {place: _number(ratio) for place, ratio in np.ndenumerate(cells) if ratio > 0}
+    room = 0.68 * figure_of(ax).get_figwidth() * 72 / cells.shape[1]
+    if not texts or max(map(_ems, texts.values())) * _NUMBER > room:
+        return
+    for (row, layer), text in texts.items():
+        shade = RATIOS(scale(math.log(cells[row, layer])))
+        light = float(np.dot(shade[:3], (0.299, 0.587, 0.114))) > 0.5
+        ax.text(
+            layer,
+            row,
+            text,
+            ha="center",
+            va="center_baseline",
+            fontsize=_NUMBER,
+            color="black" if light else "white",
+        )
+
+
+def _ems(number: str) -> float:
+    """How wide a number is, in ems: a point is half as wide as a digit."""
+    return 0.636 * (len(number) - number.count(".") / 2)
+
+
+def _number(ratio: float) -> str:
+    """A ratio in two digits: 0.83, 1.2, 13."""
+    if 0.01 <= ratio < 0.995:
+        return f"{ratio:.2f}"
+    if 0.995 <= ratio < 9.95:
+        return f"{ratio:.1f}"
+    return f"{ratio:.0f}" if 9.95 <= ratio < 1000 else f"{ratio:.0e}"
+
+
+def _bar(figure: Figure, axes: Sequence[Axes], scale: Normalize, rows: pd.DataFrame) -> None:
+    """The scale of colours, its ticks ratios."""
+    options: dict[str, Any] = {"location": "right", "aspect": 18 * len(axes), "pad": 0.02}
+    bar = figure.colorbar(ScalarMappable(scale, RATIOS), ax=list(axes), **options)
+    assert scale.vmax is not None
+    inside = [tick for tick in _TICKS if abs(math.log(tick)) <= scale.vmax * 1.001]
+    if len(inside) > 5:  # whole powers of two are enough
+        inside = [tick for tick in inside if math.log2(tick).is_integer()]
+    bar.ax.yaxis.set_major_locator(FixedLocator([math.log(tick) for tick in inside]))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda log, _: _tick(math.exp(log))))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=PAPER["ytick.labelsize"])
+    first, last = rows["first"].iloc[0], rows["last"].iloc[0]
+    bar.set_label(f"Gradient L1 / loss,\nratio, steps {first}–{last}", fontsize=7)
+
+
+def _tick(ratio: float) -> str:
+    inverse = 1 / ratio
+    whole = ratio < 1 and abs(inverse - round(inverse)) < 1e-9
+    return f"1/{inverse:.0f}" if whole else f"{ratio:.2g}"
