@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, unknown
 from gradlab.figures.labels import rate_label
 from gradlab.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_above, paper_axes, paper_style
 
@@ -21,6 +21,9 @@ _STRIP = 0.14
 """Share of the axis below the range of bits, where overflows are marked."""
 
 _LEGEND_LAYERS = 8
+
+_AXES = {"lr": "Learning rate", "step": "Step"}
+"""What headroom is drawn against, by column."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,16 @@ class Road:
     Attributes:
         tightest: A table of `gradlab.analyses.headroom.tightest_by_layer`.
         break_lr: The learning rate at the break, if the run broke.
+        break_step: The step.
     """
 
     tightest: pd.DataFrame
     break_lr: float | None = None
+    break_step: int | None = None
+
+    def end(self, against: str) -> float | None:
+        """Where the break is on an axis."""
+        return self.break_step if against == "step" else self.break_lr
 
 
 def headroom_to_break(
@@ -57,25 +66,28 @@ def headroom_to_break(
     if ax is None:
         ax = paper_axes()
     with paper_style():
-        _draw(ax, Road(tightest, break_lr), looks, _Frame.of(tightest))
-        ax.set_xlabel("Learning rate")
+        _draw(ax, Road(tightest, break_lr), looks, _Frame.of(tightest, "lr"))
+        ax.set_xlabel(_AXES["lr"])
         ax.set_ylabel("FP16 headroom (bits)")
         legend_above(ax, _handles(looks), columns=5)
     return ax
 
 
-def headroom_panels(roads: Mapping[str, Road]) -> Figure:
+def headroom_panels(roads: Mapping[str, Road], *, against: str = "lr") -> Figure:
     """`headroom_to_break` of several runs, side by side on one scale.
 
     Args:
         roads: The panels by their titles.
+        against: `lr`, or `step` for runs whose learning rate does not rise all the way.
 
     Raises:
-        GradlabError: There are no runs, or none has headroom.
+        GradlabError: There are no runs, none has headroom, or it cannot be drawn against that.
     """
+    if against not in _AXES:
+        raise GradlabError(unknown("axis", against, _AXES))
     everything = pd.concat([road.tightest for road in roads.values()]) if roads else pd.DataFrame()
     looks = _looks(everything)
-    frame = _Frame.of(everything)
+    frame = _Frame.of(everything, against)
     columns = min(len(roads), 3)
     lines = -(-len(roads) // columns)
     width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
@@ -95,7 +107,7 @@ def headroom_panels(roads: Mapping[str, Road]) -> Figure:
         for index, ax in enumerate(grid.flat):
             ax.set_visible(index < len(roads))
             ax.tick_params(labelbottom=index + columns >= len(roads))
-        figure.supxlabel("Learning rate", fontsize=8)
+        figure.supxlabel(_AXES[against], fontsize=8)
         figure.supylabel("FP16 headroom (bits)", fontsize=8)
         handles = _handles(looks)
         figure.legend(
@@ -123,17 +135,19 @@ def _looks(tightest: pd.DataFrame) -> dict[int | None, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The limits of a panel: least and most bits (0 always between them) and the highest LR."""
+    """The limits of a panel: least and most bits (0 always between them) and the end of x."""
 
     low: float
     high: float
-    lr: float
+    against: str
+    last: float
 
     @classmethod
-    def of(cls, tightest: pd.DataFrame) -> "_Frame":
+    def of(cls, tightest: pd.DataFrame, against: str) -> "_Frame":
         bits = tightest["headroom_bits"]
         finite = [float(bit) for bit in bits[np.isfinite(bits)]]
-        return cls(min([0.0, *finite]), max([1.0, *finite]), float(tightest["lr"].max()) or 1.0)
+        last = float(tightest[against].max()) or 1.0
+        return cls(min([0.0, *finite]), max([1.0, *finite]), against, last)
 
     @property
     def strip(self) -> float:
@@ -146,17 +160,18 @@ def _draw(
 ) -> None:
     low, strip = frame.low, frame.strip
     _set_axes(ax, frame)
-    if road.break_lr is not None:
-        ax.axvline(road.break_lr, color="0.2", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    end = road.end(frame.against)
+    if end is not None:
+        ax.axvline(end, color="0.2", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     for index, (layer, look) in enumerate(looks.items()):
         rows = road.tightest[_of(road.tightest, layer)]
         finite = rows[np.isfinite(rows["headroom_bits"])]
         depth = 2.5 if layer is None else 3
-        ax.plot(finite["lr"], finite["headroom_bits"], linewidth=1.0, zorder=depth, **look)
+        ax.plot(finite[frame.against], finite["headroom_bits"], linewidth=1.0, zorder=depth, **look)
         lost = rows[np.isneginf(rows["headroom_bits"])]
         height = low - strip * (index + 0.5) / len(looks)
         ax.plot(
-            lost["lr"],
+            lost[frame.against],
             np.full(len(lost), height),
             linestyle="none",
             marker="x",
@@ -169,7 +184,7 @@ def _draw(
 
 def _set_axes(ax: Axes, frame: _Frame) -> None:
     bottom = frame.low - frame.strip
-    ax.set_xlim(0, 1.04 * frame.lr)
+    ax.set_xlim(0, 1.04 * frame.last)
     ax.set_ylim(bottom, frame.high + 0.04 * (frame.high - frame.low))
     ticks = MaxNLocator(6, integer=True).tick_values(frame.low, frame.high)
     ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if frame.low <= t <= frame.high]))
