@@ -21,7 +21,7 @@ from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.headroom import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
 from gradlab.probes.probe import Probe, Subject
-from gradlab.probes.selection import clean_name, unwrapped
+from gradlab.probes.selection import clean_name, is_compiled, unwrapped
 from gradlab.probes.session import Session
 from gradlab.probes.tables import append, step_rows
 from gradlab.runs.memory import MemoryWriter
@@ -308,21 +308,18 @@ def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
     found: list[Probe] = [GradientNorms()]
     if learned_scales(subject):
         found.append(LearnedScales())
-    if not _is_compiled(model):
+    if not _any_compiled(model):
         found.append(Headroom())
     return tuple(found)
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
+def _any_compiled(model: nn.Module) -> bool:
+    return any(is_compiled(module) for module in model.modules())
 
 
 def _check_compiled(model: nn.Module, probes: Sequence[Probe]) -> None:
     for probe in probes:
-        if probe.looks_inside and _is_compiled(model):
+        if probe.looks_inside and _any_compiled(model):
             raise GradlabError(
                 f"{type(probe).__name__} cannot see inside a compiled model: attach it to the "
                 "model that is not compiled, or leave it out."

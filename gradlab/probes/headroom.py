@@ -1,12 +1,13 @@
 """Headroom: how near every site comes to leaving the FP16 range, forward and backward.
 
-Sites are the modules' outputs, the gradients there, and the gradients of the parameters, which a
-loss scale makes the first to overflow. One read of each tensor gives its extremes: enough to know
-the headroom and whether anything overflowed. The counts that take more reads are made on sampled
-steps and, on a CPU, wherever an extreme is not finite.
+Sites are the modules' outputs, the gradients there and, where the passes compute in FP16, the
+gradients of the parameters, which a loss scale makes the first to overflow. One read of each tensor
+gives its extremes: enough to know the headroom and whether anything overflowed. The counts that
+take more reads are made at some looks and, on a CPU, wherever an extreme is not finite.
 """
 
 import math
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.errors import GradlabWarning
 from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.overflows import overflow_rows, overflows
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
-from gradlab.probes.selection import Patterns, clean_name, select
+from gradlab.probes.selection import Patterns, clean_name, is_compiled, select
 from gradlab.probes.sites import (
     Details,
     Direction,
@@ -48,6 +50,7 @@ class _Pass:
     """What one step has shown so far."""
 
     sampled: bool
+    counting: bool
     order: list[int] = field(default_factory=list)
     low: list[Tensor] = field(default_factory=list)
     high: list[Tensor] = field(default_factory=list)
@@ -69,8 +72,9 @@ class Headroom(Probe):
     Args:
         at: Patterns over the names of modules and parameters.
         every: Cadence of the looks; None for that of `attach`.
-        sample: Of the steps looked at, each of which the number is a multiple of this is counted
-            in full and written.
+        sample: Looks between two that are written, overflows aside.
+        count: Looks between two with the counts that take several reads: `underflow_frac`, and
+            on a GPU those of the entries that are not finite.
         lead: Steps that are kept to be written if one overflows.
     """
 
@@ -78,11 +82,17 @@ class Headroom(Probe):
     looks_inside = True
 
     def __init__(
-        self, at: Patterns = "*", *, every: Cadence | None = None, sample: int = 1, lead: int = 50
+        self,
+        at: Patterns = "*",
+        *,
+        every: Cadence | None = None,
+        sample: int = 1,
+        count: int = 10,
+        lead: int = 50,
     ) -> None:
         self.every = every
         self._patterns = at
-        self._sample = sample
+        self._sample, self._count = sample, count
         self._lead: deque[SiteStep] = deque(maxlen=lead)
 
     def tables(self) -> tuple[str, ...]:
@@ -98,9 +108,15 @@ class Headroom(Probe):
         self._places: list[Place] = []
         self._index: dict[tuple[str, Direction], int] = {}
         self._used_as: dict[nn.Parameter, list[torch.dtype]] = {}
-        self._pass = _Pass(False)
+        self._looks = 0
+        self._fp16 = False
+        self._pass = _Pass(False, False)
         self._passed: set[str] = set()
         self._pass_ended = False
+        self._forward_seen = self._backward_seen = False
+        self._model = subject.model
+        self._hooks_modules = self._said_compiled = False
+        self._first_step = True
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
         self._lead.clear()
         self.latest: SiteStep | None = None
@@ -108,19 +124,24 @@ class Headroom(Probe):
             if isinstance(chosen, nn.Parameter):
                 yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             else:
+                self._hooks_modules = True
                 yield chosen.register_forward_hook(partial(self._on_forward, name))
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
-        self._pass = _Pass(step % self._sample == 0)
+        self._pass = _Pass(self._looks % self._sample == 0, self._looks % self._count == 0)
+        self._looks += 1
         self._passed.clear()
+        self._forward_seen = self._backward_seen = False
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
-        self._pass_ended = True
+        self._pass_ended = self._backward_seen = True
 
     def after_step(self) -> Reading | None:
         """What the step's passes showed."""
+        if self._backward_seen:
+            self._say_if_compiled()
         seen = self._pass
         if not seen.order:
             return None
@@ -158,6 +179,23 @@ class Headroom(Probe):
         self._lead.clear()
         return {"headroom": _headroom_rows(due)} if due else {}
 
+    def _say_if_compiled(self) -> None:
+        """Say once if modules were compiled after their hooks were put on: it leaves them out."""
+        if self._said_compiled or not self._hooks_modules:
+            return
+        first, self._first_step = self._first_step, False
+        partly = first and any(is_compiled(module) for module in self._model.modules())
+        if self._forward_seen and not partly:
+            return
+        self._said_compiled = True
+        some = "some of the" if self._forward_seen else "the"
+        warnings.warn(
+            f"torch.compile left out {some} modules' sites: no headroom is recorded there. The "
+            "parameters' gradients are seen; attach Headroom to a model that is not compiled.",
+            GradlabWarning,
+            stacklevel=2,
+        )
+
     def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not self.active:
             return
@@ -168,6 +206,7 @@ class Headroom(Probe):
         if not torch.is_grad_enabled() or (again and name in self._passed):
             return
         self._passed.add(name)
+        self._forward_seen = True
         for suffix, tensor in floats_of(output):
             if not self._is_last_output(tensor):
                 self._on_output(name + suffix, module, args, tensor)
@@ -199,7 +238,9 @@ class Headroom(Probe):
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
-        if not self.active or gradient is None:
+        # Without FP16 it says no more than the gradient norms do, at the cost of another read.
+        redundant = self._hooks_modules and not self._fp16
+        if not self.active or redundant or gradient is None:
             return
         uses = self._used_as.get(cast(nn.Parameter, parameter), [])
         index = self._index.get((name, "backward"))
@@ -225,13 +266,14 @@ class Headroom(Probe):
         if index is None:
             index = self._index[key] = len(self._places)
             self._places.append(place)
+        self._fp16 |= place.dtype is torch.float16
         seen = self._pass
         low, high = extremes(x)
         seen.order.append(index)
         seen.low.append(low)
         seen.high.append(high)
         is_finite = x.device.type != "cpu" or is_finite_on_cpu(low, high)
-        if seen.sampled or not is_finite:
+        if seen.counting or not is_finite:
             seen.counted.append(index)
             if is_finite and x.device.type == "cpu":
                 most, none = torch.maximum(-low, high).double(), low.new_zeros(2).double()

@@ -32,6 +32,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether calls of this very module, not of its parts, go to compiled code."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
 def clean_name(name: str) -> str:
     """A dotted name without the components that wrappers put in.
 

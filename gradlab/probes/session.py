@@ -159,6 +159,8 @@ class Session:
         return self._ones[device]
 
     def _on_forward(self, module: nn.Module, args: object) -> None:
+        if torch.compiler.is_compiling():  # what follows is no part of a graph
+            return
         if self._stepped and torch.is_grad_enabled():
             self.end_step()
 
