@@ -12,7 +12,9 @@ from gradlab.probes.probe import Probe
 
 _PROBES: Mapping[str, Callable[[RecordConfig], Probe]] = {
     # Every step is looked at, so that no overflow is missed.
-    "headroom": lambda record: Headroom(every=1, sample=record.every, lead=record.window),
+    "headroom": lambda record: Headroom(
+        every=1, sample=record.every, count=record.every, lead=record.window
+    ),
     "grad_norms": lambda record: GradientNorms(every=record.every),
     "scales": lambda _: LearnedScales(),
     "scores": lambda record: AttentionScores(every=record.every),

@@ -1,7 +1,6 @@
 """What a tensor's entries say about its number format, computed on its device."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ FP16_MIN_NORMAL = 2.0**-14
 
 _EXACT_FP32 = 2**24
 """Up to this many, ones add up exactly in fp32."""
+_CHUNK = 131072
+"""Entries of a CPU tensor taken at a time: what passes after the first read is then in cache."""
 
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,10 +35,26 @@ def small_counts(x: Tensor) -> Tensor:
 
     NaN and inf count as non-zero.
     """
-    magnitude = x.abs()
-    zero = _count(magnitude, torch.eq, 0)
-    below = _count(magnitude, torch.lt, FP16_MIN_NORMAL)
-    return torch.stack([below - zero, x.numel() - zero])
+    whole = x.device.type != "cpu" or x.numel() <= _CHUNK or not x.is_contiguous()
+    parts = [x] if whole else x.view(-1).split(_CHUNK)
+    # New buffers for each part would cost more than the counts: the system clears their pages.
+    magnitude = torch.empty_like(parts[0])
+    ones = torch.empty_like(parts[0], dtype=_wide(parts[0]))
+    zero, below = [], []
+    for part in parts:
+        if part.shape != magnitude.shape:
+            magnitude, ones = magnitude[: part.numel()], ones[: part.numel()]
+        torch.abs(part, out=magnitude)
+        # Ones in fp32 add up several times as fast as booleans do on a CPU.
+        zero.append(torch.eq(magnitude, 0, out=ones).sum())
+        below.append(torch.lt(magnitude, FP16_MIN_NORMAL, out=ones).sum())
+    zeros, all_below = torch.stack(zero).double().sum(), torch.stack(below).double().sum()
+    return torch.stack([all_below - zeros, x.numel() - zeros])
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype in which as many ones as there are entries add up exactly."""
+    return torch.float64 if x.numel() > _EXACT_FP32 else torch.float32
 
 
 def details(x: Tensor) -> Tensor:
@@ -54,17 +71,6 @@ def details(x: Tensor) -> Tensor:
     return torch.cat(
         [torch.stack([finite.amax().double(), infinite.sum(), nan.sum()]), small_counts(x)]
     )
-
-
-def _count(x: Tensor, compare: Callable[..., Tensor], bound: float) -> Tensor:
-    """How many entries compare so, 0-dim fp64.
-
-    Ones in fp32 add up several times as fast as booleans do on a CPU.
-    """
-    wide = torch.float64 if x.numel() > _EXACT_FP32 else torch.float32
-    ones = torch.empty(x.shape, dtype=wide, device=x.device)
-    compare(x, bound, out=ones)
-    return ones.sum().double()
 
 
 def headroom_bits(max_abs: float, nonfinite: bool = False) -> float:

@@ -42,7 +42,7 @@ def observe(
     step: int = 0,
     batches: tuple[int, ...] = (0,),
 ) -> SiteStep:
-    probe = Headroom(sample=every)
+    probe = Headroom(sample=every, count=every)
     session = Session(subject_of(model, ()), [probe])
     for _ in range(step):
         session.end_step()
