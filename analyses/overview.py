@@ -1,0 +1,118 @@
+"""Runs at a glance: how each ended, a row a run."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from gradlab.errors import GradlabError
+from gradlab.runs.reader import Run
+
+REASONS: Mapping[str, str] = {
+    "loss_nonfinite": "broke: the loss was not finite",
+    "grad_nonfinite": "broke: gradients were not finite",
+    "loss_scale_floor": "broke: the loss scale fell below its floor",
+    "loss_rise": "broke: the loss rose for good",
+    "completed": "reached its last step",
+    "interrupted": "was interrupted",
+    "error": "failed",
+}
+"""A verdict's reason in words."""
+
+_COLUMNS: Mapping[str, str] = {
+    "run": "object",
+    "arch": "object",
+    "size": "object",
+    "seed": "Int64",
+    "precision": "object",
+    "status": "object",
+    "reason": "object",
+    "step": "Int64",
+    "lr": "float64",
+    "first_overflow": "object",
+    "lr_min_loss": "float64",
+    "lr_collapse": "float64",
+    "steps": "Int64",
+    "skipped": "Int64",
+    "loss": "float64",
+    "lowest_loss": "float64",
+    "val_loss": "float64",
+    "seconds": "float64",
+    "problem": "object",
+}
+
+
+def overview(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """How each run ended, as far as it got.
+
+    Args:
+        runs: The runs by name, of any loop, finished or not.
+
+    Returns:
+        One row per run: columns run (its name), arch, size, seed, precision (of a run recorded by
+        `gradlab.attach` arch is its model, and the others are missing), status, the verdict's
+        reason, step, lr, first_overflow, lr_min_loss, lr_collapse (missing without a verdict);
+        and of the `steps` table steps (rows), skipped, loss (the last), lowest_loss (the lowest
+        finite one), val_loss (the lowest finite one; NaN without validation), seconds. Where that
+        table cannot be read, these are missing and problem says why.
+    """
+    rows = [{"run": name, **_identity(run), **_ending(run), **_course(run)}
+            for name, run in runs.items()]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(dict(_COLUMNS))
+
+
+def verdict_sentence(run: Run) -> str:
+    """How a run ended, in a sentence."""
+    verdict = run.verdict
+    if verdict is None:
+        return "It is still being written, or was killed while it was: there is no verdict yet."
+    text = REASONS[verdict.reason]
+    if verdict.step is not None:
+        text += f" from step {verdict.step} on" if verdict.broke else f" ({verdict.step})"
+    if verdict.lr is not None and verdict.broke:
+        text += f", at learning rate {verdict.lr:.4g}"
+    if verdict.first_overflow is not None:
+        text += f"; the first tensor to overflow was {verdict.first_overflow}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    if run.attached:
+        return {"arch": run.info.get("model"), "size": None, "seed": None, "precision": None}
+    config = run.config
+    return {
+        "arch": config.arch,
+        "size": config.size,
+        "seed": config.seed,
+        "precision": config.precision.name,
+    }
+
+
+def _ending(run: Run) -> dict[str, Any]:
+    names = ("reason", "step", "lr", "first_overflow", "lr_min_loss", "lr_collapse")
+    return {"status": run.status} | {name: getattr(run.verdict, name, None) for name in names}
+
+
+def _course(run: Run) -> dict[str, Any]:
+    try:
+        steps = run.table("steps", ["loss", "val_loss", "skipped", "seconds"])
+    except GradlabError as error:
+        return {"problem": str(error)}
+    return {
+        "steps": len(steps),
+        "skipped": int(steps["skipped"].sum()),
+        "loss": _last(steps["loss"]),
+        "lowest_loss": _lowest(steps["loss"]),
+        "val_loss": _lowest(steps["val_loss"]),
+        "seconds": _last(steps["seconds"]),
+    }
+
+
+def _last(values: "pd.Series[float]") -> float:
+    return float(values.iloc[-1]) if len(values) else math.nan
+
+
+def _lowest(values: "pd.Series[float]") -> float:
+    finite = values[values.abs() < math.inf]
+    return float(finite.min()) if len(finite) else math.nan

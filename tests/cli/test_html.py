@@ -1,0 +1,102 @@
+from html.parser import HTMLParser
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from gradlab.cli.html import Cell, Markup, breakable, element, inline_svg, joined, number, table
+
+
+class Reader(HTMLParser):
+    """What a browser makes of a text: elements, and the words between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+SHOWN = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters=TURNING)
+
+
+@given(st.text(SHOWN))
+def test_any_text_comes_back_as_it_was(text: str) -> None:
+    page = Reader(element("p", text, title=text))
+    assert page.words == text
+    assert page.tags == [("p", {"title": text})]
+    assert Reader(breakable(text)).words == text
+
+
+@pytest.mark.parametrize("text", ["\x00", "\x1b[31m", "\ud800", "\u202eabc"])
+def test_what_no_page_can_show_is_replaced(text: str) -> None:
+    shown = element("p", text)
+    shown.encode()
+    assert "\N{REPLACEMENT CHARACTER}" in shown
+
+
+def test_markup_is_not_escaped_twice() -> None:
+    inner = element("b", "a & b")
+    assert element("p", "1 < 2 ", inner) == "<p>1 &lt; 2 <b>a &amp; b</b></p>"
+    assert joined(["<", inner], " ") == "&lt; <b>a &amp; b</b>"
+    assert element("input", type="checkbox", checked=True, id=None) == (
+        '<input type="checkbox" checked>'
+    )
+    assert element("p", class_="x", aria_label="y") == '<p class="x" aria-label="y"></p>'
+
+
+def test_numbers_are_sorted_as_numbers_and_missing_ones_last() -> None:
+    rows = [[Cell("a"), number(-0.5)], [Cell("b"), number(None)], [Cell("c"), number(12, "d")]]
+    page = Reader(table(["name", "figure"], rows, caption="some"))
+    orders = [attributes["data-order"] for tag, attributes in page.tags if tag == "td"]
+    assert orders == ["-0.5", "", "12.0"]
+    headings = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert headings[1]["class"] == "number"
+    assert "class" not in headings[0]
+    assert "−0.5" in page.words
+    assert "–" in page.words
+
+
+def svg(text: str = "a < b") -> bytes:
+    figure = Figure(figsize=(2, 1))
+    ax = figure.add_subplot()
+    ax.plot([0, 1], [0, 5])
+    ax.set_title(text)
+    content = BytesIO()
+    figure.savefig(content, format="svg")
+    return content.getvalue()
+
+
+def test_two_figures_of_a_page_share_no_name() -> None:
+    one, two = (Reader(inline_svg(svg(), prefix, "a figure")) for prefix in ("f1-", "f2-"))
+    ids = [{a["id"] for _, a in page.tags if "id" in a} for page in (one, two)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    uses = [a["xlink:href"] for tag, a in one.tags if tag == "use"]
+    assert uses
+    assert {str(use)[1:] for use in uses} <= ids[0]
+    clips = [a["clip-path"] for _, a in one.tags if "clip-path" in a]
+    assert {str(clip)[5:-1] for clip in clips} <= ids[0]
+
+
+def test_a_figure_brings_no_style_sheet_and_names_no_other_place() -> None:
+    text = inline_svg(svg(), "f-", 'a "figure"')
+    assert isinstance(text, Markup)
+    page = Reader(text)
+    assert {"style", "metadata"}.isdisjoint(tag for tag, _ in page.tags)
+    tag, attributes = page.tags[0]
+    assert tag == "svg"
+    assert attributes["aria-label"] == 'a "figure"'
+    # 2 inches are 192 pixels of CSS.
+    assert attributes["style"] == "width: 288px; min-width: 192px"
+    assert "width" not in attributes
