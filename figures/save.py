@@ -40,16 +40,30 @@ def save(figure: Figure, path: str | Path, formats: Sequence[str] = ("png", "pdf
     """
     files = []
     for form in formats:
-        if form not in FORMATS:
-            raise GradlabError(unknown("figure format", form, FORMATS))
+        content = rendered(figure, form)
         file = Path(f"{path}.{form}")
-        content = BytesIO()
-        with paper_style():
-            figure.savefig(content, format=form, metadata=_METADATA[form])
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(file.parent, error) from error
-        write_whole(file, content.getvalue())
+        write_whole(file, content)
         files.append(file)
     return files
+
+
+def rendered(figure: Figure, form: str) -> bytes:
+    """What a file of the figure holds.
+
+    Args:
+        figure: The figure.
+        form: `png`, `pdf` or `svg`.
+
+    Raises:
+        GradlabError: An unknown format.
+    """
+    if form not in FORMATS:
+        raise GradlabError(unknown("figure format", form, FORMATS))
+    content = BytesIO()
+    with paper_style():
+        figure.savefig(content, format=form, metadata=_METADATA[form])
+    return content.getvalue()
