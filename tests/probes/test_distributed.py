@@ -1,0 +1,178 @@
+"""Two processes record what one would on the whole batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import gradlab
+from gradlab.errors import GradlabError
+from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe
+from gradlab.runs.reader import Run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
+]
+
+PROCESSES, STEPS, BATCH, WIDTH, VOCAB = 2, 3, 8, 6, 13
+TABLES = {"grad_norms": ["param"], "scales": ["param", "index"], "optimizer": ["param"]}
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.fc1, self.fc2 = nn.Linear(WIDTH, 9), nn.Linear(9, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(torch.tanh(self.fc1(self.norm(x))))
+
+
+class Net(nn.Module):
+    """Sizes that two processes cannot share evenly, and a scale of one entry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, WIDTH)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.head = nn.Linear(WIDTH, VOCAB, bias=False)
+        self.gamma = nn.Parameter(torch.ones(1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x * self.gamma)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    return model
+
+
+def ddp(model: nn.Module) -> nn.Module:
+    return DistributedDataParallel(model)
+
+
+def fsdp(model: nn.Module) -> nn.Module:
+    assert isinstance(model, Net)
+    for block in model.blocks:
+        fully_shard(block)
+    return fully_shard(model)
+
+
+def probes() -> list[Probe]:
+    return [GradientNorms(), LearnedScales(every=1), OptimizerHealth(), Headroom()]
+
+
+def train(wrap: Callable[[nn.Module], nn.Module], micro: int, out: Path | None) -> Run | None:
+    """A few steps, on this process's share of the batch; the run, where this process keeps it."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    torch.manual_seed(0)
+    model = wrap(Net())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with gradlab.attach(model, optimizer, probes=probes(), out=out) as attached:
+        for step in range(STEPS):
+            tokens = torch.randint(VOCAB, (BATCH, 5), generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            for index, part in enumerate(tokens.chunk(micro)):
+                mine = part.chunk(processes)[rank]
+                with unsynchronised(model, last=index == micro - 1):
+                    logits = model(mine)
+                    loss = nn.functional.cross_entropy(logits.flatten(0, 1), mine.flatten())
+                    (loss / micro).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+    try:
+        return attached.run()
+    except GradlabError:
+        return None
+
+
+def unsynchronised(model: nn.Module, last: bool) -> Any:
+    """Where DDP and FSDP2 leave out the reduction of all micro-batches but the last."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    elif isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def work(rank: int, kind: str, micro: int, port: int, folder: str) -> None:
+    """One of the processes."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=60))
+    try:
+        run = train({"ddp": ddp, "fsdp": fsdp}[kind], micro, Path(folder) / f"run{rank}")
+        assert (run is None) == (rank > 0)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def together(kind: str, micro: int, folder: Path) -> Run:
+    """Train in several processes, each this file as a script; load what the first has written."""
+    settings = (kind, str(micro), str(free_port()), str(folder))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), *settings],
+            stderr=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            text=True,
+        )
+        for rank in range(PROCESSES)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert [path.name for path in folder.iterdir()] == ["run0"]
+    return gradlab.load(folder / "run0")
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_as_one_process_on_the_whole_batch(kind: str, micro: int, tmp_path: Path) -> None:
+    run = together(kind, micro, tmp_path)
+    alone = train(plain, micro, None)
+    assert alone is not None
+    for name, keys in TABLES.items():
+        order = ["step", *keys]
+        expected = alone.table(name).sort_values(order, ignore_index=True)
+        found = run.table(name).sort_values(order, ignore_index=True)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-9)
+        assert len(found) > 0
+    assert run.table("steps")["step"].tolist() == list(range(STEPS))
+    headroom = run.table("headroom")
+    assert np.isfinite(headroom["max_abs"]).all()
+    assert {"blocks.0.fc1", "blocks.1.fc2"} <= set(headroom["site"])
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
