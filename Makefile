@@ -7,6 +7,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEVELOP := $(VENV)/.installed-dev
 
 .PHONY: help install stability test lint bench clean
 .DEFAULT_GOAL := help
@@ -14,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED)  ## Make .venv with gradlab and its development tools
+install: $(INSTALLED)  ## Make .venv with gradlab
 
 stability: $(INSTALLED)  ## The nano LR stability test: three architectures, three seeds, minutes
 	$(BIN)/gradlab run-stability --size nano --lr-step 2e-4 --seeds 3 --jobs $(JOBS) \
@@ -25,7 +26,7 @@ test: export OMP_NUM_THREADS = 1
 test: lint  ## Everything CI checks: lint, then all tests but those that need a GPU
 	$(BIN)/python -m pytest -m 'not gpu' --numprocesses $(JOBS)
 
-lint: $(INSTALLED)  ## Formatting, lint and types
+lint: $(DEVELOP)  ## Formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -45,5 +46,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "gradlab needs Python 3.11 or newer, which $(PYTHON) is not." \
 			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable . --constraint constraints.txt
+	touch $@
+
+# What the tests need beside: the test tools, and the libraries that gradlab works with.
+$(DEVELOP): $(INSTALLED)
 	$(BIN)/python -m pip install --editable '.[dev]' --constraint constraints.txt
 	touch $@
