@@ -257,12 +257,17 @@ class Probes:
 
     def _guarded(self, writer: Any, action: Any) -> None:
         """Do it; if it fails, say so once and go on without that writer: training comes first."""
+        # What a sink of somebody else's raises can be anything; our own writers' mistakes are ours.
+        expected = Exception if writer in self._sinks else GradlabError
         try:
             action()
-        except GradlabError as error:
+        except expected as error:
             self._open.remove(writer)
+            kind = "" if isinstance(error, GradlabError) else f"{type(error).__name__}: "
             warnings.warn(
-                f"recording stops here, training goes on: {error}", GradlabWarning, stacklevel=3
+                f"recording stops here, training goes on: {kind}{error}",
+                GradlabWarning,
+                stacklevel=3,
             )
 
     def _refuse_if_closed(self) -> None:

@@ -306,6 +306,21 @@ def test_sinks_get_every_row() -> None:
     assert sink.closed
 
 
+class BrokenSink(Sink):
+    def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        raise ConnectionError("no route to host")
+
+
+def test_a_sink_that_fails_is_left_out_and_the_rest_goes_on() -> None:
+    model, optimizer = make()
+    probes = gradlab.attach(model, optimizer, sinks=[BrokenSink()], memory=True, window=2)
+    with pytest.warns(GradlabWarning, match="goes on: ConnectionError: no route") as said:
+        train(model, optimizer, 5)
+    probes.close()
+    assert len(said) == 1
+    assert len(probes.table("steps")) == 5
+
+
 def test_what_waits_on_the_device_does_not_grow_with_steps() -> None:
     model, optimizer = make()
     with gradlab.attach(model, optimizer, window=4) as probes:
