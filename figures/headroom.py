@@ -167,7 +167,15 @@ def _draw(
         rows = road.tightest[_of(road.tightest, layer)]
         finite = rows[np.isfinite(rows["headroom_bits"])]
         depth = 2.5 if layer is None else 3
-        ax.plot(finite[frame.against], finite["headroom_bits"], linewidth=1.0, zorder=depth, **look)
+        ax.plot(
+            finite[frame.against],
+            finite["headroom_bits"],
+            linewidth=1.0,
+            marker="o" if len(finite) == 1 else "None",
+            markersize=3,
+            zorder=depth,
+            **look,
+        )
         lost = rows[np.isneginf(rows["headroom_bits"])]
         height = low - strip * (index + 0.5) / len(looks)
         ax.plot(
@@ -188,7 +196,9 @@ def _set_axes(ax: Axes, frame: _Frame) -> None:
     ax.set_ylim(bottom, frame.high + 0.04 * (frame.high - frame.low))
     ticks = MaxNLocator(6, integer=True).tick_values(frame.low, frame.high)
     ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if frame.low <= t <= frame.high]))
-    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    ax.xaxis.set_major_locator(
+        MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=frame.against == "step")
+    )
     ax.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_label(rate)))
     ax.axhline(0, color="0.2", linewidth=0.8, zorder=2)
     ax.axhspan(bottom, frame.low, color="0.95", linewidth=0, zorder=0)

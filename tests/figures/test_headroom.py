@@ -114,3 +114,25 @@ def test_nothing_to_draw_is_refused() -> None:
         headroom_to_break(road().iloc[:0])
     with pytest.raises(GradlabError, match="nothing to draw"):
         headroom_panels({})
+
+
+def test_runs_whose_rate_does_not_rise_are_drawn_against_the_step() -> None:
+    roads = {"Pre-LN": Road(road().assign(lr=1e-3), 1e-3, 17), "NormFormer": Road(road(steps=9))}
+    figure = headroom_panels(roads, against="step")
+    figure.draw_without_rendering()
+    first, _ = figure.axes
+    drawn = [data for data in curves(first) if len(data[0]) > 2]
+    assert list(drawn[0][0]) == list(range(19))
+    assert any(list(x) == [17, 17] for x, _ in curves(first))
+    assert figure.get_supxlabel() == "Step"
+    with pytest.raises(GradlabError, match="unknown axis 'steps': did you mean 'step'"):
+        headroom_panels(roads, against="steps")
+
+
+def test_a_single_step_is_a_point() -> None:
+    table = road()
+    figure = headroom_panels({"Pre-LN": Road(table[table["step"] == 0])}, against="step")
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    assert [line.get_marker() for line in ax.lines if list(line.get_ydata()) == [12]] == ["o"] * 3
+    assert all(tick == round(tick) for tick in ax.get_xticks())

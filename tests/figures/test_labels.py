@@ -1,6 +1,8 @@
 import pytest
+from matplotlib.lines import Line2D
 
-from gradlab.figures.labels import count_label, rate_label
+from gradlab.figures.labels import count_label, plain_label, rate_label
+from gradlab.figures.style import figure_of, legend_above, looks, paper_axes
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,27 @@ def test_counts(number: float, label: str) -> None:
 )
 def test_rates(rate: float, label: str) -> None:
     assert rate_label(rate) == label
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("pre-ln", "pre-ln"),
+        ("a $x$", r"a \$x\$"),
+        ("two\nlines", "two lines"),
+        ("x" * 40, "x" * 27 + "…"),
+        ("_hidden", "\u200b_hidden"),
+        ("", "unnamed"),
+    ],
+)
+def test_names_of_others_are_plain_text(name: str, label: str) -> None:
+    assert plain_label(name) == label
+
+
+def test_any_name_can_be_drawn_and_stands_in_the_legend() -> None:
+    names = ["_b", "$x^{", "a\\b", "<script>", "\u202e", "$$"]
+    ax = paper_axes()
+    handles = [Line2D([], [], label=look.label) for look in looks(names).values()]
+    legend_above(ax, handles)
+    figure_of(ax).draw_without_rendering()
+    assert len(ax.get_legend().get_texts()) == len(names)

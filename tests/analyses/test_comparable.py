@@ -1,0 +1,58 @@
+import pytest
+
+from gradlab.analyses.comparable import (
+    check_comparable,
+    comparable_groups,
+    name_of,
+    run_key,
+    what_differs,
+)
+from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.errors import GradlabError
+from gradlab.models.presets import model_config
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.reader import Run
+
+
+def recorded(arch: str = "pre-ln", size: str = "nano", lr: float = 1e-3, seed: int = 0) -> Run:
+    model = model_config(arch, size)
+    schedule = ScheduleConfig(lr=lr)
+    config = RunConfig(arch=arch, size=size, model=model, schedule=schedule, steps=9, seed=seed)
+    return MemoryWriter(config, {"corpus": {"sha256": "a"}}).run()
+
+
+def attached(model: str = "Llama") -> Run:
+    return MemoryWriter(None, {"model": model}).run()
+
+
+def test_what_may_differ_is_said() -> None:
+    one, other = recorded(), recorded("normformer", lr=1e-2)
+    assert what_differs(one, other) == "schedules"
+    assert what_differs(one, other, free=("schedules",)) is None
+    check_comparable([one, other], free=("schedules",))
+    with pytest.raises(GradlabError, match="their schedules differ"):
+        check_comparable([one, other])
+    assert what_differs(one, recorded(size="micro"), free=("schedules",)) == "sizes"
+
+
+def test_runs_are_sorted_into_groups_that_compare() -> None:
+    nano = [recorded(), recorded("post-ln", seed=1)]
+    micro = [recorded(size="micro"), recorded("normformer", "micro")]
+    mixed = [nano[0], micro[0], nano[1], micro[1]]
+    assert comparable_groups(mixed) == [nano, micro]
+    assert comparable_groups(mixed, free=("sizes",)) == [mixed]
+    assert comparable_groups([]) == []
+
+
+def test_one_size_twice_is_refused_only_within_it() -> None:
+    check_comparable([recorded(), recorded(size="micro")], free=("sizes",))
+    with pytest.raises(GradlabError, match="are both pre-ln with seed 0 at micro: give one"):
+        check_comparable([recorded(size="micro"), recorded(size="micro")], free=("sizes",))
+
+
+def test_loops_of_ones_own_compare_with_nothing() -> None:
+    assert what_differs(attached(), recorded()) == "loops"
+    assert len(comparable_groups([attached(), recorded(), attached()])) == 3
+    assert run_key(attached()) == ("Llama", "Llama", 0)
+    assert name_of(attached()) == "the run of Llama with seed 0"
+    check_comparable([attached()])

@@ -1,0 +1,137 @@
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from gradlab.errors import GradlabError
+from gradlab.figures.compute import perplexity_by_compute
+from gradlab.figures.style import DASHES, LOOKS, figure_of, paper_axes
+
+
+def curves(
+    losses: dict[str, list[float]], sizes: tuple[str, ...] = ("nano",), seeds: int = 2
+) -> pd.DataFrame:
+    """Seeds ±0.1 nats around the losses; a point every 2e12 FLOPs."""
+    rows = [
+        {
+            "size": size,
+            "arch": arch,
+            "seed": seed,
+            "step": point,
+            "tokens": 1000 * (point + 1),
+            "flops": 2e12 * (point + 1),
+            "seconds": 3600.0 * (point + 1),
+            "val_loss": loss + 0.2 * (seed - (seeds - 1) / 2),
+            "perplexity": math.exp(loss + 0.2 * (seed - (seeds - 1) / 2)),
+        }
+        for size in sizes
+        for arch, of_arch in losses.items()
+        for seed in range(seeds)
+        for point, loss in enumerate(of_arch)
+    ]
+    return pd.DataFrame(rows)
+
+
+LOSSES = {"pre-ln": [4.0, 3.0, 2.0, 1.8], "normformer": [3.8, 2.5, 1.7, 1.5]}
+
+
+def line(ax: Axes, arch: str) -> Any:
+    found = [x for x in ax.lines if x.get_color() == LOOKS[arch].color and len(x.get_xdata()) > 2]
+    assert len(found) == 1
+    return found[0]
+
+
+def stars(ax: Axes) -> list[tuple[float, float]]:
+    return [(s.get_xdata()[0], s.get_ydata()[0]) for s in ax.lines if s.get_marker() == "*"]
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_a_line_is_the_perplexity_of_the_mean_loss() -> None:
+    ax = perplexity_by_compute(curves(LOSSES))
+    for arch, losses in LOSSES.items():
+        x, y = line(ax, arch).get_data()
+        assert list(x) == [2, 4, 6, 8]
+        np.testing.assert_allclose(y, np.exp(losses))
+    (path,) = ax.collections[0].get_paths()
+    first = path.vertices[path.vertices[:, 0] == 2, 1]
+    np.testing.assert_allclose([first.min(), first.max()], np.exp([3.9, 4.1]))
+
+
+def test_a_star_stands_where_the_best_is_first_reached() -> None:
+    ax = perplexity_by_compute(curves(LOSSES))
+    np.testing.assert_allclose(stars(ax), [(6, math.exp(1.7))])
+    assert "first as low" in texts(ax)
+    other = perplexity_by_compute(curves(LOSSES), baseline="normformer")
+    assert stars(other) == []
+    assert set(texts(other)) == {"Pre-LN", "NormFormer", "NormFormer's best", "range of seeds"}
+    (best,) = [x for x in ax.lines if len(set(x.get_ydata())) == 1 and x.get_marker() != "*"]
+    assert best.get_ydata()[0] == pytest.approx(math.exp(1.8))
+
+
+@pytest.mark.parametrize(
+    ("compute", "label", "last"),
+    [
+        ("flops", "Training compute (TFLOPs)", 8),
+        ("seconds", "Training time (hours)", 4),
+        ("tokens", "Training tokens (thousand)", 4),
+    ],
+)
+def test_the_axis_names_its_unit(compute: str, label: str, last: float) -> None:
+    ax = perplexity_by_compute(curves(LOSSES), compute=compute)
+    assert ax.get_xlabel() == label
+    assert ax.get_ylabel() == "Validation perplexity"
+    assert line(ax, "pre-ln").get_xdata()[-1] == pytest.approx(last)
+    assert ax.get_yscale() == "log"
+
+
+def test_sizes_have_dashes_and_a_baseline_each() -> None:
+    ax = perplexity_by_compute(curves(LOSSES, ("nano", "micro")))
+    assert len(stars(ax)) == 2
+    mine = [x for x in ax.lines if x.get_color() == LOOKS["pre-ln"].color]
+    assert {x.get_linestyle() for x in mine if len(x.get_xdata()) > 2} == {"-", "--"}
+    assert DASHES[1] != "-"
+    assert {"nano", "micro"} <= set(texts(ax))
+
+
+def test_the_mean_ends_where_a_seed_does() -> None:
+    table = curves(LOSSES)
+    broken = (table["arch"] == "pre-ln") & (table["seed"] == 1) & (table["step"] > 1)
+    table.loc[broken, ["val_loss", "perplexity"]] = math.nan
+    ax = perplexity_by_compute(table)
+    assert np.isnan(line(ax, "pre-ln").get_ydata()).tolist() == [False, False, True, True]
+    np.testing.assert_allclose(stars(ax), [(4, math.exp(2.5))])
+
+
+def test_a_single_validation_is_a_point() -> None:
+    ax = perplexity_by_compute(curves({"pre-ln": [2.0], "normformer": [2.5]}, seeds=1))
+    figure_of(ax).draw_without_rendering()
+    marks = [x.get_marker() for x in ax.lines if len(x.get_xdata()) == 1]
+    assert marks == [LOOKS["pre-ln"].marker, LOOKS["normformer"].marker]
+
+
+def test_the_legend_covers_no_data() -> None:
+    names = {f"variant {number}": [3.0, 2.0, 1.0] for number in range(8)}
+    ax = perplexity_by_compute(curves(names))
+    figure_of(ax).draw_without_rendering()
+    assert ax.get_legend().get_window_extent().y0 > ax.get_window_extent().y1
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    table = curves(LOSSES)
+    with pytest.raises(GradlabError, match="unknown compute 'days'"):
+        perplexity_by_compute(table, compute="days")
+    with pytest.raises(GradlabError, match="unknown baseline 'prel-n'"):
+        perplexity_by_compute(table, baseline="prel-n")
+    with pytest.raises(GradlabError, match="nothing to draw"):
+        perplexity_by_compute(table.assign(val_loss=math.nan, perplexity=math.nan))
+
+
+def test_draws_on_given_axes() -> None:
+    ax = paper_axes()
+    assert perplexity_by_compute(curves(LOSSES), ax=ax) is ax

@@ -1,0 +1,156 @@
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from gradlab.errors import GradlabError
+from gradlab.figures.relative_gradients import (
+    RATIOS,
+    relative_gradient,
+    relative_panels,
+)
+from gradlab.figures.save import save
+from gradlab.figures.style import figure_of
+
+OPS = ("q", "out", "fc2")
+
+
+def relative(
+    n_layers: int = 4, archs: tuple[str, ...] = ("normformer",), seeds: int = 2
+) -> pd.DataFrame:
+    """Seeds at 1/2 and 2 times the cell's ratio, (row + 1) / (layer + 1)."""
+    rows = [
+        {
+            "baseline": "pre-ln",
+            "arch": arch,
+            "seed": seed,
+            "window": window,
+            "first": first,
+            "last": first + 49,
+            "n_layers": n_layers,
+            "op": op,
+            "layer": layer,
+            "left_out": 0,
+            "relative": 1.0,
+            "relative_baseline": 1.0,
+            "ratio": (row + 1) / (layer + 1) * 4.0 ** (seed - (seeds - 1) / 2),
+        }
+        for arch in archs
+        for seed in range(seeds)
+        for window, first in (("early", 100), ("late", 250))
+        for row, op in enumerate(OPS)
+        for layer in range(n_layers)
+    ]
+    return pd.DataFrame(rows)
+
+
+def cells(ax: Axes) -> Any:
+    (mesh,) = [c for c in ax.collections if type(c).__name__ == "QuadMesh"]
+    return mesh.get_array()
+
+
+def numbers(ax: Axes) -> dict[tuple[float, float], str]:
+    return {text.get_position(): text.get_text() for text in ax.texts}
+
+
+def grey(color: Any) -> float:
+    """Lightness as the eye has it, of 1."""
+    rgb = np.array(color[:3])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16) / 100
+
+
+def test_a_cell_is_the_logarithm_of_the_mean_ratio() -> None:
+    ax = relative_gradient(relative())
+    expected = [[math.log((row + 1) / (layer + 1)) for layer in range(4)] for row in range(3)]
+    np.testing.assert_allclose(cells(ax).reshape(3, 4), expected)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(OPS)
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first op stands on top"
+
+
+def test_the_scale_of_colours_is_centred_on_one() -> None:
+    ax = relative_gradient(relative())
+    (mesh,) = [c for c in ax.collections if type(c).__name__ == "QuadMesh"]
+    assert mesh.norm.vmin == -mesh.norm.vmax
+    assert mesh.norm.vmax == pytest.approx(math.log(4))
+    same = relative_gradient(relative().assign(ratio=1.01))
+    assert same.collections[0].norm.vmax == pytest.approx(math.log(1.25))
+
+
+def test_more_is_lighter_in_grey_too() -> None:
+    lightness = [grey(RATIOS(share)) for share in np.linspace(0, 1, 33)]
+    assert (np.diff(lightness) > 0).all()
+    assert lightness[0] < 0.25 < 0.6 < lightness[16] < 0.75 < 0.88 < lightness[-1]
+
+
+def test_numbers_stand_in_their_cells_and_can_be_read() -> None:
+    ax = relative_gradient(relative())
+    assert numbers(ax)[(3, 0)] == "0.25"
+    assert numbers(ax)[(0, 0)] == "1.0"
+    assert numbers(ax)[(1, 2)] == "1.5"
+    (mesh,) = [c for c in ax.collections if type(c).__name__ == "QuadMesh"]
+    for text in ax.texts:
+        layer, row = text.get_position()
+        behind = grey(RATIOS(mesh.norm(cells(ax).reshape(3, 4)[int(row), int(layer)])))
+        assert abs(behind - (0 if text.get_color() == "black" else 1)) > 0.4
+
+
+@pytest.mark.parametrize("n_layers", [1, 4, 12])
+def test_numbers_fit(n_layers: int) -> None:
+    ax = relative_gradient(relative(n_layers))
+    figure = figure_of(ax)
+    figure.draw_without_rendering()
+    assert len(ax.texts) == 3 * n_layers
+    width = ax.get_window_extent().width / n_layers
+    assert max(text.get_window_extent().width for text in ax.texts) < width
+
+
+def test_forty_layers_of_eight_architectures_have_colours_only() -> None:
+    names = tuple(f"variant {number}" for number in range(8))
+    figure = relative_panels(relative(40, archs=names))
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 8 + 1
+    assert not any(ax.texts for ax in figure.axes)
+    assert figure.axes[0].get_xlim() == (-0.5, 39.5)
+
+
+def test_panels_share_one_scale_and_say_what_they_are() -> None:
+    figure = relative_panels(relative(archs=("normformer", "post-ln")), window="late")
+    figure.draw_without_rendering()
+    *panels, bar = figure.axes
+    titles = [ax.get_title(loc="left") for ax in panels]
+    assert titles == ["NormFormer / Pre-LN, 2 seeds", "Post-LN / Pre-LN, 2 seeds"]
+    assert len({(ax.collections[0].norm.vmin, ax.collections[0].norm.vmax) for ax in panels}) == 1
+    assert bar.get_ylabel() == "Gradient L1 / loss,\nratio, steps 250–299"
+    labels = [label.get_text() for label in bar.get_yticklabels()]
+    assert labels == ["1/4", "1/2", "1", "2", "4"]
+    assert panels[-1].get_xlabel() == "Layer"
+    single = relative_panels(relative(seeds=1)).axes[0]
+    assert single.get_title(loc="left") == "NormFormer / Pre-LN, 1 seed"
+
+
+def test_a_cell_without_a_ratio_is_white() -> None:
+    table = relative()
+    table.loc[(table["op"] == "out") & (table["layer"] == 2), "ratio"] = math.nan
+    ax = relative_gradient(table)
+    assert np.ma.getmaskarray(cells(ax)).reshape(3, 4).sum() == 1
+    assert (2, 1) not in numbers(ax)
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(GradlabError, match="unknown window 'middle'"):
+        relative_panels(relative(), window="middle")
+    with pytest.raises(GradlabError, match="unknown architecture 'normfomer'"):
+        relative_gradient(relative(), arch="normfomer")
+    with pytest.raises(GradlabError, match="no gradient has a finite ratio"):
+        relative_panels(relative().assign(ratio=math.nan))
+
+
+def test_the_files_are_the_same_each_time(tmp_path: Any) -> None:
+    first, second = (
+        save(relative_panels(relative()), tmp_path / name, ["png", "pdf", "svg"]) for name in "ab"
+    )
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
