@@ -211,6 +211,25 @@ def test_a_fault_between_modules_is_said_to_be_there() -> None:
     assert producers == {"transformer.h.1.attn (between its modules)"}
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_residual_sum_that_leaves_the_range_on_one_side(sign: int) -> None:
+    """−inf alone, where no mask can be: two summands that fit FP16, and their sum does not."""
+    shape = {"d_model": WIDTH, "n_layers": 2, "n_heads": 2, "d_ff": 32, "max_seq_len": LENGTH}
+    model = build_model(model_config("pre-ln", "nano", **shape, vocab_size=VOCAB), seed=0).half()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.feed_forward.fc2.bias[3] = sign * 4e4
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    tokens = tokens_of(random.Random(0))
+    with gradlab.attach(model, optimizer, probes=[Headroom()]) as probes:
+        with gradlab.emulated_fp16():
+            F.cross_entropy(model(tokens).float().flatten(0, 1), tokens.flatten()).backward()
+        optimizer.step()
+    first = probes.table("overflows").iloc[0]
+    assert (first["site"], first["kind"]) == ("blocks.1.ffn_residual", "inf")
+    assert first["producer"] == "blocks.1.ffn_residual"
+
+
 def first_gradient(model: nn.Module, tokens: Tensor, scale: float) -> str | None:
     """The first gradient that plain hooks find not finite, in the order of the backward pass."""
     found: list[str] = []
