@@ -168,3 +168,35 @@ class SizesOptions(ModelOptions):
     width: Annotated[
         list[int], option("Take each size at this width; repeat for more.", metavar="D")
     ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """`gradlab report`."""
+
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of runs, or of studies.", metavar="RUN...", show_default=False
+        ),
+    ]
+    out: Annotated[Path, typer.Option(help="The file.", metavar="FILE")] = Path("report.html")
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlocksOptions(ModelOptions):
+    """`gradlab blocks`."""
+
+    arch: Annotated[list[str], option("An architecture; repeat for more.", metavar="NAME")] = field(
+        default_factory=lambda: ["post-ln", "pre-ln", "normformer"]
+    )
+    size: Annotated[
+        str, option("A named size; nano-d128 is nano at width 128.", metavar="NAME")
+    ] = "125M"
+    out: Annotated[
+        Path, option("The picture: .png, .pdf or .svg by its ending.", metavar="FILE")
+    ] = Path("blocks.pdf")
+    force: Annotated[bool, option("Overwrite the file if it is there.", "--force")] = False

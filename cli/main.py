@@ -5,7 +5,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gradlab.cli import grad_norms, inspect_run, run_stability, sizes, train
+from gradlab.cli import (
+    blocks,
+    grad_norms,
+    inspect_run,
+    make_report,
+    run_stability,
+    sizes,
+    train,
+)
 from gradlab.errors import GradlabError
 
 NOT_BUILT = ("figures",)
@@ -80,7 +88,9 @@ app.command("run-stability", epilog=run_stability.EXAMPLES)(run_stability.run_st
 app.command("grad-norms", epilog=grad_norms.EXAMPLES)(grad_norms.grad_norms)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("inspect", epilog=inspect_run.EXAMPLES)(inspect_run.inspect_run)
+app.command("report", epilog=make_report.EXAMPLES)(make_report.report)
 app.command("sizes", epilog=sizes.EXAMPLES)(sizes.sizes)
+app.command("blocks", epilog=blocks.EXAMPLES)(blocks.blocks)
 
 
 def run() -> None:

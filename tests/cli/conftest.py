@@ -1,6 +1,14 @@
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.models.presets import model_config
+from gradlab.runs.verdict import Verdict
+from gradlab.runs.writer import RunWriter
 
 
 @pytest.fixture
@@ -14,3 +22,96 @@ def text(tmp_path: Path) -> str:
 def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     # Pytest loads readline, which leaves a terminal's width to child processes: xdist's workers.
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture
+def write_run() -> WriteRun:
+    """Writes a run of a stability test without training: eight steps, then a verdict."""
+
+    def write(
+        folder: Path,
+        arch: str = "pre-ln",
+        seed: int = 0,
+        *,
+        tables: Sequence[str] = ("headroom",),
+        loss: float = 2.0,
+        reason: str | None = "loss_nonfinite",
+        **fields: Any,
+    ) -> Path:
+        config = RunConfig(
+            **{
+                "arch": arch,
+                "size": "nano",
+                "model": model_config(arch, "nano"),
+                "schedule": ScheduleConfig(kind="ramp", lr_step=1e-2),
+                "steps": 4000,
+                "seed": seed,
+                "precision": PrecisionConfig(name="fp16"),
+                "record": RecordConfig(probes=tuple(tables)),
+                **fields,
+            }
+        )
+        info = {"params": 316_416, "corpus": {"name": "text", "sha256": "ab" * 32}}
+        writer = RunWriter(folder, config, info)
+        steps = list(range(8))
+        nothing = [None] * len(steps)
+        writer.write(
+            "steps",
+            {
+                "step": steps,
+                "update": steps,
+                "lr": [config.lr(step) for step in steps],
+                "loss": [loss] * len(steps),
+                "val_loss": nothing,
+                "loss_scale": nothing,
+                "skipped": [False] * len(steps),
+                "grad_norm": nothing,
+                "tokens": steps,
+                "seconds": [float(step) for step in steps],
+            },
+        )
+        if "headroom" in tables:
+            rows = [(step, layer) for step in steps for layer in range(2)]
+            bits = [-math.inf if step == 7 and not layer else 9.0 - step for step, layer in rows]
+            writer.write(
+                "headroom",
+                {
+                    "step": [step for step, _ in rows],
+                    "site": [f"blocks.{layer}.attention.scores" for _, layer in rows],
+                    "layer": [layer for _, layer in rows],
+                    "op": ["scores"] * len(rows),
+                    "direction": ["forward"] * len(rows),
+                    "dtype": ["float16"] * len(rows),
+                    "max_abs": [1.0] * len(rows),
+                    "headroom_bits": bits,
+                    "underflow_frac": [0.0] * len(rows),
+                    "nonfinite": [0] * len(rows),
+                },
+            )
+        if "grad_norms" in tables:
+            rows = [(step, layer) for step in steps for layer in range(2)]
+            writer.write(
+                "grad_norms",
+                {
+                    "step": [step for step, _ in rows],
+                    "param": [f"blocks.{layer}.feed_forward.fc2.weight" for _, layer in rows],
+                    "layer": [layer for _, layer in rows],
+                    "op": ["fc2"] * len(rows),
+                    "numel": [10] * len(rows),
+                    "grad_l1": [loss * (3 - layer) for _, layer in rows],
+                    "grad_l2": [1.0] * len(rows),
+                    "grad_max_abs": [1.0] * len(rows),
+                    "nonfinite": [0 if loss == loss else 10] * len(rows),
+                },
+            )
+        if reason is not None:
+            lr = 0.07 + 0.001 * seed + 0.01 * (arch != "pre-ln")
+            site = "blocks.0.attention.scores" if reason == "loss_nonfinite" else None
+            verdict = Verdict(reason=reason, step=7, lr=lr, first_overflow=site, lr_min_loss=0.03)
+            writer.finish("error" if reason == "error" else "finished", verdict)
+        return folder
+
+    return write

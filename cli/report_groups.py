@@ -1,0 +1,123 @@
+"""The runs of a report in groups that compare, and what each group's tables say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from gradlab.errors import GradlabError
+from gradlab.runs.reader import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FREE = ("sizes", "schedules")
+"""What the runs of a group may differ in, beside architecture and seed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that compare.
+
+    Attributes:
+        runs: The runs by name.
+        notes: A sentence for each thing that could not be used; grows while figures are made.
+    """
+
+    runs: Mapping[str, Run]
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    @cached_property
+    def stability(self) -> "pd.DataFrame | None":
+        """The table of the runs on a ramp that have ended, as a stability study has it."""
+        import pandas as pd
+
+        from gradlab.analyses.stability_table import check_stability
+        from gradlab.training.study_table import STABILITY
+
+        rows = [
+            STABILITY.row(run, run.verdict)
+            for run in self.runs.values()
+            if is_ramp(run) and run.verdict is not None
+        ]
+        if not rows:
+            return None
+        return check_stability(pd.DataFrame(rows, columns=list(STABILITY.columns)))
+
+    @cached_property
+    def gradients(self) -> "dict[str, pd.DataFrame]":
+        """The gradients by layer of the runs that reached their last step, by size and schedule."""
+        from gradlab.analyses.comparable import comparable_groups
+        from gradlab.analyses.gradient_study import study_gradients
+        from gradlab.cli.command_options import FiguresOptions
+        from gradlab.cli.drawings import window_length
+
+        runs = [run for run in self.runs.values() if self._has_gradients(run)]
+        found = {}
+        for alike in comparable_groups(runs):
+            try:
+                length = window_length(alike, FiguresOptions(runs=[]))
+                found[subject(alike[0])] = study_gradients(alike, length=length)
+            except GradlabError as error:
+                self.note(str(error))
+        return found
+
+    def _has_gradients(self, run: Run) -> bool:
+        """Whether a run has a late window, and gradients that can be read."""
+        ended = run.verdict is not None and run.verdict.censored
+        if run.attached or not ended or "grad_norms" not in run.tables:
+            return False
+        try:
+            run.table("grad_norms", ["step"])
+        except GradlabError as error:
+            self.note(str(error))
+            return False
+        return True
+
+
+def groups(runs: Mapping[str, Run]) -> list[Group]:
+    """The runs sorted into groups that compare; one of a loop of the user's own stands alone.
+
+    Two runs of one architecture, size, seed and schedule say the same twice: the first is taken.
+    """
+    from gradlab.analyses.comparable import comparable_groups
+
+    names = {id(run): name for name, run in runs.items()}
+    own = [run for run in runs.values() if not run.attached]
+    made = []
+    for group in comparable_groups(own, free=FREE):
+        taken: dict[object, str] = {}
+        notes = []
+        for run in group:
+            name = names[id(run)]
+            first = taken.setdefault(_twin_key(run), name)
+            if first != name:
+                notes.append(f"{name} is the same run as {first}: it is left out here.")
+        made.append(Group({name: runs[name] for name in taken.values()}, notes))
+    return made + [Group({name: run}) for name, run in runs.items() if run.attached]
+
+
+def _twin_key(run: Run) -> object:
+    config = run.config
+    asked = config.schedule.lr_step if is_ramp(run) else (config.schedule, config.steps)
+    return (config.size, config.arch, config.seed, asked)
+
+
+def is_ramp(run: Run) -> bool:
+    """Whether a run is one of the stability test."""
+    return not run.attached and run.config.schedule.kind == "ramp"
+
+
+def subject(run: Run) -> str:
+    """A run's size and schedule in words; its model, if that is all that is known."""
+    if run.attached:
+        return str(run.info.get("model", "a model"))
+    schedule = run.config.schedule
+    if schedule.kind == "ramp":
+        return f"{run.config.size}, LR rising by {schedule.lr_step:g} a step"
+    return f"{run.config.size}, {schedule.kind} LR {schedule.lr:g}"

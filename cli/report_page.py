@@ -1,0 +1,339 @@
+"""A report's page: sections of runs, comparisons, settings, and how to repeat them."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradlab.cli.html import (
+    Cell,
+    Markup,
+    breakable,
+    element,
+    inline_svg,
+    joined,
+    number,
+    scrolling,
+    table,
+)
+from gradlab.cli.report_figures import draw_all
+from gradlab.cli.report_groups import FREE, Group, groups, subject
+from gradlab.cli.report_runs import Gathered
+from gradlab.cli.report_style import SCRIPT, STYLE
+from gradlab.runs.reader import Run
+
+if TYPE_CHECKING:
+    from gradlab.analyses.settings import Setting
+
+# Nothing is fetched, and nothing runs but the page's own script.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def report_page(gathered: Gathered, paths: Sequence[Path]) -> str:
+    """The whole page, in one file that needs nothing else.
+
+    Args:
+        gathered: The runs.
+        paths: What the user named, for the command that makes the page again.
+    """
+    from gradlab.analyses.settings import settings
+
+    compared = groups(gathered.runs)
+    found = settings(gathered.runs)
+    title = f"gradlab: {_counted(len(gathered.runs), 'run')}"
+    if len(gathered.runs) == 1:
+        title = f"gradlab: {next(iter(gathered.runs))}"
+    seen: set[bytes] = set()
+    comparisons = [
+        _comparison(group, place, compared[0], seen) for place, group in enumerate(compared)
+    ]
+    sections = {
+        "runs": ("The runs", _runs(gathered.runs)),
+        "compared": ("What they say", joined(comparisons)),
+        "settings": ("Settings side by side", _settings(found)),
+        "repeat": ("How to repeat it", _repeat(gathered.runs, compared, paths)),
+    }
+    if not compared:
+        del sections["compared"]
+    links = (element("a", words, href=f"#{name}") for name, (words, _) in sections.items())
+    body = [
+        element("h1", title),
+        element("p", ", ".join(str(path) for path in paths), class_="quiet"),
+        element("nav", joined(links, " "), aria_label="Sections"),
+        _notes("What is missing", gathered.notes),
+    ]
+    for name, (words, content) in sections.items():
+        body.append(element("section", element("h2", words), content, id=name))
+    return _document(title, joined(body, "\n"))
+
+
+def _document(title: str, body: Markup) -> str:
+    head = joined(
+        [
+            element("meta", charset="utf-8"),
+            element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+            element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+            element("meta", name_="color-scheme", content="light dark"),
+            element("title", title),
+            Markup(f"<style>{STYLE}</style>"),
+        ],
+        "\n",
+    )
+    script = Markup(f"<script>{SCRIPT}</script>")
+    page = element(
+        "html",
+        "\n",
+        element("head", "\n", head, "\n"),
+        "\n",
+        element("body", "\n", element("main", body), "\n", script, "\n"),
+        lang="en",
+    )
+    return f"<!doctype html>\n{page}\n"
+
+
+def _notes(heading: str, notes: Sequence[str]) -> Markup:
+    if not notes:
+        return Markup("")
+    items = (element("li", note) for note in notes)
+    return element("div", element("strong", heading), element("ul", *items), class_="notes")
+
+
+def _runs(runs: Mapping[str, Run]) -> Markup:
+    """How each run ended: a sentence each where they are few, and a table."""
+    from gradlab.analyses.overview import overview, verdict_sentence
+
+    rows = overview(runs)
+    parts = [_notes("Tables that cannot be read", rows["problem"].dropna().tolist())]
+    if len(runs) <= 3:
+        for name, run in runs.items():
+            parts.append(
+                element("p", element("strong", name), f": {verdict_sentence(run)}", class_="said")
+            )
+    parts.append(
+        table(
+            _RUN_HEADINGS,
+            (_run_cells(row, runs[row["run"]]) for row in rows.to_dict("records")),
+            caption="How each run ended. A heading sorts the table.",
+        )
+    )
+    return joined(parts)
+
+
+_RUN_HEADINGS = (
+    "run",
+    "how it ended",
+    "step",
+    "LR there",
+    "first overflow",
+    "architecture",
+    "size",
+    "seed",
+    "precision",
+    "LR at the lowest loss",
+    "LR at the collapse",
+    "lowest loss",
+    "last loss",
+    "lowest val. loss",
+    "steps",
+    "skipped",
+    "seconds",
+)
+
+
+def _run_cells(row: Mapping[Any, Any], run: Run) -> list[Cell]:
+    from gradlab.analyses.overview import REASONS
+
+    ending = "being written, or killed" if run.status == "running" else run.status
+    class_ = None
+    if run.verdict is not None:
+        ending = REASONS[run.verdict.reason]
+        class_ = "broke" if run.verdict.broke else "done" if run.verdict.censored else None
+    return [
+        Cell(row["run"], class_="name"),
+        Cell(ending, class_=class_),
+        number(_whole(row["step"]), "d"),
+        number(row["lr"]),
+        _word(row["first_overflow"]),
+        _word(row["arch"]),
+        _word(row["size"]),
+        number(_whole(row["seed"]), "d"),
+        _word(row["precision"]),
+        number(row["lr_min_loss"]),
+        number(row["lr_collapse"]),
+        number(row["lowest_loss"]),
+        number(row["loss"]),
+        number(row["val_loss"]),
+        number(_whole(row["steps"]), "d"),
+        number(_whole(row["skipped"]), "d"),
+        number(row["seconds"], ".0f"),
+    ]
+
+
+def _word(value: Any) -> Cell:
+    return Cell(value) if isinstance(value, str) else Cell("–")
+
+
+def _whole(value: Any) -> int | None:
+    import pandas as pd
+
+    return None if pd.isna(value) else int(value)
+
+
+def _comparison(group: Group, place: int, first: Group, seen: set[bytes]) -> Markup:
+    """A group's sentences, figures and tables."""
+    from gradlab.analyses.comparable import what_differs
+    from gradlab.cli.report_tables import group_sentences, group_tables
+
+    subjects = list(dict.fromkeys(subject(run) for run in group.runs.values()))
+    heading = "; ".join(subjects[:3]) + (" …" if len(subjects) > 3 else "")
+    parts = [element("h3", f"{heading} ({_counted(len(group.runs), 'run')})")]
+    attached = any(run.attached for run in group.runs.values())
+    if place and not attached:
+        one, other = (next(iter(some.runs.values())) for some in (first, group))
+        word = what_differs(one, other, free=FREE)
+        parts.append(
+            element("p", f"Not compared with the first runs: their {word} differ.", class_="quiet")
+        )
+    sentences = group_sentences(group)
+    if sentences:
+        parts.append(element("ul", *(element("li", said) for said in sentences), class_="said"))
+    for index, drawn in enumerate(draw_all(group)):
+        if drawn.svg in seen:
+            continue
+        seen.add(drawn.svg)
+        words = drawn.heading
+        svg = inline_svg(drawn.svg, f"g{place}f{index}-", words)
+        parts.append(
+            element(
+                "figure",
+                element("h3", words),
+                element("div", scrolling(svg, words), class_="paper"),
+                element("figcaption", drawn.caption),
+            )
+        )
+    parts += group_tables(group)
+    parts.append(_notes("Not shown", group.notes))
+    return element("article", joined(parts, "\n"))
+
+
+def _settings(found: "Sequence[Setting]") -> Markup:
+    """A column a setting; rows that differ are marked, and cells that differ from the first."""
+    from gradlab.analyses.settings import differing, keys_of
+
+    differ = differing(found)
+    rows = [
+        element(
+            "tr",
+            element("th", "seeds", scope="row"),
+            *(element("td", _seeds(setting)) for setting in found),
+        )
+    ]
+    for key in keys_of(found):
+        cells = []
+        for setting in found:
+            text = _value(setting.values, key)
+            other = key in differ and text != _value(found[0].values, key)
+            class_ = " ".join([*["other"] * other, *["wrap"] * (len(text) > 24)])
+            cells.append(element("td", text, class_=class_ or None))
+        rows.append(
+            element(
+                "tr",
+                element("th", breakable(key), scope="row"),
+                *cells,
+                class_="differs" if key in differ else None,
+            )
+        )
+    head = element(
+        "tr",
+        element("th", "", scope="col"),
+        *(element("th", setting.label, scope="col") for setting in found),
+    )
+    made = element("table", element("thead", head), element("tbody", *rows), class_="settings")
+    parts = [scrolling(made, "Settings")]
+    if len(found) > 1:
+        box = element("input", type="checkbox", class_="only")
+        choice = element("label", box, "only what differs", class_="choice")
+        words = f"{len(differ)} of these differ; what is not as in the first column is underlined."
+        parts = [element("p", words, class_="quiet"), choice, *parts]
+    return element("div", *parts, class_="alike")
+
+
+def _seeds(setting: "Setting") -> str:
+    return ", ".join(str(seed) for seed in setting.seeds) or "–"
+
+
+def _value(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "–"
+    value = values[key]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if key == "corpus.sha256":  # whole under how to repeat it
+        return f"{value[:12]}…"
+    return "none" if value is None else f"{value:,}" if key == "params" else str(value)
+
+
+def _repeat(runs: Mapping[str, Run], compared: Sequence[Group], paths: Sequence[Path]) -> Markup:
+    """Commands, and what else has to be the same."""
+    from gradlab.cli.report_repeat import commands_for
+
+    parts = []
+    for group in compared:
+        configs = [run.config for run in group.runs.values() if not run.attached]
+        commands = commands_for(configs)
+        if not configs:
+            continue
+        if commands:
+            parts.append(element("pre", "\n".join(commands), tabindex="0"))
+        else:
+            names = ", ".join(group.runs)
+            parts.append(
+                element("p", f"No command line makes {names}: the run's own run.json has it all.")
+            )
+    attached = [name for name, run in runs.items() if run.attached]
+    if attached:
+        names = ", ".join(attached)
+        parts.append(
+            element("p", f"Recorded by gradlab.attach in a loop of the user's own: {names}.")
+        )
+    facts: dict[str, dict[str, None]] = {}
+    for run in runs.values():
+        corpus = run.info.get("corpus") or {}
+        for name, value in (run.info.get("versions") or {}).items():
+            facts.setdefault(str(name), {})[str(value)] = None
+        if corpus:
+            facts.setdefault("text", {})[
+                f"{corpus.get('name')}, SHA-256 {corpus.get('sha256')}"
+            ] = None
+        device = run.info.get("device") or {}
+        if device:
+            facts.setdefault("device", {})[f"{device.get('type')}, {device.get('name')}"] = None
+    items = []
+    for name, values in facts.items():
+        items += [element("dt", name), element("dd", "; ".join(values))]
+    parts.append(
+        element(
+            "p",
+            "The same command gives the same losses to the bit with the same versions, text and "
+            "machine; python-stdlib is the source of the Python that runs it.",
+            class_="quiet",
+        )
+    )
+    parts.append(element("dl", *items))
+    words = shlex.join(
+        ["gradlab", "report", *(str(path) for path in paths), "--out", "report.html"]
+    )
+    parts += [
+        element("p", f"This page, by gradlab {version('gradlab-diagnostics')}:", class_="quiet"),
+        element("pre", words, tabindex="0"),
+    ]
+    return joined(parts, "\n")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
