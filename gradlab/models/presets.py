@@ -16,17 +16,29 @@ _NORMFORMER = {
     "attn_out_norm": True,
     "ffn_mid_norm": True,
 }
+_ALL_OPERATIONS = {**_NORMFORMER, "res_scale": "ffn"}
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "post-ln": {"placement": "post"},
         "pre-ln": {"placement": "pre"},
         "normformer": _NORMFORMER,
-        "normformer-resscale": {**_NORMFORMER, "res_scale": "ffn"},
+        "normformer-resscale": _ALL_OPERATIONS,
         "pre-ln-resscale": {"placement": "pre", "res_scale": "ffn"},
     }
 )
 """Architecture name → the fields of `ModelConfig` that make it."""
+
+ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "minus-post-attn-ln": {**_ALL_OPERATIONS, "attn_out_norm": False},
+        "minus-ffn-ln": {**_ALL_OPERATIONS, "ffn_mid_norm": False},
+        "minus-head-scale": {**_ALL_OPERATIONS, "head_scale": "none"},
+        "plus-3-more-ln": {**_ALL_OPERATIONS, "qkv_norm": True},
+    }
+)
+"""The rows of the paper's Table 4 that have no name elsewhere: `normformer-resscale` but for one
+operation. They are architecture names too."""
 
 HEAD_WIDTH = 64
 """The paper's head size at 125M: the widest head that `at_width` makes."""
@@ -64,7 +76,7 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     """The config of a named architecture at a named size.
 
     Args:
-        arch: A key of `ARCHITECTURES`.
+        arch: A key of `ARCHITECTURES` or `ABLATIONS`.
         size: A key of `SIZES`.
         **overrides: Fields of `ModelConfig`, which win over both names and are taken literally:
             another `d_model` does not bring another `d_ff` (`at_width` does that).
@@ -74,7 +86,7 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     """
     return ModelConfig(
         **{
-            **_named("architecture", arch, ARCHITECTURES),
+            **_named("architecture", arch, {**ARCHITECTURES, **ABLATIONS}),
             **_named("size", size, SIZES),
             **overrides,
         }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gradlab.config import ModelConfig
 from gradlab.errors import ConfigError
 from gradlab.models.build import build_model
-from gradlab.models.presets import ARCHITECTURES, SIZES, at_width, model_config
+from gradlab.models.presets import ABLATIONS, ARCHITECTURES, SIZES, at_width, model_config
 
 # The paper's Table 2, to the last digit.
 COUNTS = {
@@ -68,6 +68,20 @@ def test_the_four_operations_of_each_architecture() -> None:
     assert switches("normformer") == ("heads", True, True, "none")
     assert switches("normformer-resscale") == ("heads", True, True, "ffn")
     assert switches("pre-ln-resscale") == ("none", False, False, "ffn")
+
+
+def test_an_ablation_is_all_operations_but_for_one() -> None:
+    everything = model_config("normformer-resscale", "nano").model_dump()
+    changes = {
+        name: dict(model_config(name, "nano").model_dump().items() - everything.items())
+        for name in ABLATIONS
+    }
+    assert changes == {
+        "minus-post-attn-ln": {"attn_out_norm": False},
+        "minus-ffn-ln": {"ffn_mid_norm": False},
+        "minus-head-scale": {"head_scale": "none"},
+        "plus-3-more-ln": {"qkv_norm": True},
+    }
 
 
 def test_overrides_win() -> None:
