@@ -94,7 +94,7 @@ def _run_steps(
     broke = False
     with interrupt_between_steps() as check_interrupt:
         for step in range(config.steps):
-            batches = _batches(config, corpus, device, step)
+            batches = step_batches(config, corpus, device, step)
             result = training_step(learner, batches, config.lr(step))
             due = config.val_every and (step + 1) % config.val_every == 0
             recording.keep(result, _validate(config, corpus, device, learner) if due else None)
@@ -126,7 +126,7 @@ def _save_what_there_is(
         error.add_note(f"The run could not be closed either: {second}")
 
 
-def _batches(config: RunConfig, corpus: Corpus, device: torch.device, step: int) -> list[Batch]:
+def step_batches(config: RunConfig, corpus: Corpus, device: torch.device, step: int) -> list[Batch]:
     """A step's micro-batches, on the device."""
     return [
         _to_device(

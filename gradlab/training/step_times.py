@@ -1,0 +1,97 @@
+"""How long a training step takes: several models' in turns, so that they share what disturbs."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from gradlab.config import RunConfig
+from gradlab.data.corpus import load_corpus
+from gradlab.training.device import repeatable, resolve_device
+from gradlab.training.loop import step_batches
+from gradlab.training.step import make_learner, training_step
+
+ROUNDS = 21
+"""Steps of each model that are timed."""
+
+UNTIMED = 3
+"""Steps of each before those: the first ones set up kernels and memory."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a training step: the median, and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def step_times(
+    configs: Sequence[RunConfig],
+    *,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[StepTime]:
+    """Time the training step of each config, on the threads that a study's runs have.
+
+    The models take their steps in turns, in the reverse order every other round: whatever slows
+    the machine for a while slows all of them. A step is the runs' own, from the batch on the
+    device to the updated weights; probes, validations and writing are left out. All models are on
+    the device at the same time.
+
+    Args:
+        configs: Runs on one device, in one precision and on one text.
+        rounds: Timed steps of each, 2 or more.
+        clock: Gives seconds.
+
+    Raises:
+        GradlabError: The corpus or the device cannot be used.
+    """
+    device = resolve_device(configs[0].device)
+    corpus = load_corpus(
+        configs[0].data,
+        seq_len=max(config.model.max_seq_len for config in configs),
+        vocab_size=min(config.model.vocab_size for config in configs),
+    )
+    seconds: list[list[float]] = [[] for _ in configs]
+    with _one_thread(), repeatable(device, configs[0].seed):
+        learners = [make_learner(config, device) for config in configs]
+        turns = list(zip(configs, learners, seconds, strict=True))
+        # Opened once here, as a run's loop does.
+        with learners[0].precision.arithmetic():
+            for step in range(UNTIMED + rounds):
+                for config, learner, times in turns:
+                    batches = step_batches(config, corpus, device, step)
+                    _wait(device)
+                    began = clock()
+                    training_step(learner, batches, config.lr(step))
+                    _wait(device)
+                    times.append(clock() - began)
+                turns.reverse()
+    return [_summary(times[UNTIMED:]) for times in seconds]
+
+
+def _summary(times: Sequence[float]) -> StepTime:
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return StepTime(median, low, high)
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for a while, as a study's runs have (`gradlab.training.workers`)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,68 @@
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from gradlab.config import RunConfig
+from gradlab.training import step_times as module
+from gradlab.training.step_times import UNTIMED, step_times
+
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The layers of the model of each step that is taken, and the threads it has."""
+    taken: list[tuple[int, int]] = []
+    real = module.training_step
+
+    def step(learner, batches, lr):  # type: ignore[no-untyped-def]
+        taken.append((learner.model.config.n_layers, torch.get_num_threads()))
+        return real(learner, batches, lr)
+
+    monkeypatch.setattr(module, "training_step", step)
+    return taken
+
+
+def clock_of(seconds: list[float]) -> Callable[[], float]:
+    """A clock on which the steps take the given seconds, one after the other."""
+
+    def readings() -> Iterator[float]:
+        now = 0.0
+        for length in seconds:
+            yield now
+            now += length
+            yield now
+
+    return readings().__next__
+
+
+def test_models_take_turns_and_the_first_steps_do_not_count(
+    make_config: Make, steps: list[tuple[int, int]]
+) -> None:
+    small, large = make_config(model={"n_layers": 1}), make_config(model={"n_layers": 2})
+    order = []
+    for step in range(UNTIMED + 5):
+        order += [1, 2] if step % 2 == 0 else [2, 1]
+    length = {1: iter([9.0] * UNTIMED + [5, 1, 2, 4, 3]), 2: iter([0.0] * UNTIMED + [8] * 5)}
+    clock = clock_of([next(length[layers]) for layers in order])
+    torch.set_num_threads(2)
+    times = step_times([small, large], rounds=5, clock=clock)
+    assert [layers for layers, _ in steps] == order
+    assert {threads for _, threads in steps} == {1}
+    assert torch.get_num_threads() == 2
+    assert [times[0].low, times[0].median, times[0].high] == [2, 3, 4]
+    assert [times[1].low, times[1].median, times[1].high] == [8, 8, 8]
+
+
+def test_a_deeper_model_takes_longer(make_config: Make) -> None:
+    one, many = make_config(model={"n_layers": 1}), make_config(model={"n_layers": 8})
+    shallow, deep = step_times([one, many], rounds=5)
+    assert 0 < shallow.low <= shallow.median <= shallow.high
+    assert deep.median > 2 * shallow.median
+
+
+def test_the_random_state_is_left_alone(make_config: Make) -> None:
+    before = torch.random.get_rng_state()
+    step_times([make_config(model={"dropout": 0.5})], rounds=2)
+    assert torch.equal(torch.random.get_rng_state(), before)
