@@ -1,6 +1,6 @@
 """Studies: many runs in one folder, several at a time, one table of how each ended.
 
-    <out>/study.json            the runs' configs
+    <out>/study.json            the runs' configs, and what a command notes beside them
     <out>/<run name>/           a run directory each
     <out>/<table>.csv           a row a run, rewritten whenever one ends
 
@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gradlab.config import RunConfig
 from gradlab.data.corpus import load_corpus
@@ -68,6 +68,7 @@ def run_study(
     jobs: int = 1,
     resume: bool = False,
     table: StudyTable = STABILITY,
+    notes: Mapping[str, Any] | None = None,
     progress: Callable[[RunUpdate], None],
 ) -> StudyResult:
     """Run every config that has not finished yet, `jobs` at a time, in the order given.
@@ -79,6 +80,7 @@ def run_study(
         resume: Go on with the study that lies in `out`: finished runs are kept, others are
             begun again. The configs may be more than before.
         table: What the study's own table says of each run.
+        notes: Kept in the study's file beside the runs, by name (`study_notes` reads them).
         progress: Told of every change.
 
     Raises:
@@ -96,7 +98,7 @@ def run_study(
         raise cannot_write(out, error) from error
     lock = FolderLock(out)
     try:
-        _claim(out, plan, resume)
+        _claim(out, plan, resume, notes or {})
         done = [name for name in plan if _finished(out / name)]
         for name in done:
             progress(RunUpdate(name, "finished"))
@@ -130,18 +132,47 @@ def run_study(
             lock.release()
 
 
-def _claim(out: Path, plan: Mapping[str, RunConfig], resume: bool) -> None:
-    """Make `out` this study's folder, or see that it is already."""
-    file = out / STUDY_FILE
-    if not file.exists():
-        if any(entry.name != LOCK_NAME for entry in out.iterdir()):
-            raise GradlabError(f"{out} holds something that is not a study: choose another folder.")
-    else:
+def check_folder(out: Path, *, resume: bool) -> bool:
+    """See that a study may be begun, or gone on with, in a folder.
+
+    Returns:
+        Whether there is a study to go on with.
+
+    Raises:
+        GradlabError: It holds a study and `resume` is false, or something else.
+    """
+    if (out / STUDY_FILE).exists():
         if not resume:
             raise GradlabError(
                 f"{out} holds a study already: continue it with --resume, or choose another --out."
             )
+        return True
+    try:
+        if out.exists() and any(entry.name != LOCK_NAME for entry in out.iterdir()):
+            raise GradlabError(f"{out} holds something that is not a study: choose another folder.")
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    return False
+
+
+def study_notes(out: Path) -> dict[str, Any]:
+    """What was noted in a study's file beside its runs.
+
+    Raises:
+        GradlabError: The file is not there, or cannot be read.
+    """
+    document = _read_study(out / STUDY_FILE)
+    return {name: value for name, value in document.items() if name != "runs"}
+
+
+def _claim(
+    out: Path, plan: Mapping[str, RunConfig], resume: bool, notes: Mapping[str, Any]
+) -> None:
+    """Make `out` this study's folder, or see that it is already."""
+    file = out / STUDY_FILE
+    if check_folder(out, resume=resume):
         before = _read_plan(file)
+        notes = {**study_notes(out), **notes}
         for name, config in before.items():
             if name not in plan or plan[name] != config:
                 raise GradlabError(
@@ -149,17 +180,31 @@ def _claim(out: Path, plan: Mapping[str, RunConfig], resume: bool) -> None:
                     "in an option; give the options it was started with, or choose another --out."
                 )
     document = {name: config.model_dump(mode="json") for name, config in plan.items()}
-    write_whole(file, (json.dumps({"runs": document}, indent=1) + "\n").encode())
+    write_whole(file, (json.dumps({"runs": document, **notes}, indent=1) + "\n").encode())
 
 
 def _read_plan(file: Path) -> dict[str, RunConfig]:
+    runs = _read_study(file)["runs"]
     try:
-        runs = json.loads(file.read_text())["runs"]
         return {name: RunConfig.from_mapping(config) for name, config in runs.items()}
-    except (OSError, ValueError, KeyError, TypeError, GradlabError) as error:
-        raise GradlabError(
-            f"{file} cannot be read as a study's plan ({error}): choose another --out."
-        ) from error
+    except (AttributeError, TypeError, GradlabError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _read_study(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    if not isinstance(document, dict) or "runs" not in document:
+        raise _unreadable(file, "it names no runs")
+    return document
+
+
+def _unreadable(file: Path, reason: object) -> GradlabError:
+    return GradlabError(
+        f"{file} cannot be read as a study's plan ({reason}): choose another --out."
+    )
 
 
 def _check_corpora(finished: Sequence[Run]) -> None:

@@ -12,7 +12,7 @@ import gradlab
 from gradlab.config import DataConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.lock import FolderLock
-from gradlab.training.study import RunUpdate, run_name, run_study
+from gradlab.training.study import RunUpdate, check_folder, run_name, run_study, study_notes
 from gradlab.training.study_table import STABILITY
 
 Make = Callable[..., RunConfig]
@@ -176,3 +176,19 @@ def test_a_killed_worker_is_told_of_and_begun_again(make_ramp: Make, tmp_path: P
     assert result.failed == (run_name(long),)
     assert table(tmp_path / "s")["seed"].tolist() == [1]
     assert gradlab.load(tmp_path / "s" / run_name(long)).status == "running"
+
+
+def test_notes_stay_beside_the_runs(make_ramp: Make, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    assert not check_folder(out, resume=False)
+    run_study([make_ramp()], out, notes={"seconds": {"pre-ln": 0.5}}, progress=ignore)
+    assert study_notes(out) == {"seconds": {"pre-ln": 0.5}}
+    assert check_folder(out, resume=True)
+    run_study([make_ramp()], out, resume=True, notes={"more": 1}, progress=ignore)
+    assert study_notes(out) == {"seconds": {"pre-ln": 0.5}, "more": 1}
+
+
+def test_a_plan_without_runs_is_refused(make_ramp: Make, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text("[1]")
+    with pytest.raises(GradlabError, match=r"study\.json cannot be read .*it names no runs"):
+        study_notes(tmp_path)
