@@ -122,6 +122,8 @@ class Headroom(Probe):
         self.latest: SiteStep | None = None
         for name, chosen in select(named, self._patterns, "modules or parameters").items():
             if isinstance(chosen, nn.Parameter):
+                if chosen.is_complex():
+                    continue
                 yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             else:
                 self._hooks_modules = True
@@ -239,7 +241,7 @@ class Headroom(Probe):
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
         # Without FP16 it says no more than the gradient norms do, at the cost of another read.
-        redundant = self._hooks_modules and not self._fp16
+        redundant = self._forward_seen and not self._fp16
         if not self.active or redundant or gradient is None:
             return
         uses = self._used_as.get(cast(nn.Parameter, parameter), [])

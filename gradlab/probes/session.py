@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.errors import GradlabWarning
 from gradlab.probes.backward_end import BackwardEnd
 from gradlab.probes.cadence import Cadence, due
+from gradlab.probes.own_hook import own
 from gradlab.probes.probe import Probe, Subject
 from gradlab.probes.recorder import PendingStep, RecordedStep, collect, has_numbers
 from gradlab.probes.step_end import StepEnd
@@ -64,6 +65,7 @@ class Session:
             self._step_end = StepEnd(subject.optimizers, scaler, self._before, self._after)
             if len(subject.optimizers) > 1:
                 self._handles.append(subject.model.register_forward_pre_hook(self._on_forward))
+            own(self._handles)
         except BaseException:
             self.close()
             raise
