@@ -27,7 +27,7 @@ def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
 WriteRun = Callable[..., Path]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_run() -> WriteRun:
     """Writes a run of a stability test without training: eight steps, then a verdict."""
 
