@@ -51,7 +51,7 @@ def perplexity_curves(runs: Sequence[Run]) -> pd.DataFrame:
         steps = run.table("steps", ["step", "tokens", "seconds", "val_loss"])
         steps = steps[steps["step"].isin(_validated(run, steps))]
         if steps.empty:
-            raise GradlabError(f"{name_of(run)} has no validation: run it with --val-every.")
+            raise GradlabError(f"{name_of(run)} has no validation: train it with --val-every.")
         size, arch, seed = run_key(run)
         flops = steps["tokens"].astype("float64") * flops_per_token(run.config.model)
         perplexity = _perplexity(steps["val_loss"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.comparable import check_comparable as check_comparable
+from gradlab.analyses.comparable import check_comparable
 from gradlab.analyses.gradients import (
     LAYER_COLUMNS,
     WINDOW_STEPS,
@@ -21,6 +21,7 @@ from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
 _KEY = ["arch", "seed", "window", "op"]
+
 
 def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.DataFrame:
     """Mean gradients of the weights of every op and layer, of several runs in both windows.

@@ -156,6 +156,39 @@ class InspectOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FiguresOptions:
+    """`gradlab figures`."""
+
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs, or of studies.", metavar="RUN", show_default=False),
+    ]
+    out: Annotated[
+        Path | None, option("Folder of the pictures; figures in the first RUN by default.")
+    ] = None
+    formats: Annotated[
+        list[str], option("png, pdf or svg; repeat for more.", "--format", metavar="KIND")
+    ] = field(default_factory=lambda: ["png", "pdf"])
+    baseline: Annotated[
+        str | None,
+        option("What figures 2 and 7 compare with; pre-ln, or else the first.", metavar="ARCH"),
+    ] = None
+    compute: Annotated[
+        str,
+        option(
+            "What figure 2 counts: flops (leaves out norms), seconds (as it was measured), tokens."
+        ),
+    ] = "flops"
+    average: Annotated[
+        int | None,
+        option("Steps of the windows of figures 3 and 7; 50, or as many as there is room for."),
+    ] = None
+    force: Annotated[
+        bool, option("Write into a folder that is there, over files of the same names.", "--force")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class SizesOptions(ModelOptions):
     """`gradlab sizes`."""
 

@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from gradlab.cli import (
     blocks,
+    figures,
     grad_norms,
     inspect_run,
     make_report,
@@ -15,9 +16,6 @@ from gradlab.cli import (
     train,
 )
 from gradlab.errors import GradlabError
-
-NOT_BUILT = ("figures",)
-"""Commands that are planned, and refused by name rather than as a typo."""
 
 # Typer has had Click's own class and its copy of it; this is either's base of wrong usage.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -38,11 +36,6 @@ class _Commands(TyperGroup):
             raise _end(f"error: {_usage_sentence(error, ctx)}", 2) from None
         except KeyboardInterrupt:
             raise _end("interrupted.", 130) from None
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] in NOT_BUILT:
-            raise GradlabError(f"gradlab {args[0]} is not built yet.")
-        return super().resolve_command(ctx, args)
 
 
 def _usage_sentence(error: Any, ctx: Any) -> str:
@@ -89,6 +82,7 @@ app.command("grad-norms", epilog=grad_norms.EXAMPLES)(grad_norms.grad_norms)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("inspect", epilog=inspect_run.EXAMPLES)(inspect_run.inspect_run)
 app.command("report", epilog=make_report.EXAMPLES)(make_report.report)
+app.command("figures", epilog=figures.EXAMPLES)(figures.figures)
 app.command("sizes", epilog=sizes.EXAMPLES)(sizes.sizes)
 app.command("blocks", epilog=blocks.EXAMPLES)(blocks.blocks)
 

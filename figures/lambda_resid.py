@@ -21,7 +21,7 @@ _MOST_MARKERS = 12
 _RESIDUALS = {"ffn_residual": "FFN residual", "attn_residual": "attention residual"}
 
 
-def lambda_by_depth(
+def lambda_resid_by_depth(
     lambdas: pd.DataFrame, *, residual: str = "ffn_residual", ax: Axes | None = None
 ) -> Axes:
     """Mean λ_resid of each layer against its depth: a colour an architecture, a dash a size.

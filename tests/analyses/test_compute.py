@@ -129,7 +129,7 @@ def test_the_schedule_may_differ_and_nothing_else() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     curves = perplexity_curves(study())
-    with pytest.raises(GradlabError, match="has no validation: run it with --val-every"):
+    with pytest.raises(GradlabError, match="has no validation: train it with --val-every"):
         perplexity_curves([recorded([], val_every=0)])
     with pytest.raises(GradlabError, match="unknown baseline 'prel-n'"):
         compute_saved(curves, baseline="prel-n")

@@ -36,6 +36,7 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
         ["grad-norms", "-h"],
         ["train", "-h"],
         ["inspect", "-h"],
+        ["figures", "-h"],
     ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
@@ -51,7 +52,9 @@ def test_runs_as_a_module() -> None:
     assert done.stdout == f"gradlab {version('gradlab-diagnostics')}\n"
 
 
-@pytest.mark.parametrize("command", ["run-stability", "grad-norms", "train", "inspect", "sizes"])
+@pytest.mark.parametrize(
+    "command", ["run-stability", "grad-norms", "train", "inspect", "figures", "sizes"]
+)
 def test_every_command_has_help_with_examples(command: str) -> None:
     code, out, _ = invoke(command, "--help")
     assert code == 0
@@ -74,7 +77,7 @@ def test_a_mistake_is_one_sentence_and_status_2() -> None:
         (["run-stabilty"], "run-stability"),
         (["sizes", "--archs", "pre-ln"], "--archs"),
         (["run-stability", "--seeds", "many"], "'--seeds'"),
-        (["figures"], "gradlab figures is not built yet."),
+        (["figures"], "'RUN'"),
     ],
 )
 def test_wrong_usage_is_one_sentence_too(arguments: list[str], sentence: str) -> None:

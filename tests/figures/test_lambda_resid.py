@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from gradlab.errors import GradlabError
-from gradlab.figures.lambda_resid import lambda_by_depth
+from gradlab.figures.lambda_resid import lambda_resid_by_depth
 from gradlab.figures.style import DASHES, LOOKS, figure_of, paper_axes
 
 SIZES = {"nano": 6, "micro": 12, "125M": 12, "355M": 24, "1.3B": 40}
@@ -51,33 +51,33 @@ def texts(ax: Axes) -> list[str]:
 
 @pytest.mark.parametrize(("residual", "above"), [("ffn_residual", 0), ("attn_residual", 1)])
 def test_a_line_is_the_mean_over_seeds_against_depth(residual: str, above: float) -> None:
-    (line,) = curves(lambda_by_depth(lambdas(), residual=residual))
+    (line,) = curves(lambda_resid_by_depth(lambdas(), residual=residual))
     np.testing.assert_allclose(line.get_xdata(), np.arange(6) / 6)
     np.testing.assert_allclose(line.get_ydata(), 1.01 - np.arange(6) / 10 + above)
     assert line.get_color() == LOOKS["normformer-resscale"].color
 
 
 def test_a_band_is_the_range_of_seeds() -> None:
-    ax = lambda_by_depth(lambdas())
+    ax = lambda_resid_by_depth(lambdas())
     (path,) = ax.collections[0].get_paths()
     first = path.vertices[path.vertices[:, 0] == 0, 1]
     assert (first.min(), first.max()) == pytest.approx((1.0, 1.02))
     assert "range of seeds" in texts(ax)
-    assert "range of seeds" not in texts(lambda_by_depth(lambdas(seeds=1)))
+    assert "range of seeds" not in texts(lambda_resid_by_depth(lambdas(seeds=1)))
 
 
 def test_sizes_differ_in_dashes_and_then_in_markers() -> None:
-    ax = lambda_by_depth(lambdas(tuple(SIZES), seeds=1))
+    ax = lambda_resid_by_depth(lambdas(tuple(SIZES), seeds=1))
     lines = curves(ax)
     assert len(lines) == 5
     assert [line.get_markerfacecolor() == "white" for line in lines] == [False] * 4 + [True]
     assert lines[0].get_linestyle() == DASHES[0] != lines[1].get_linestyle()
     assert set(texts(ax)) == {"NormFormer + λ", *SIZES}
-    assert texts(lambda_by_depth(lambdas(seeds=1))) == ["NormFormer + λ"]
+    assert texts(lambda_resid_by_depth(lambdas(seeds=1))) == ["NormFormer + λ"]
 
 
 def test_the_axes_say_what_they_are() -> None:
-    ax = lambda_by_depth(lambdas(tuple(SIZES)))
+    ax = lambda_resid_by_depth(lambdas(tuple(SIZES)))
     figure_of(ax).draw_without_rendering()
     assert ax.get_xlabel() == "Depth (layer / layers)"
     assert ax.get_ylabel() == "Mean λ of the FFN residual"
@@ -88,24 +88,24 @@ def test_the_axes_say_what_they_are() -> None:
 
 def test_values_all_but_equal_have_whole_labels() -> None:
     table = lambdas()
-    ax = lambda_by_depth(table.assign(mean=1 + 1e-5 * table["layer"]))
+    ax = lambda_resid_by_depth(table.assign(mean=1 + 1e-5 * table["layer"]))
     figure_of(ax).draw_without_rendering()
     assert not ax.yaxis.get_offset_text().get_text()
 
 
 def test_one_layer_is_a_point() -> None:
     table = lambdas()
-    ax = lambda_by_depth(table[table["layer"] == 0])
+    ax = lambda_resid_by_depth(table[table["layer"] == 0])
     assert ax.lines[1].get_marker() == LOOKS["normformer-resscale"].marker
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(GradlabError, match="unknown residual 'ffn': Known: ffn_residual"):
-        lambda_by_depth(lambdas(), residual="ffn")
+        lambda_resid_by_depth(lambdas(), residual="ffn")
     with pytest.raises(GradlabError, match="nothing to draw"):
-        lambda_by_depth(lambdas().assign(mean=math.nan))
+        lambda_resid_by_depth(lambdas().assign(mean=math.nan))
 
 
 def test_draws_on_given_axes() -> None:
     ax = paper_axes()
-    assert lambda_by_depth(lambdas(), ax=ax) is ax
+    assert lambda_resid_by_depth(lambdas(), ax=ax) is ax

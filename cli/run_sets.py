@@ -1,0 +1,146 @@
+"""Which runs stand in one figure together, and what is said about the others."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradlab.cli.drawings import Kind
+from gradlab.errors import GradlabError
+
+if TYPE_CHECKING:
+    from gradlab.runs.reader import Run
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """Runs of one figure.
+
+    Attributes:
+        runs: By architecture, the named ones first.
+        suffix: Of the figure's name, `_nano_constant0.001`; empty if there is one set only.
+    """
+
+    runs: "list[Run]"
+    suffix: str
+
+
+def usable_runs(kind: Kind, runs: Sequence["Run"]) -> "tuple[list[Run], list[str]]":
+    """The runs that a kind of figure can be made of, and a sentence about the others."""
+    from gradlab.analyses.comparable import name_of
+
+    usable = []
+    reasons: dict[str, list[str]] = {}
+    for run in runs:
+        reason = _reason(kind, run)
+        if reason is None:
+            usable.append(run)
+        else:
+            reasons.setdefault(reason, []).append(name_of(run))
+    unbroken = [run for run in usable if run.verdict is None or not run.verdict.broke]
+    if kind.one_step and unbroken:
+        reason = "it destabilised, which would bring the step that is shown down to its last"
+        broke = [name_of(run) for run in usable if run not in unbroken]
+        reasons |= {reason: broke} if broke else {}
+        usable = unbroken
+    if not usable:
+        return [], [_nothing(kind, runs, reasons)]
+    return usable, [
+        f"{kind.title} leaves out {_listed(names)}: {reason}." for reason, names in reasons.items()
+    ]
+
+
+def _reason(kind: Kind, run: "Run") -> str | None:
+    """Why a run cannot be in a figure; None if it can."""
+    for table in kind.tables:
+        if table not in run.tables:
+            return f"it did not record the table {table}"
+        try:
+            rows = run.table(table, ["step"])
+        except GradlabError as error:
+            return str(error).rstrip(".")
+        if rows.empty:
+            return f"its table {table} has no rows"
+    return kind.lacks(run)
+
+
+def _nothing(kind: Kind, runs: Sequence["Run"], reasons: dict[str, list[str]]) -> str:
+    """Why a figure cannot be made at all."""
+    if not runs:
+        return f"{kind.title} needs runs: their folders are not there."
+    for table in kind.tables:
+        if all(table not in run.tables for run in runs):
+            return f"{kind.title} needs the table {table}: {kind.remedy}."
+    causes = "; ".join(f"{reason} ({_listed(names)})" for reason, names in reasons.items())
+    return f"{kind.title} was not made: {causes}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Up to three names."""
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{', '.join(names[:2])} and {len(names) - 2} more"
+
+
+def run_sets(kind: Kind, runs: Sequence["Run"]) -> tuple[list[RunSet], list[str]]:
+    """The runs in sets that compare, each run of one size, architecture and seed once.
+
+    Returns:
+        The sets, and a sentence if there are several or if runs are left out.
+    """
+    from gradlab.analyses.comparable import comparable_groups, name_of, run_key, what_differs
+    from gradlab.models.presets import ARCHITECTURES
+
+    groups = comparable_groups(runs, free=kind.free)
+    sentences = []
+    if len(groups) > 1:
+        word = what_differs(groups[0][0], groups[1][0], free=kind.free)
+        sentences.append(
+            f"{kind.title} comes {len(groups)} times: not all runs compare, as their {word} differ."
+        )
+    named = list(ARCHITECTURES)
+    sets = []
+    for group, suffix in zip(groups, _suffixes(groups), strict=True):
+        taken: dict[object, Run] = {}
+        for run in group:
+            first = taken.setdefault(run_key(run), run)
+            if first is not run:
+                sentences.append(
+                    f"{kind.title} leaves out {name_of(run)}: {name_of(first)} has the same "
+                    "architecture and seed."
+                )
+        places = {arch: place for place, arch in enumerate(named)}
+        ordered = sorted(taken.values(), key=lambda run: places.get(run_key(run)[1], len(named)))
+        sets.append(RunSet(ordered, suffix))
+    return sets, sentences
+
+
+def _suffixes(groups: Sequence[Sequence["Run"]]) -> list[str]:
+    """A name for each group, told apart in lower case too, as some file systems do."""
+    if len(groups) < 2:
+        return [""] * len(groups)
+    names = [safe_name(_label(group[0])) for group in groups]
+    lower = [name.lower() for name in names]
+    return [
+        f"_{name}"
+        if lower.count(name.lower()) == 1
+        else f"_{name}_{lower[:place].count(name.lower()) + 1}"
+        for place, name in enumerate(names)
+    ]
+
+
+def _label(run: "Run") -> str:
+    from gradlab.analyses.comparable import run_key
+
+    size, arch, _ = run_key(run)
+    if run.attached:
+        return arch
+    schedule = run.config.schedule
+    rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
+    return f"{size}_{schedule.kind}{rate:g}"
+
+
+def safe_name(name: str) -> str:
+    """A name that any file system takes: letters, digits and ._+- of ASCII, not too long."""
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "_", name).strip("._")
+    return plain[:100] or "unnamed"

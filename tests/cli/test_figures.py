@@ -1,0 +1,370 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from gradlab.cli.main import app
+from gradlab.cli.run_sets import safe_name
+from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.models.presets import model_config
+from gradlab.runs.verdict import Verdict
+from gradlab.runs.writer import RunWriter
+from gradlab.training.study_table import STABILITY
+
+ALL = ("headroom", "grad_norms", "scales")
+STEPS = 12
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["figures", *map(str, arguments)])
+
+
+def lines(result: Result) -> list[str]:
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.stdout.splitlines()
+
+
+def about(result: Result, title: str) -> list[str]:
+    return [line for line in lines(result) if line.startswith(title)]
+
+
+def record(
+    folder: Path,
+    arch: str = "normformer-resscale",
+    seed: int = 0,
+    *,
+    model: str | None = None,
+    layers: int = 2,
+    steps: int = STEPS,
+    tables: tuple[str, ...] = ALL,
+    value: float = 1.0,
+    val_every: int = 3,
+    finish: bool = True,
+    verdict: Verdict | None = None,
+    **fields: Any,
+) -> Path:
+    """A run whose numbers are all `value`, and its learned scales twice that."""
+    config = RunConfig(
+        **{
+            "arch": arch,
+            "size": "nano",
+            "model": model_config(model or arch, "nano", n_layers=layers),
+            "schedule": ScheduleConfig(lr=1e-3, warmup_steps=2 if steps > 2 else 0),
+            "steps": steps,
+            "seed": seed,
+            "val_every": val_every,
+            "record": RecordConfig(probes=tables, every=1),
+            **fields,
+        }
+    )
+    writer = RunWriter(folder, config, {"corpus": {"sha256": "a"}, "params": 100})
+    every = list(range(steps))
+    count = len(every)
+    due = [val_every and (step + 1) % val_every == 0 for step in every]
+    writer.write(
+        "steps",
+        {
+            "step": every,
+            "update": every,
+            "lr": [config.lr(step) for step in every],
+            "loss": [value] * count,
+            "val_loss": [value if now else None for now in due],
+            "loss_scale": [1.0] * count,
+            "skipped": [False] * count,
+            "grad_norm": [1.0] * count,
+            "tokens": [(step + 1) * 512 for step in every],
+            "seconds": [1.0 + step for step in every],
+        },
+    )
+    places = [(step, layer) for step in every for layer in range(layers)]
+    where = {"step": [step for step, _ in places], "layer": [layer for _, layer in places]}
+    same = lambda what: [what] * len(places)  # noqa: E731
+    if "grad_norms" in tables:
+        params = [f"blocks.{layer}.feed_forward.fc2.weight" for _, layer in places]
+        norms = dict.fromkeys(("grad_l1", "grad_l2", "grad_max_abs"), same(value))
+        bad = same(0 if math.isfinite(value) else 4)
+        rows = {**where, "param": params, "op": same("fc2"), "numel": same(9), "nonfinite": bad}
+        writer.write("grad_norms", {**rows, **norms})
+    if "scales" in tables:
+        for op, name in {
+            "attn_norm": "attn_norm.weight",
+            "ffn_mid_norm": "feed_forward.ffn_mid_norm.weight",
+            "lambda_resid": "ffn_residual.lambda_resid",
+        }.items():
+            if op == "attn_norm" or getattr(
+                config.model, {"lambda_resid": "res_scale"}.get(op, op)
+            ) not in (False, "none"):
+                params = [f"blocks.{layer}.{name}" for _, layer in places]
+                rows = {**where, "param": params, "op": same(op), "index": same(0)}
+                writer.write("scales", {**rows, "value": same(2 * value)})
+    if "headroom" in tables:
+        sites = [f"blocks.{layer}.attention.scores" for _, layer in places]
+        rows = {**where, "site": sites, "op": same("scores"), "direction": same("forward")}
+        rows |= {"dtype": same("float32"), "max_abs": same(value), "headroom_bits": same(9 * value)}
+        writer.write("headroom", {**rows, "underflow_frac": same(0.0), "nonfinite": same(0)})
+    if finish:
+        writer.finish("finished", verdict or Verdict(reason="completed", step=steps - 1))
+    return folder
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not rendered, which takes most of the time."""
+    monkeypatch.setattr("gradlab.figures.save.rendered", lambda figure, form: b"")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "study"
+    for seed in range(2):
+        for arch in ("normformer-resscale", "pre-ln"):
+            record(folder / f"{arch}_{seed}", arch, seed)
+    return folder
+
+
+MADE = {
+    "figure 2": ["perplexity"],
+    "figure 3": ["gradients_fc2"],
+    "figure 4": ["scales"],
+    "figure 6": ["lambda_resid"],
+    "figure 7": ["relative_gradients_early", "relative_gradients_late"],
+    "headroom": ["headroom"],
+}
+
+
+def test_every_figure_that_the_tables_allow(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = invoke(study, "--out", out, "--format", "svg")
+    assert result.exit_code == 0
+    for title, names in MADE.items():
+        assert [line.split(": ")[1].split(",")[0] for line in about(result, title)] == [
+            f"{name}.svg" for name in names
+        ]
+    assert lines(result)[-1] == f"7 figures in {out}."
+    written = {name for names in MADE.values() for name in names}
+    assert {file.stem for file in out.glob("*.svg")} == written
+    assert {file.stem for file in out.glob("*.csv")} == written - {"headroom"}
+    table = pd.read_csv(out / "lambda_resid.csv")
+    assert table["runs"].tolist() == [2, 2]
+    assert table["mean"].tolist() == [2, 2]
+    relative = pd.read_csv(out / "relative_gradients_late.csv")
+    assert set(relative["baseline"]) == {"pre-ln"}
+    assert set(relative["pairs"]) == {2}
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_what_would_record_a_table_is_said(tmp_path: Path) -> None:
+    run = record(tmp_path / "run", tables=(), val_every=0)
+    result = invoke(run)
+    assert result.exit_code == 1
+    assert about(result, "figure 4") == [
+        "figure 4 needs the table scales: record it with --probes scales."
+    ]
+    assert "record it with --probes grad_norms." in about(result, "figure 7")[0]
+    assert "no validation, which gradlab train --val-every 50 makes" in about(result, "figure 2")[0]
+    assert "figure 5 needs stability.csv: make it with gradlab run-stability" in result.stdout
+    assert lines(result)[-1] == f"0 figures in {run / 'figures'}."
+    assert not (run / "figures").exists()
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_runs_without_the_table_are_left_out_by_name(study: Path, tmp_path: Path) -> None:
+    other = record(tmp_path / "other", "normformer", tables=("headroom",))
+    result = invoke(study, other, "--out", tmp_path / "out", "--format", "svg")
+    (left_out, made) = about(result, "figure 4")
+    assert left_out == f"figure 4 leaves out {other}: it did not record the table scales."
+    assert made == "figure 4: scales.svg, scales.csv"
+
+
+def test_a_stability_study_has_figure_5(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    rows = [
+        {
+            **dict.fromkeys(STABILITY.columns),
+            **{"size": "nano", "params": 100, "arch": arch, "seed": seed, "lr_step": 1e-3},
+            **{"reason": "loss_rise", "step": 9, "lr": lr + seed / 100, "censored": False},
+        }
+        for arch, lr in {"../a": 0.1, "b": 0.2}.items()
+        for seed in range(2)
+    ]
+    pd.DataFrame(rows).to_csv(study / "stability.csv", index=False)
+    result = invoke(study, "--format", "svg")
+    assert result.exit_code == 0
+    assert about(result, "figure 5") == [
+        "figure 5: lr_at_break.svg, lr_at_break.csv",
+        "figure 5: lr_against_.._a_ramp0.001.svg, lr_against_.._a_ramp0.001.csv",
+    ]
+    assert (study / "figures" / "lr_at_break.svg").exists()
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_an_empty_stability_table_leaves_the_others(study: Path, tmp_path: Path) -> None:
+    pd.DataFrame(columns=list(STABILITY.columns)).to_csv(study / "stability.csv", index=False)
+    result = invoke(study, "--out", tmp_path / "out", "--format", "svg")
+    (sentence,) = about(result, "figure 5")
+    assert "stability.csv has no rows" in sentence
+    assert about(result, "figure 4") == ["figure 4: scales.svg, scales.csv"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_folder_that_is_no_run_is_status_2(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        result = invoke(folder)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: there is no run")
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_run_still_being_written_is_drawn_and_named(study: Path, tmp_path: Path) -> None:
+    run = record(tmp_path / "live", "normformer", finish=False)
+    result = invoke(study, run, "--out", tmp_path / "out", "--format", "svg")
+    assert lines(result)[0] == (
+        f"{run} is still being written, or was killed: drawn as far as it is."
+    )
+    assert about(result, "figure 3")[0].startswith(f"figure 3 leaves out {run}: it has not reached")
+    assert about(result, "figure 4") == ["figure 4: scales.svg, scales.csv"]
+    scales = pd.read_csv(tmp_path / "out" / "scales.csv")
+    assert set(scales["arch"]) == {"normformer", "normformer-resscale"}
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_truncated_table_costs_its_run_only(study: Path, tmp_path: Path) -> None:
+    part = study / "normformer-resscale_1" / "scales" / "part-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    result = invoke(study, "--out", tmp_path / "out", "--format", "svg")
+    (left_out, made) = about(result, "figure 4")
+    assert "normformer-resscale_1: " in left_out
+    assert "part-000000.parquet is damaged" in left_out
+    assert made == "figure 4: scales.svg, scales.csv"
+    assert set(pd.read_csv(tmp_path / "out" / "scales.csv")["runs"]) == {1}
+    assert lines(result)[-1].startswith("7 figures")
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_an_empty_table_is_said(tmp_path: Path) -> None:
+    run = record(tmp_path / "run", tables=("headroom",))
+    for part in (run / "headroom").iterdir():
+        part.unlink()
+    result = invoke(run, "--format", "svg")
+    assert about(result, "headroom") == [
+        f"headroom was not made: its table headroom has no rows ({run})."
+    ]
+    assert about(result, "figure 2") == ["figure 2: perplexity.svg, perplexity.csv"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_numbers_that_are_all_nan_have_a_sentence_each(tmp_path: Path) -> None:
+    runs = [
+        record(tmp_path / arch, arch, value=math.nan) for arch in ("normformer-resscale", "pre-ln")
+    ]
+    result = invoke(*runs, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    for title in MADE:
+        (sentence,) = about(result, title)
+        assert "was not made" in sentence
+        assert sentence.endswith(".")
+    assert lines(result)[-1].startswith("0 figures")
+
+
+@pytest.mark.parametrize(("layers", "steps"), [(1, STEPS), (2, 1), (1, 1)])
+def test_one_layer_and_one_step(tmp_path: Path, layers: int, steps: int) -> None:
+    runs = [
+        record(tmp_path / arch, arch, layers=layers, steps=steps, val_every=1)
+        for arch in ("normformer-resscale", "pre-ln")
+    ]
+    result = invoke(*runs, "--out", tmp_path / "out", "--format", "svg")
+    assert result.exit_code == 0
+    for title, names in MADE.items():
+        found = about(result, title)
+        if steps == 1 and title in ("figure 3", "figure 7"):
+            assert "1 steps have no room for two windows" in found[0]
+        else:
+            assert len(found) == len(names)
+            assert "not made" not in "".join(found)
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_runs_that_do_not_compare_have_a_figure_each(study: Path, tmp_path: Path) -> None:
+    for arch in ("normformer-resscale", "pre-ln"):
+        record(tmp_path / "more" / arch, arch, schedule=ScheduleConfig(lr=5e-3, warmup_steps=2))
+    out = tmp_path / "out"
+    result = invoke(study, tmp_path / "more", "--out", out, "--format", "svg")
+    first, *made = about(result, "figure 3")
+    assert first == "figure 3 comes 2 times: not all runs compare, as their schedules differ."
+    assert [line.split(",")[0] for line in made] == [
+        "figure 3: gradients_fc2_nano_constant0.001.svg",
+        "figure 3: gradients_fc2_nano_constant0.005.svg",
+    ]
+    # Figure 2 may have any schedule, but a run of each architecture and seed only once.
+    assert "has the same architecture and seed" in about(result, "figure 2")[0]
+    assert (out / "perplexity.svg").exists()
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_run_that_comes_twice_counts_once(study: Path, tmp_path: Path) -> None:
+    again = study / "pre-ln_0"
+    result = invoke(study, again, again / "run.json", "--out", tmp_path / "out", "--format", "svg")
+    assert not [line for line in lines(result) if "leaves out" in line]
+
+
+def test_names_are_safe_for_any_file_system(tmp_path: Path) -> None:
+    name = "../../$x^{ <b>\n" + "y" * 300
+    for seed in range(2):
+        record(tmp_path / f"a{seed}", name, seed, model="normformer-resscale")
+        record(tmp_path / f"b{seed}", "pre-ln", seed, precision=PrecisionConfig(name="bf16"))
+    folders = [tmp_path / f"{kind}{seed}" for kind in "ab" for seed in range(2)]
+    result = invoke(*folders, "--out", tmp_path / "out", "--format", "svg")
+    assert result.exit_code == 0
+    files = [file.name for file in (tmp_path / "out").iterdir()]
+    assert {"headroom_nano_constant0.001_1.svg", "headroom_nano_constant0.001_2.svg"} <= set(files)
+    assert safe_name(name) == f"x_b_{'y' * 96}"
+    assert safe_name("..") == "unnamed"
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_runs_that_destabilised_do_not_hold_the_others_back(study: Path, tmp_path: Path) -> None:
+    broke = Verdict(reason="loss_rise", step=2, lr=1e-3)
+    run = record(tmp_path / "broke", "normformer", steps=STEPS, verdict=broke)
+    result = invoke(study, run, "--out", tmp_path / "out", "--format", "svg")
+    assert about(result, "figure 4")[0].startswith(f"figure 4 leaves out {run}: it destabilised")
+    alone = invoke(run, "--format", "svg")
+    assert about(alone, "figure 4") == ["figure 4: scales.svg, scales.csv"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_loop_of_ones_own_has_what_needs_no_config(tmp_path: Path) -> None:
+    source = record(tmp_path / "source")
+    writer = RunWriter(tmp_path / "mine", None, {"model": "Mine", "tables": ["steps", *ALL]})
+    from gradlab.runs.reader import load
+
+    for table in ("steps", *ALL):
+        rows = load(source).table(table)
+        writer.write(table, {name: rows[name].to_numpy(object).tolist() for name in rows})
+    writer.finish("finished")
+    result = invoke(tmp_path / "mine", "--format", "svg")
+    made = [line.split(":")[0] for line in lines(result) if ".svg" in line]
+    assert made == ["figure 4", "figure 6", "headroom"]
+    assert "gradlab.attach" in about(result, "figure 3")[0]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_nothing_is_overwritten_unless_asked(study: Path, tmp_path: Path) -> None:
+    assert invoke(study, "--format", "svg").exit_code == 0
+    again = invoke(study, "--format", "svg")
+    assert again.exit_code == 2
+    assert "--force" in again.stderr
+    assert invoke(study, "--format", "svg", "--force").exit_code == 0
+
+
+def test_mistakes_are_refused_before_the_work(study: Path) -> None:
+    assert "unknown figure format 'jpg'" in invoke(study, "--format", "jpg").stderr
+    assert not (study / "figures").exists()
+    result = invoke(study, "--baseline", "prel-n", "--format", "svg")
+    assert "unknown baseline 'prel-n': did you mean 'pre-ln'" in about(result, "figure 7")[0]
+    assert about(result, "figure 3") == ["figure 3: gradients_fc2.svg, gradients_fc2.csv"]
