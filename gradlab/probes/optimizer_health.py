@@ -46,10 +46,15 @@ class OptimizerHealth(Probe):
         self._trained = {name: subject.trained[name] for name in chosen if name in subject.trained}
         if not self._trained:
             raise GradlabError("OptimizerHealth needs the optimizer: give it to attach.")
-        # Kept on the device: a copy from the host at every step would wait for it.
+        self._on: dict[torch.device, list[int]] = {}
+        for index, parameter in enumerate(self._trained.values()):
+            self._on.setdefault(parameter.device, []).append(index)
+        # Kept on the devices: a copy from the host at every step would wait for it.
         sizes = [float(parameter.numel()) for parameter in self._trained.values()]
-        device = next(iter(self._trained.values())).device
-        self._sizes = torch.tensor(sizes, dtype=torch.float64, device=device)
+        self._sizes = {
+            device: torch.tensor([sizes[at] for at in here], dtype=torch.float64, device=device)
+            for device, here in self._on.items()
+        }
         self._groups = {
             id(parameter): (optimizer, group)
             for optimizer in subject.optimizers
@@ -79,11 +84,21 @@ class OptimizerHealth(Probe):
         updates = [now - before for now, before in zip(parameters, self._before, strict=True)]
         self._before = []
         values = {
-            "param_rms": _rms(parameters, self._sizes),
-            "update_rms": _rms(updates, self._sizes),
-            "eps_frac": torch.stack([self._eps_frac(p) for p in self._trained.values()]),
+            "param_rms": self._rms(parameters),
+            "update_rms": self._rms(updates),
+            "eps_frac": _together([self._eps_frac(p) for p in self._trained.values()]),
         }
         return Reading(self._labels, values)
+
+    def _rms(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Root of the mean square of each, float64."""
+        found: list[Tensor] = [tensors[0]] * len(tensors)
+        for device, here in self._on.items():
+            squares = over_shards([tensors[at] for at in here], gradient_statistics)[:, 1]
+            rms = (squares / self._sizes[device]).sqrt()
+            for at, value in zip(here, rms.unbind(), strict=True):
+                found[at] = value
+        return _together(found)
 
     def _eps_frac(self, parameter: Tensor) -> Tensor:
         optimizer, group = self._groups[id(parameter)]
@@ -105,6 +120,6 @@ def _count_below(values: Tensor, bound: Tensor) -> Tensor:
     return torch.stack([count, *torch.zeros(3, dtype=count.dtype, device=count.device)])[None]
 
 
-def _rms(tensors: Sequence[Tensor], sizes: Tensor) -> Tensor:
-    """Root of the mean square of each, float64."""
-    return (over_shards(tensors, gradient_statistics)[:, 1] / sizes).sqrt()
+def _together(values: Sequence[Tensor]) -> Tensor:
+    """0-dim tensors as one, on the first one's device."""
+    return torch.stack([value.to(values[0].device) for value in values])

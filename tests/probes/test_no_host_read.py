@@ -98,6 +98,21 @@ def test_on_the_meta_device_where_nothing_could_be_read() -> None:
     assert len(attached.table("grad_norms")) == 0
 
 
+def test_a_model_on_several_devices() -> None:
+    """The meta device stands in for a second one: numbers it has none of."""
+    model = nn.ModuleDict(
+        {"a": nn.Linear(3, 2, device="meta"), "b": nn.Linear(2, 4), "c": nn.LayerNorm(4)}
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    chosen: list[Probe] = [OptimizerHealth(), LearnedScales(), GradientNorms()]
+    attached = gradlab.attach(model, optimizer, probes=chosen)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    with pytest.warns(GradlabWarning, match="hold no numbers"):
+        attached.close()
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_between_flushes_on_a_cpu(scaled: bool) -> None:
     model = make("cpu")
