@@ -110,8 +110,9 @@ def _all_figures(group: Group) -> "Iterator[tuple[str, str, Iterator[Figure]]]":
     for kind in KINDS:
         usable, sentences = usable_runs(kind, runs)
         sets, _ = run_sets(kind, usable)
+        heading = WORDS.get(kind.title, (kind.title,))[0]
         for sentence in sentences:
-            group.note(sentence)
+            group.note(sentence.replace(kind.title, heading, 1))
         for part in sets:
             drawings = kind.draw(part.runs, options)
             yield kind.title, subject(part.runs[0]), (drawing.figure for drawing in drawings)

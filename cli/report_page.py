@@ -1,15 +1,12 @@
 """A report's page: sections of runs, comparisons, settings, and how to repeat them."""
 
-import shlex
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradlab.cli.html import (
     Cell,
     Markup,
-    breakable,
     element,
     inline_svg,
     joined,
@@ -19,12 +16,11 @@ from gradlab.cli.html import (
 )
 from gradlab.cli.report_figures import draw_all
 from gradlab.cli.report_groups import FREE, Group, groups, subject
+from gradlab.cli.report_repeat import repeat_section
 from gradlab.cli.report_runs import Gathered
+from gradlab.cli.report_settings import settings_section
 from gradlab.cli.report_style import SCRIPT, STYLE
 from gradlab.runs.reader import Run
-
-if TYPE_CHECKING:
-    from gradlab.analyses.settings import Setting
 
 # Nothing is fetched, and nothing runs but the page's own script.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -51,8 +47,8 @@ def report_page(gathered: Gathered, paths: Sequence[Path]) -> str:
     sections = {
         "runs": ("The runs", _runs(gathered.runs)),
         "compared": ("What they say", joined(comparisons)),
-        "settings": ("Settings side by side", _settings(found)),
-        "repeat": ("How to repeat it", _repeat(gathered.runs, compared, paths)),
+        "settings": ("Settings side by side", settings_section(found)),
+        "repeat": ("How to repeat it", repeat_section(gathered.runs, compared, paths)),
     }
     if not compared:
         del sections["compared"]
@@ -215,124 +211,6 @@ def _comparison(group: Group, place: int, first: Group, seen: set[bytes]) -> Mar
     parts += group_tables(group)
     parts.append(_notes("Not shown", group.notes))
     return element("article", joined(parts, "\n"))
-
-
-def _settings(found: "Sequence[Setting]") -> Markup:
-    """A column a setting; rows that differ are marked, and cells that differ from the first."""
-    from gradlab.analyses.settings import differing, keys_of
-
-    differ = differing(found)
-    rows = [
-        element(
-            "tr",
-            element("th", "seeds", scope="row"),
-            *(element("td", _seeds(setting)) for setting in found),
-        )
-    ]
-    for key in keys_of(found):
-        cells = []
-        for setting in found:
-            text = _value(setting.values, key)
-            other = key in differ and text != _value(found[0].values, key)
-            class_ = " ".join([*["other"] * other, *["wrap"] * (len(text) > 24)])
-            cells.append(element("td", text, class_=class_ or None))
-        rows.append(
-            element(
-                "tr",
-                element("th", breakable(key), scope="row"),
-                *cells,
-                class_="differs" if key in differ else None,
-            )
-        )
-    head = element(
-        "tr",
-        element("th", "", scope="col"),
-        *(element("th", setting.label, scope="col") for setting in found),
-    )
-    made = element("table", element("thead", head), element("tbody", *rows), class_="settings")
-    parts = [scrolling(made, "Settings")]
-    if len(found) > 1:
-        box = element("input", type="checkbox", class_="only")
-        choice = element("label", box, "only what differs", class_="choice")
-        words = f"{len(differ)} of these differ; what is not as in the first column is underlined."
-        parts = [element("p", words, class_="quiet"), choice, *parts]
-    return element("div", *parts, class_="alike")
-
-
-def _seeds(setting: "Setting") -> str:
-    return ", ".join(str(seed) for seed in setting.seeds) or "–"
-
-
-def _value(values: Mapping[str, Any], key: str) -> str:
-    if key not in values:
-        return "–"
-    value = values[key]
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if key == "corpus.sha256":  # whole under how to repeat it
-        return f"{value[:12]}…"
-    return "none" if value is None else f"{value:,}" if key == "params" else str(value)
-
-
-def _repeat(runs: Mapping[str, Run], compared: Sequence[Group], paths: Sequence[Path]) -> Markup:
-    """Commands, and what else has to be the same."""
-    from gradlab.cli.report_repeat import commands_for
-
-    parts = []
-    for group in compared:
-        configs = [run.config for run in group.runs.values() if not run.attached]
-        commands = commands_for(configs)
-        if not configs:
-            continue
-        if commands:
-            parts.append(element("pre", "\n".join(commands), tabindex="0"))
-        else:
-            names = ", ".join(group.runs)
-            parts.append(
-                element("p", f"No command line makes {names}: the run's own run.json has it all.")
-            )
-    attached = [name for name, run in runs.items() if run.attached]
-    if attached:
-        names = ", ".join(attached)
-        parts.append(
-            element("p", f"Recorded by gradlab.attach in a loop of the user's own: {names}.")
-        )
-    facts: dict[str, dict[str, None]] = {}
-    for run in runs.values():
-        corpus = run.info.get("corpus") or {}
-        for name, value in (run.info.get("versions") or {}).items():
-            facts.setdefault(str(name), {})[str(value)] = None
-        if corpus:
-            facts.setdefault("text", {})[
-                f"{corpus.get('name')}, SHA-256 {corpus.get('sha256')}"
-            ] = None
-        device = run.info.get("device") or {}
-        if device:
-            facts.setdefault("device", {})[f"{device.get('type')}, {device.get('name')}"] = None
-    items = []
-    for name, values in facts.items():
-        items += [element("dt", name), element("dd", "; ".join(values))]
-    parts.append(
-        element(
-            "p",
-            "The same command gives the same losses to the bit with the same versions, text and "
-            "machine; python-stdlib is the source of the Python that runs it.",
-            class_="quiet",
-        )
-    )
-    parts.append(element("dl", *items))
-    words = shlex.join(
-        ["gradlab", "report", *(str(path) for path in paths), "--out", "report.html"]
-    )
-    parts += [
-        element("p", f"This page, by gradlab {version('gradlab-diagnostics')}:", class_="quiet"),
-        element("pre", words, tabindex="0"),
-    ]
-    return joined(parts, "\n")
 
 
 def _counted(count: int, noun: str) -> str:

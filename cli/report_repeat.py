@@ -1,12 +1,68 @@
-"""The commands that make runs again."""
+"""The commands that make runs again, and what else has to be the same."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from gradlab.cli.html import Markup, element, joined
+from gradlab.cli.report_groups import Group
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.runs.reader import Run
+
+
+def repeat_section(
+    runs: Mapping[str, Run], compared: Sequence[Group], paths: Sequence[Path]
+) -> Markup:
+    """Commands, versions, text and machine of the runs, and the command of the page itself."""
+    parts = []
+    for group in compared:
+        configs = {name: run.config for name, run in group.runs.items() if not run.attached}
+        commands = commands_for(list(configs.values()))
+        if commands:
+            parts.append(element("pre", "\n".join(commands), tabindex="0"))
+        left = [name for name, config in configs.items() if not commands_for([config])]
+        if left:
+            sentence = f"No options describe {', '.join(left)}: what was asked for is in run.json."
+            parts.append(element("p", sentence))
+    attached = [name for name, run in runs.items() if run.attached]
+    if attached:
+        sentence = f"Recorded by gradlab.attach in a loop of the user's own: {', '.join(attached)}."
+        parts.append(element("p", sentence))
+    same = (
+        "The same command gives the same losses to the bit with the same versions, text and "
+        "machine; python-stdlib is the source of the Python that runs it."
+    )
+    words = ["gradlab", "report", *(str(path) for path in paths), "--out", "report.html"]
+    parts += [
+        element("p", same, class_="quiet"),
+        _facts(runs.values()),
+        element("p", f"This page, by gradlab {version('gradlab-diagnostics')}:", class_="quiet"),
+        element("pre", shlex.join(words), tabindex="0"),
+    ]
+    return joined(parts, "\n")
+
+
+def _facts(runs: Iterable[Run]) -> Markup:
+    """What the runs were made with and on; several values where they differ."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        facts = dict(run.info.get("versions") or {})
+        if corpus := run.info.get("corpus"):
+            facts["text"] = f"{corpus.get('name')}, SHA-256 {corpus.get('sha256')}"
+        if device := run.info.get("device"):
+            facts["device"] = f"{device.get('type')}, {device.get('name')}"
+        for name, value in facts.items():
+            found.setdefault(name, {})[str(value)] = None
+    items = [
+        piece
+        for name, values in found.items()
+        for piece in (element("dt", name), element("dd", "; ".join(values)))
+    ]
+    return element("dl", *items)
 
 
 def commands_for(configs: Sequence[RunConfig]) -> list[str]:

@@ -78,6 +78,10 @@ pre {
 }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1rem; font-size: 0.92rem; }
 dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
+@media (min-width: 60rem) {
+  tbody th.name { min-width: 17rem; }
+  .settings tbody th { min-width: 15rem; }
+}
 @media print { .scroll { overflow: visible; } nav, .choice { display: none; } }
 """
 
