@@ -102,13 +102,12 @@ def run_sets(kind: Kind, runs: Sequence["Run"]) -> tuple[list[RunSet], list[str]
     sets = []
     for group, suffix in zip(groups, _suffixes(groups), strict=True):
         taken: dict[object, Run] = {}
-        for run in group:
-            first = taken.setdefault(run_key(run), run)
-            if first is not run:
-                sentences.append(
-                    f"{kind.title} leaves out {name_of(run)}: {name_of(first)} has the same "
-                    "architecture and seed."
-                )
+        again = [name_of(run) for run in group if taken.setdefault(run_key(run), run) is not run]
+        if again:
+            sentences.append(
+                f"{kind.title} leaves out {_listed(again)}: another run of the same architecture "
+                "and seed is in it."
+            )
         places = {arch: place for place, arch in enumerate(named)}
         ordered = sorted(taken.values(), key=lambda run: places.get(run_key(run)[1], len(named)))
         sets.append(RunSet(ordered, suffix))
@@ -116,28 +115,30 @@ def run_sets(kind: Kind, runs: Sequence["Run"]) -> tuple[list[RunSet], list[str]
 
 
 def _suffixes(groups: Sequence[Sequence["Run"]]) -> list[str]:
-    """A name for each group, told apart in lower case too, as some file systems do."""
+    """A name for each group: as little of what a run is as tells them apart, or a number.
+
+    They are told apart in lower case too, as some file systems do.
+    """
     if len(groups) < 2:
         return [""] * len(groups)
-    names = [safe_name(_label(group[0])) for group in groups]
-    lower = [name.lower() for name in names]
-    return [
-        f"_{name}"
-        if lower.count(name.lower()) == 1
-        else f"_{name}_{lower[:place].count(name.lower()) + 1}"
-        for place, name in enumerate(names)
-    ]
+    names: list[str] = []
+    for length in (1, 2, 3):
+        names = [safe_name("_".join(_labels(group[0])[:length])) for group in groups]
+        if len({name.lower() for name in names}) == len(names):
+            return [f"_{name}" for name in names]
+    return [f"_{name}_{place + 1}" for place, name in enumerate(names)]
 
 
-def _label(run: "Run") -> str:
+def _labels(run: "Run") -> list[str]:
+    """Size, rate and steps; of a loop of the user's own, the folder."""
     from gradlab.analyses.comparable import run_key
 
     size, arch, _ = run_key(run)
     if run.attached:
-        return arch
+        return [arch]
     schedule = run.config.schedule
     rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
-    return f"{size}_{schedule.kind}{rate:g}"
+    return [size, f"{schedule.kind}{rate:g}", f"{run.config.steps}steps"]
 
 
 def safe_name(name: str) -> str:
