@@ -1,0 +1,163 @@
+"""Loss against the learning rate: Table 1 of the NormFormer paper, with what lies around it."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from gradlab.analyses.lr_search import entered_losses, losses_by_rate, summarise_search
+from gradlab.errors import GradlabError
+from gradlab.figures.labels import rate_label
+from gradlab.figures.style import Look, legend_above, looks, paper_axes, paper_style
+
+_LABEL_WIDTH = 0.11
+"""Share of a one-column axis that a tick label on x takes."""
+
+_GAP = 0.018
+"""Between the points of two architectures at one rate, as a share of the axis."""
+
+
+def loss_by_rate(losses: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Final validation loss against the learning rate, a line for each architecture.
+
+    The line joins means over seeds of what the runs entered with: their final loss, or where they
+    diverged their loss at initialisation. Every run is a faint point; a run that diverged is a
+    cross. A ring marks the best rate of each architecture. The points of the architectures are
+    set aside from each other by a fiftieth of the axis.
+
+    Args:
+        losses: A table of `gradlab.analyses.final_losses.final_losses`.
+        ax: Where to draw; a new one-column figure if None.
+
+    Raises:
+        GradlabError: No run in the table has ended.
+    """
+    ended = entered_losses(losses)
+    ended = ended[ended["entered"].notna()]
+    if ended.empty:
+        raise GradlabError("no run of this search has ended: there is nothing to draw.")
+    if ax is None:
+        ax = paper_axes()
+    means, best = losses_by_rate(losses), summarise_search(losses).set_index("arch")["best_lr"]
+    style = looks(losses["arch"])
+    with paper_style():
+        aside = _set_rate_axis(ax, sorted(losses["lr"].unique()), list(style))
+        for arch, look in style.items():
+            runs = ended[ended["arch"] == arch]
+            _draw_runs(ax, runs, look, aside[arch])
+            line = means[(means["arch"] == arch) & means["loss"].notna()]
+            _draw_means(ax, line, look, aside[arch], float(best[arch]))
+        ax.set_ylabel("Validation loss (nats a token)")
+        ax.margins(y=0.08)
+        handles = [_line(look) for look in style.values()] + [_BEST]
+        if ended["diverged"].any():
+            handles.append(_DIVERGED)
+        legend_above(ax, handles)
+    return ax
+
+
+def _set_rate_axis(ax: Axes, rates: list[float], architectures: list[str]) -> dict[str, float]:
+    """Rates on a logarithmic x, a tick a rate where there is room.
+
+    Returns:
+        The factor on x that sets each architecture's points aside.
+    """
+    low, high = rates[0], rates[-1]
+    room = (high / low) ** 0.06 if high > low else 1.5
+    low, high = low / room, high * room
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    span = np.log(high / low)
+    ticks: list[float] = []
+    for rate in rates:
+        if not ticks or np.log(rate / ticks[-1]) > _LABEL_WIDTH * span:
+            ticks.append(rate)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
+    ax.set_xlabel("Peak learning rate")
+    middle = (len(architectures) - 1) / 2
+    return {
+        arch: float(np.exp((place - middle) * _GAP * span))
+        for place, arch in enumerate(architectures)
+    }
+
+
+def _draw_runs(ax: Axes, runs: pd.DataFrame, look: Look, aside: float) -> None:
+    for diverged, group in runs.groupby("diverged"):
+        ax.plot(
+            group["lr"].to_numpy(float) * aside,
+            group["entered"],
+            linestyle="none",
+            marker="x" if diverged else look.marker,
+            markersize=4.5 if diverged else 3,
+            color=look.color,
+            markeredgewidth=0.9 if diverged else 0,
+            alpha=0.9 if diverged else 0.4,
+            zorder=2,
+        )
+
+
+def _draw_means(ax: Axes, means: pd.DataFrame, look: Look, aside: float, best: float) -> None:
+    x = means["lr"].to_numpy(float) * aside
+    y = means["loss"].to_numpy(float)
+    # Where every run diverged the crosses say all there is; the line goes there without a point.
+    stayed = (means["diverged"] < means["runs"]).to_numpy(bool)
+    ax.plot(x, y, color=look.color, zorder=3)
+    ax.plot(
+        x[stayed],
+        y[stayed],
+        linestyle="none",
+        marker=look.marker,
+        color=look.color,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=4,
+    )
+    at_best = means["lr"].to_numpy(float) == best
+    ax.plot(
+        x[at_best],
+        y[at_best],
+        linestyle="none",
+        marker="o",
+        markersize=8.5,
+        color="none",
+        markeredgecolor=look.color,
+        markeredgewidth=0.9,
+        zorder=5,
+    )
+
+
+def _line(look: Look) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        color=look.color,
+        marker=look.marker,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        label=look.label,
+    )
+
+
+_BEST = Line2D(
+    [],
+    [],
+    color="none",
+    marker="o",
+    markersize=7,
+    markeredgecolor="0.4",
+    markeredgewidth=0.9,
+    label="best rate",
+)
+
+_DIVERGED = Line2D(
+    [],
+    [],
+    color="0.4",
+    linestyle="none",
+    marker="x",
+    markeredgewidth=0.9,
+    label="diverged",
+)

@@ -1,0 +1,124 @@
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from gradlab.analyses.final_losses import COLUMNS
+from gradlab.errors import GradlabError
+from gradlab.figures.lr_search import loss_by_rate
+from gradlab.figures.save import rendered
+from gradlab.figures.style import LOOKS, figure_of, paper_axes
+
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 0.016, 0.032, 0.064, 0.128)
+BEST = {"pre-ln": 4e-3, "normformer": 8e-3}
+FIRST = 5.6
+
+
+def study(seeds: int = 3, rates: tuple[float, ...] = RATES) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for arch, best in BEST.items():
+        for seed in range(seeds):
+            for lr in rates:
+                diverged = lr > 8 * best or (lr == 8 * best and seed == 1)
+                loss = 2.4 + 0.25 * math.log2(lr / best) ** 2 / 2 + 0.05 * rng.normal()
+                reason = "loss_rise" if diverged else "completed"
+                val_loss = math.nan if diverged else loss
+                rows.append(["nano", arch, seed, lr, 300, reason, FIRST, val_loss, 9.0])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def lines(ax: Axes, arch: str, *, line: str = "None") -> list[Any]:
+    color = LOOKS[arch].color
+    return [
+        found
+        for found in ax.lines
+        if color in (found.get_color(), found.get_markeredgecolor())
+        and found.get_linestyle() == line
+    ]
+
+
+def marked(ax: Axes, arch: str, marker: str, size: float) -> Any:
+    (found,) = [
+        found
+        for found in lines(ax, arch)
+        if found.get_marker() == marker and found.get_markersize() == size
+    ]
+    return found
+
+
+def legend(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_a_line_is_the_mean_of_what_runs_enter_with() -> None:
+    table = study()
+    ax = loss_by_rate(table)
+    for arch in BEST:
+        (line,) = lines(ax, arch, line="-")
+        x, y = line.get_data()
+        np.testing.assert_allclose(x, RATES, rtol=0.06)
+        entered = table.assign(entered=table["val_loss"].fillna(FIRST))
+        entered = entered[entered["arch"] == arch].groupby("lr")["entered"].mean()
+        np.testing.assert_allclose(y, entered.to_numpy())
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "Peak learning rate"
+    assert ax.get_ylabel() == "Validation loss (nats a token)"
+
+
+def test_every_run_is_a_point_and_a_diverged_one_a_cross() -> None:
+    table = study()
+    ax = loss_by_rate(table)
+    for arch in BEST:
+        here = table[table["arch"] == arch]
+        diverged = here[here["reason"] != "completed"]
+        crosses, points = marked(ax, arch, "x", 4.5), marked(ax, arch, LOOKS[arch].marker, 3)
+        assert len(crosses.get_ydata()) == len(diverged) > 0
+        assert set(crosses.get_ydata()) == {FIRST}
+        assert sorted(points.get_ydata()) == sorted(here["val_loss"].dropna())
+    assert legend(ax) == ["Pre-LN", "diverged", "NormFormer", "best rate"]
+
+
+def test_a_ring_marks_the_best_rate() -> None:
+    ax = loss_by_rate(study())
+    for arch, best in BEST.items():
+        (x,) = marked(ax, arch, "o", 8.5).get_xdata()
+        assert x == pytest.approx(best, rel=0.06)
+
+
+def test_architectures_stand_beside_each_other() -> None:
+    ax = loss_by_rate(study())
+    first, second = (lines(ax, arch, line="-")[0].get_xdata() for arch in BEST)
+    assert (second > first).all()
+    ticks = [tick for tick in ax.get_xticks() if tick in RATES]
+    assert len(ticks) == len(ax.get_xticks()) >= 4
+
+
+def test_nothing_diverged_and_one_rate() -> None:
+    ax = loss_by_rate(study(seeds=1, rates=(4e-3,)))
+    assert "diverged" not in legend(ax)
+    low, high = ax.get_xlim()
+    assert low < 4e-3 < high
+
+
+def test_an_architecture_that_always_diverges_has_no_ring() -> None:
+    table = study()
+    table.loc[table["arch"] == "pre-ln", ["reason", "val_loss"]] = ["loss_rise", math.nan]
+    ax = loss_by_rate(table)
+    assert len(marked(ax, "pre-ln", "o", 8.5).get_xdata()) == 0
+    assert len(marked(ax, "pre-ln", "x", 4.5).get_xdata()) == 3 * len(RATES)
+
+
+def test_nothing_to_draw_is_a_sentence() -> None:
+    with pytest.raises(GradlabError, match="no run of this search has ended"):
+        loss_by_rate(study().assign(reason="error"))
+
+
+def test_it_draws_where_it_is_told_and_the_same_twice() -> None:
+    ax = paper_axes()
+    assert loss_by_rate(study(), ax=ax) is ax
+    again = loss_by_rate(study())
+    assert rendered(figure_of(ax), "svg") == rendered(figure_of(again), "svg")
