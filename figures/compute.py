@@ -18,6 +18,9 @@ from gradlab.figures.style import DASHES, legend_above, looks, paper_axes, paper
 _BAND = 0.2
 """Opacity of the range over seeds."""
 
+_MOST_MARKERS = 8
+"""Markers on a line, which keep the lines apart in grey."""
+
 _UNITS = {
     "flops": ((1e18, "EFLOPs"), (1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"), (1, "FLOPs")),
     "seconds": ((2 * 86400, "days"), (2 * 3600, "hours"), (120, "minutes"), (1, "seconds")),
@@ -98,16 +101,18 @@ def perplexity_by_compute(
                     linewidth=0,
                     zorder=2,
                 )
-                # A lone point between two gaps would be no line.
-                marker: Any = {"marker": look.marker, "markersize": 3} if len(line) < 3 else {}
                 ax.plot(
                     x,
                     line["perplexity"],
                     color=look.color,
                     linestyle=dashes[str(size)],
                     linewidth=1.0,
+                    marker=look.marker,
+                    markersize=3.5,
+                    markevery=-(-len(line) // _MOST_MARKERS),
+                    markeredgecolor="white",
+                    markeredgewidth=0.4,
                     zorder=3,
-                    **marker,
                 )
                 found = reach(line, theirs, compute=compute)
                 if arch != baseline and not np.isnan(found["at"]):
@@ -141,7 +146,6 @@ def _dashes(sizes: Iterable[str]) -> dict[str, Any]:
 def _handles(
     curves: pd.DataFrame, style: dict[str, Any], sizes: list[str], baseline: str, *, stars: bool
 ) -> list[Line2D]:
-    lone = curves.groupby(["size", "arch"])["step"].nunique().max() < 3
     handles = [
         Line2D(
             [],
@@ -149,7 +153,8 @@ def _handles(
             color=look.color,
             linewidth=1.0,
             label=look.label,
-            marker=look.marker if lone else "",
+            marker=look.marker,
+            markersize=3.5,
         )
         for look in style.values()
     ]

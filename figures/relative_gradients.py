@@ -32,8 +32,8 @@ RATIOS: Colormap = LinearSegmentedColormap.from_list(
 """Dark blue below 1, grey at 1, light orange above. The lightness rises throughout, so that less
 and more stay apart in grey too, where a map that is light in the middle folds them together."""
 
-_DEEP = 12
-"""Layers from which on a figure takes two columns."""
+_DEEP = 8
+"""Layers up to which one column has room for the numbers."""
 
 _ROW = 0.155
 """Height of a row of cells in inches."""
@@ -61,7 +61,7 @@ def relative_gradient(
         relative: A table of `gradlab.analyses.relative_gradients.relative_gradients`.
         arch: The architecture; the table's first if None.
         window: `early` or `late`.
-        ax: Where to draw; a new figure if None, of one column, or of two for more than 12 layers.
+        ax: Where to draw; a new figure if None, of one column, or of two for more than 8 layers.
 
     Raises:
         GradlabError: The table has no such architecture or window, or no ratio in it.
@@ -160,7 +160,7 @@ def _draw(ax: Axes, rows: pd.DataFrame, ops: Sequence[str], scale: Normalize) ->
     ax.set_xlim(-0.5, n_layers - 0.5)
     ax.set_ylim(len(ops) - 0.5, -0.5)  # the first op on top
     ax.xaxis.set_major_locator(
-        FixedLocator(range(n_layers)) if n_layers <= _DEEP else MaxNLocator(10, integer=True)
+        FixedLocator(range(n_layers)) if n_layers <= 12 else MaxNLocator(10, integer=True)
     )
     ax.set_yticks(range(len(ops)), [plain_label(op) for op in ops])
     _write_numbers(ax, cells, scale)
@@ -169,8 +169,10 @@ def _draw(ax: Axes, rows: pd.DataFrame, ops: Sequence[str], scale: Normalize) ->
 def _write_numbers(ax: Axes, cells: "np.typing.NDArray[np.float64]", scale: Normalize) -> None:
     """The ratios in their cells, where the widest of them fits."""
     texts = {place: _number(ratio) for place, ratio in np.ndenumerate(cells) if ratio > 0}
-    room = 0.68 * figure_of(ax).get_figwidth() * 72 / cells.shape[1]
-    if not texts or max(map(_ems, texts.values())) * _NUMBER > room:
+    # Before the layout is made, as far as it can be known: labels and scale take 1.3 inches.
+    width = figure_of(ax).get_figwidth()
+    room = min(width - 1.3, 0.95 * ax.get_position().width * width) * 72 / cells.shape[1]
+    if not texts or 1.1 * max(map(_ems, texts.values())) * _NUMBER > room:
         return
     for (row, layer), text in texts.items():
         shade = RATIOS(scale(math.log(cells[row, layer])))
