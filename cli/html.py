@@ -1,5 +1,6 @@
 """HTML built of elements whose text is escaped unless it is markup already."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,15 +66,24 @@ class Cell:
     class_: str | None = None
 
 
-def number(value: float | int | None, form: str = ".4g") -> Cell:
+def number(value: float | None, form: str = ".4g") -> Cell:
     """A number, sorted as such; a dash where there is none."""
     if value is None or value != value:  # NaN
         return Cell("–", float("nan"), "number")
     return Cell(format(value, form).replace("-", "−"), float(value), "number")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str) -> Markup:
-    """A table that its script sorts, in a box that scrolls where the page is narrower."""
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str, shown: bool = True
+) -> Markup:
+    """A table that the page's script sorts, in a box that scrolls where the page is narrower.
+
+    Args:
+        headings: Of the columns.
+        rows: The cells, the first of each row its heading.
+        caption: What the table is.
+        shown: Whether that stands above it, or is only for a screen reader.
+    """
     rows = list(rows)
     numbers = [
         bool(rows) and all(row[place].class_ == "number" for row in rows)
@@ -92,7 +102,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: s
     ]
     made = element(
         "table",
-        element("caption", caption),
+        element("caption", caption) if shown else "",
         element("thead", head),
         element("tbody", *body),
         class_="sortable",
@@ -111,14 +121,18 @@ def breakable(text: str) -> Markup:
 
 
 def _cell(cell: Cell, name: str) -> Markup:
-    order = None if cell.order is None else "" if cell.order != cell.order else repr(cell.order)
     return element(
         name,
         breakable(cell.text) if name == "th" else cell.text,
         class_=cell.class_,
-        data_order=order,
+        data_order=None if cell.order is None else _order(float(cell.order)),
         scope="row" if name == "th" else None,
     )
+
+
+def _order(order: float) -> str:
+    """A number as a script reads it; nothing where it is missing."""
+    return "" if math.isnan(order) else repr(order).replace("inf", "Infinity")
 
 
 def inline_svg(svg: bytes, prefix: str, label: str) -> Markup:

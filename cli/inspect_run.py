@@ -24,7 +24,7 @@ gradlab inspect runs/mine
 
 gradlab inspect --top 10 studies/nano/nano_pre-ln_ramp0.0002_seed0"""
 
-_HEADINGS = {
+HEADINGS = {
     "at_end": "at the end",
     "at_last": "at the last",
     "change_bits": "change",
@@ -92,7 +92,7 @@ def numbers_table(rows: "pd.DataFrame") -> Table:
     for name in rows.columns:
         is_text = any(isinstance(value, str) for value in rows[name])
         made.add_column(
-            _HEADINGS.get(name, name),
+            HEADINGS.get(name, name),
             justify="left" if is_text else "right",
             overflow="fold",
         )
@@ -112,7 +112,7 @@ def course_table(rows: "pd.DataFrame") -> Table:
         made.add_column(str(step), justify="right", no_wrap=True)
     for name in rows.columns.drop("step"):
         write = figure if name in _COURSE else bits
-        made.add_row(*(Text(text) for text in (_HEADINGS.get(name, name), *map(write, rows[name]))))
+        made.add_row(*(Text(text) for text in (HEADINGS.get(name, name), *map(write, rows[name]))))
     return made
 
 

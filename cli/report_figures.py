@@ -123,7 +123,7 @@ def _breaks(group: Group) -> "Iterator[Figure]":
     from gradlab.figures.stability import lr_at_break
     from gradlab.figures.style import figure_of
 
-    if group.stability is not None:
+    if group.stability is not None and len(group.stability) > 1:
         yield figure_of(lr_at_break(group.stability))
 
 

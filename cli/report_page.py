@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradlab.cli.html import (
     Cell,
@@ -20,7 +20,11 @@ from gradlab.cli.report_repeat import repeat_section
 from gradlab.cli.report_runs import Gathered
 from gradlab.cli.report_settings import settings_section
 from gradlab.cli.report_style import SCRIPT, STYLE
+from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Nothing is fetched, and nothing runs but the page's own script.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -46,7 +50,7 @@ def report_page(gathered: Gathered, paths: Sequence[Path]) -> str:
     ]
     sections = {
         "runs": ("The runs", _runs(gathered.runs)),
-        "compared": ("What they say", joined(comparisons)),
+        "compared": ("Figures and tables", joined(comparisons)),
         "settings": ("Settings side by side", settings_section(found)),
         "repeat": ("How to repeat it", repeat_section(gathered.runs, compared, paths)),
     }
@@ -97,15 +101,12 @@ def _notes(heading: str, notes: Sequence[str]) -> Markup:
 
 def _runs(runs: Mapping[str, Run]) -> Markup:
     """How each run ended: a sentence each where they are few, and a table."""
-    from gradlab.analyses.overview import overview, verdict_sentence
+    from gradlab.analyses.overview import overview
 
     rows = overview(runs)
     parts = [_notes("Tables that cannot be read", rows["problem"].dropna().tolist())]
-    if len(runs) <= 3:
-        for name, run in runs.items():
-            parts.append(
-                element("p", element("strong", name), f": {verdict_sentence(run)}", class_="said")
-            )
+    if len(runs) <= _FEW:
+        parts += [_what_happened(name, run) for name, run in runs.items()]
     parts.append(
         table(
             _RUN_HEADINGS,
@@ -114,6 +115,44 @@ def _runs(runs: Mapping[str, Run]) -> Markup:
         )
     )
     return joined(parts)
+
+
+_FEW = 3
+"""Runs of which each is told at length."""
+
+
+def _what_happened(name: str, run: Run) -> Markup:
+    """A run's end, and the sentences of `gradlab inspect`."""
+    from gradlab.analyses.findings import findings
+    from gradlab.analyses.overview import verdict_sentence
+
+    parts = [element("h3", name), element("p", verdict_sentence(run), class_="said")]
+    try:
+        for finding in findings(run)[1:]:
+            inside = [finding.sentence]
+            if finding.table is not None:
+                inside.append(_finding_table(finding.what, finding.table))
+            parts += [element("dt", finding.what), element("dd", *inside)]
+    except GradlabError as error:
+        parts += [element("dt", "damaged"), element("dd", str(error))]
+    return joined([*parts[:2], element("dl", *parts[2:])])
+
+
+def _finding_table(what: str, rows: "pd.DataFrame") -> Markup:
+    from gradlab.cli.inspect_run import HEADINGS, cell_text
+
+    cells = [
+        [
+            Cell(cell_text(name, value))
+            if isinstance(value, str)
+            else Cell(cell_text(name, value), float("nan") if value is None else value, "number")
+            for name, value in zip(rows.columns, row, strict=True)
+        ]
+        for row in rows.astype(object).where(rows.notna(), None).itertuples(index=False)
+    ]
+    return table(
+        [HEADINGS.get(name, name) for name in rows.columns], cells, caption=what, shown=False
+    )
 
 
 _RUN_HEADINGS = (

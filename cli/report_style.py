@@ -76,8 +76,13 @@ pre {
   padding: 0.6rem 0.8rem; font: 0.85rem/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace;
   overflow-x: auto;
 }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1rem; font-size: 0.92rem; }
-dt { color: var(--quiet); } dd { margin: 0; min-width: 0; }
+dl { font-size: 0.92rem; margin: 0.6rem 0; }
+dt { color: var(--quiet); margin-top: 0.4rem; }
+dd { margin: 0; min-width: 0; }
+@media (min-width: 46rem) {
+  dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.3rem 1rem; }
+  dt { margin-top: 0; }
+}
 @media (min-width: 60rem) {
   tbody th.name { min-width: 17rem; }
   .settings tbody th { min-width: 15rem; }

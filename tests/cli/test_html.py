@@ -1,3 +1,4 @@
+import math
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -57,9 +58,10 @@ def test_markup_is_not_escaped_twice() -> None:
 
 def test_numbers_are_sorted_as_numbers_and_missing_ones_last() -> None:
     rows = [[Cell("a"), number(-0.5)], [Cell("b"), number(None)], [Cell("c"), number(12, "d")]]
+    rows.append([Cell("d"), number(-math.inf)])
     page = Reader(table(["name", "figure"], rows, caption="some"))
     orders = [attributes["data-order"] for tag, attributes in page.tags if tag == "td"]
-    assert orders == ["-0.5", "", "12.0"]
+    assert orders == ["-0.5", "", "12.0", "-Infinity"]
     headings = [attributes for tag, attributes in page.tags if tag == "th"]
     assert headings[1]["class"] == "number"
     assert "class" not in headings[0]
