@@ -116,8 +116,16 @@ def scrolling(inside: Markup, label: str) -> Markup:
 
 
 def breakable(text: str) -> Markup:
-    """A long name that a line may end in after each _ and each / and each dot."""
-    return Markup(re.sub(r"(?<=[_/.])", "<wbr>", _text(text)))
+    """A long name, in which a line may end after each _, / and dot before a word."""
+    return Markup(re.sub(r"(?<=[_/])|(?<=\.)(?=[a-z])", "<wbr>", _text(text)))
+
+
+def note_box(heading: str, sentences: Sequence[str]) -> Markup:
+    """Sentences under a heading, set apart; nothing if there are none."""
+    if not sentences:
+        return Markup("")
+    items = (element("li", note) for note in sentences)
+    return element("div", element("strong", heading), element("ul", *items), class_="notes")
 
 
 def _cell(cell: Cell, name: str) -> Markup:

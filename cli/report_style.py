@@ -52,7 +52,7 @@ thead th { vertical-align: bottom; color: var(--quiet); font-weight: 600; white-
 tbody th { font-weight: 500; }
 tbody th, tbody td { white-space: nowrap; vertical-align: top; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-tbody th.name { white-space: normal; min-width: 8.5rem; max-width: 17rem; }
+tbody th.name { white-space: normal; min-width: 8.5rem; max-width: 24rem; }
 tbody th { overflow-wrap: anywhere; }
 .broke { color: var(--broke); } .done { color: var(--done); }
 thead button {
@@ -84,7 +84,7 @@ dd { margin: 0; min-width: 0; }
   dt { margin-top: 0; }
 }
 @media (min-width: 60rem) {
-  tbody th.name { min-width: 17rem; }
+  tbody th.name { min-width: 19rem; }
   .settings tbody th { min-width: 15rem; }
 }
 @media print { .scroll { overflow: visible; } nav, .choice { display: none; } }
