@@ -48,8 +48,8 @@ def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.Da
     check_comparable(runs)
     tables = []
     for run in runs:
-        grad_norms = run.table("grad_norms")
         for name, window in windows_of(run.config, length).items():
+            grad_norms = run.table("grad_norms", between=(window.first, window.last))
             layers = gradients_by_layer(grad_norms, first=window.first, last=window.last)
             tables.append(
                 layers.assign(

@@ -74,7 +74,13 @@ class Run:
         own = [table for table in self.info.get("own_tables", {}) if table in named]
         return (*(table for table in TABLES if table in named), *own)
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+    def table(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        *,
+        between: tuple[int, int] | None = None,
+    ) -> "pd.DataFrame":
         """A table as a DataFrame, rows in the order of their steps.
 
         Columns have the same types whatever the data: `Int64` where an integer may be missing
@@ -83,6 +89,7 @@ class Run:
         Args:
             name: One of `tables`.
             columns: The columns to read; all if None.
+            between: First and last step to read; all if None.
 
         Raises:
             GradlabError: There is no such table or column, this run did not record it, or one of
@@ -98,7 +105,7 @@ class Run:
                 f"{self._title} did not record {name}, only {', '.join(self.tables)}."
             )
         read = pa.schema([fields.field(column) for column in dict.fromkeys(["step", *wanted])])
-        parts = self._parts.read(name, read)
+        parts = self._parts.read(name, read, between)
         rows = _frame(pa.concat_tables([read.empty_table(), *parts]))
         if not rows["step"].is_monotonic_increasing:  # what led to an overflow is written after it
             rows = rows.sort_values("step", kind="stable", ignore_index=True)

@@ -12,6 +12,7 @@ import pytest
 import gradlab
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError, GradlabError
+from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.schema import SCHEMA_VERSION
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
@@ -185,3 +186,18 @@ print(len(run.table("steps")), "torch" in sys.modules, "matplotlib" in sys.modul
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["36", "False", "False"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize("between", [(0, 3), (4, 4), (5, 100), (3, 11), (50, 60)])
+def test_rows_between_two_steps(
+    tmp_path: Path, config: RunConfig, steps: Rows, folder: bool, between: tuple[int, int]
+) -> None:
+    writer = RunWriter(tmp_path / "run", config) if folder else MemoryWriter(config)
+    for start in range(0, 12, 3):
+        writer.write("steps", steps(start, start + 3))
+    whole = writer.run().table("steps")
+    expected = whole[whole["step"].between(*between)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(writer.run().table("steps", between=between), expected)
+    losses = writer.run().table("steps", ["loss"], between=between)
+    pd.testing.assert_frame_equal(losses, expected[["loss"]])
