@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -125,6 +126,25 @@ class Run:
                 end += f", lr {self.verdict.lr:.4g}"
         place = "" if self.path is None else f" in {self.path}"
         return f"<Run {self._subject}: {end}; tables {', '.join(self.tables)}{place}>"
+
+    def _repr_html_(self) -> str:
+        """The run as a notebook shows it: what it is, how it ended, what it recorded."""
+        facts = {"run": self._subject, "end": self.status}
+        if self.verdict is not None:
+            verdict = self.verdict.model_dump(exclude_none=True)
+            facts["end"] = f"{self.status}: {verdict.pop('reason')}"
+            shown = (
+                f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in verdict.items()
+            )
+            facts["verdict"] = ", ".join(shown)
+        facts["tables"] = ", ".join(self.tables)
+        facts["folder"] = "in memory" if self.path is None else str(self.path)
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{escape(fact)}</td></tr>"
+            for name, fact in facts.items()
+        )
+        return f"<table>{rows}</table>"
 
     @property
     def _subject(self) -> str:

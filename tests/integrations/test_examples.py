@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PRINTS = {
     "plain_loop": ("torch", "headroom_bits"),
     "own_probe": ("torch", "site"),
+    "run_to_figures": ("torch", "headroom.svg"),
     "accelerate_loop": ("accelerate", "grad_l1"),
     "huggingface_trainer": ("transformers", "grad_l1"),
     "lightning_trainer": ("lightning", "grad_l1"),
@@ -51,5 +52,6 @@ def test_example(
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert printed in capsys.readouterr().out

@@ -201,3 +201,15 @@ def test_rows_between_two_steps(
     pd.testing.assert_frame_equal(writer.run().table("steps", between=between), expected)
     losses = writer.run().table("steps", ["loss"], between=between)
     pd.testing.assert_frame_equal(losses, expected[["loss"]])
+
+
+def test_a_notebook_shows_what_the_run_is_and_how_it_ended(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    writer = RunWriter(tmp_path / "<run>", config.replace(arch="<b>&"))
+    writer.finish("finished", Verdict(reason="loss_rise", step=7, lr=1.4e-3, detected_step=8))
+    shown = writer.run()._repr_html_()
+    for text in ("&lt;b&gt;&amp; nano fp32, seed 2", "finished: loss_rise", "step 7, lr 0.0014"):
+        assert text in shown
+    assert "<b>" not in shown
+    assert "&lt;run&gt;" in shown
