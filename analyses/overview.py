@@ -65,6 +65,8 @@ def overview(runs: Mapping[str, Run]) -> pd.DataFrame:
 def verdict_sentence(run: Run) -> str:
     """How a run ended, in a sentence."""
     verdict = run.verdict
+    if verdict is None and run.status != "running":
+        return f"It is {run.status}; there is no verdict, which gradlab's own loop gives."
     if verdict is None:
         return "It is still being written, or was killed while it was: there is no verdict yet."
     text = REASONS[verdict.reason]

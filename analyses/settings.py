@@ -61,14 +61,12 @@ def keys_of(found: Sequence[Setting]) -> list[str]:
 
 
 def differing(found: Sequence[Setting]) -> set[str]:
-    """The names whose value is not the same in all settings, or that one of them lacks."""
-    missing = object()
-    first = found[0].values if found else {}
-    return {
-        key
+    """The names whose value is not the same in all settings that have it."""
+    having = {
+        key: [setting.values[key] for setting in found if key in setting.values]
         for key in keys_of(found)
-        if any(setting.values.get(key, missing) != first.get(key, missing) for setting in found)
     }
+    return {key for key, values in having.items() if any(value != values[0] for value in values)}
 
 
 def _values(run: Run) -> dict[str, Any]:

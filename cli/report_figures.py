@@ -24,7 +24,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "both have, with a 95 % interval; hollow where the two are not distinguished.",
     ),
     "headroom": (
-        "The road to the break",
+        "FP16 headroom by layer",
         "Bits left before FP16 overflows, at the tightest place of each layer; crosses are "
         "overflows, the vertical line is the break. The first seed of each architecture.",
     ),

@@ -23,8 +23,8 @@ from gradlab.cli.report_style import SCRIPT, STYLE
 if TYPE_CHECKING:
     pass
 
-# Nothing is fetched, and nothing runs but the page's own script.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+# Nothing is fetched, and nothing runs but the page's own script; figures may hold images.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def report_page(gathered: Gathered, paths: Sequence[Path]) -> str:

@@ -54,7 +54,7 @@ def _facts(runs: Iterable[Run]) -> Markup:
         if corpus := run.info.get("corpus"):
             facts["text"] = f"{corpus.get('name')}, SHA-256 {corpus.get('sha256')}"
         if device := run.info.get("device"):
-            facts["device"] = f"{device.get('type')}, {device.get('name')}"
+            facts["device"] = ", ".join(str(device[n]) for n in ("type", "name") if device.get(n))
         for name, value in facts.items():
             found.setdefault(name, {})[str(value)] = None
     items = [

@@ -25,7 +25,8 @@ def settings_section(found: "Sequence[Setting]") -> Markup:
         cells = []
         for setting in found:
             text = _value(setting.values, key)
-            other = key in differ and text != _value(found[0].values, key)
+            here = key in differ and key in setting.values
+            other = here and text != _value(found[0].values, key)
             class_ = " ".join([*["other"] * other, *["wrap"] * (len(text) > 24)])
             cells.append(element("td", text, class_=class_ or None))
         rows.append(

@@ -130,4 +130,8 @@ def test_verdicts_in_words() -> None:
     done = Verdict(reason="completed", step=8, lr=1e-3)
     assert verdict_sentence(made_up([1.0], done)) == "Reached its last step (8)."
     assert "no verdict yet" in verdict_sentence(made_up([1.0], None))
+    assert "still being written" in verdict_sentence(made_up([1.0], None))
+    writer = MemoryWriter(None, {"model": "GPT2", "tables": ["steps"]})
+    writer.finish("finished")
+    assert "still being written" not in verdict_sentence(writer.run())
     assert set(REASONS) == {*BREAKS, "completed", "interrupted", "error"}
