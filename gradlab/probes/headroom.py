@@ -231,7 +231,8 @@ class Headroom(Probe):
         place = Place(name, "forward", output.dtype, numel, masks)
         if not self._see(place, seen) and not self._pass.poisoned and _any_not_finite(args):
             self._pass.poisoned.append(self._index[name, "forward"])
-        if output.requires_grad:
+        # A leaf, as a module gives that returns its parameter, would keep the hook for good.
+        if output.requires_grad and not output.is_leaf:
             output.register_hook(partial(self._on_output_gradient, name, numel))
 
     def _on_output_gradient(self, name: str, numel: int, gradient: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._pytree import tree_leaves
 
 Direction = Literal["forward", "backward"]
@@ -88,16 +89,29 @@ def sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def floats_of(output: Any) -> list[tuple[str, Tensor]]:
     """The floating-point tensors of a module's output, each with what its place adds to the name.
 
+    Those without extremes to take are left out: nested, sparse and 8-bit ones, and what
+    `torch.func` computes with.
+
     >>> [suffix for suffix, _ in floats_of((torch.ones(1), torch.ones(1)))]
     ['', '[1]']
     """
     if isinstance(output, Tensor):
-        return [("", output)] if output.is_floating_point() else []
+        return [("", output)] if _has_extremes(output) else []
     return [
         (f"[{index}]" if index else "", leaf)
         for index, leaf in enumerate(tree_leaves(output))
-        if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        if isinstance(leaf, Tensor) and _has_extremes(leaf)
     ]
+
+
+def _has_extremes(x: Tensor) -> bool:
+    return (
+        x.is_floating_point()
+        and x.itemsize > 1
+        and x.layout is torch.strided
+        and not x.is_nested
+        and not is_functorch_wrapped_tensor(x)
+    )
 
 
 def in_backward() -> bool:

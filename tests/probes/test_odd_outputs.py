@@ -1,0 +1,99 @@
+"""Modules that return what Headroom cannot look at, or must not leave a hook on."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+import gradlab
+from gradlab.probes import Headroom, Probe
+
+
+class Returned(nn.Module):
+    """A module whose output is its parameter itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class WithReturned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.fc = Returned(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(x + self.place())
+        return result
+
+
+class Made(nn.Module):
+    """A layer whose output is made into something else."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.make = nn.Linear(4, 4), make
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.make(self.fc(x))
+
+
+def sites_of(model: nn.Module, backward: Callable[[], None]) -> set[str]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    chosen: list[Probe] = [Headroom()]
+    with gradlab.attach(model, optimizer, probes=chosen) as attached:
+        for _ in range(3):
+            backward()
+            optimizer.step()
+    return set(attached.table("headroom")["site"])
+
+
+def test_no_hook_stays_on_a_parameter_that_a_module_returns() -> None:
+    model = WithReturned()
+    found = sites_of(model, lambda: model(torch.ones(2, 4)).sum().backward())
+    assert {"place", "fc"} <= found
+    assert not model.place.weight._backward_hooks
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Tensor.to_sparse,
+        lambda x: x.to(torch.float8_e4m3fn),
+        lambda x: torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 1, 2])),
+    ],
+    ids=["sparse", "float8", "nested"],
+)
+def test_outputs_without_extremes_are_passed_over(make: Callable[[Tensor], Tensor]) -> None:
+    model = nn.Sequential(Made(make))
+
+    def backward() -> None:
+        out = model(torch.ones(2, 4))
+        if out.is_nested:
+            out = out.values()
+        (out.to_dense() if out.is_sparse else out.float()).sum().backward()
+
+    found = sites_of(model, backward)
+    assert "0.fc" in found
+    assert "0" not in found
+
+
+def test_gradients_of_single_examples_go_on() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    examples = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+
+    def backward() -> None:
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        each = vmap(
+            grad(lambda given, x: functional_call(model, given, (x,)).sum()), in_dims=(None, 0)
+        )(weights, examples)
+        model(examples).sum().backward()
+        assert torch.allclose(each["0.weight"].sum(0), model[0].weight.grad, atol=1e-6)
+        model.zero_grad()
+
+    assert sites_of(model, backward) == {"0", "1"}
