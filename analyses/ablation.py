@@ -1,33 +1,13 @@
 """What each operation of NormFormer is worth: Table 4 of the paper, from runs."""
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import pandas as pd
 
 from gradlab.analyses.intervals import mean_interval
 from gradlab.errors import GradlabError
+from gradlab.models.presets import ALL_OPERATIONS, BASELINE, TABLE_4
 from gradlab.runs.verdict import BREAKS
-
-ALL = "normformer-resscale"
-"""The architecture with all operations, which the rows below it change by one."""
-
-BASELINE = "pre-ln"
-"""The architecture without any."""
-
-ROWS: Mapping[str, str] = MappingProxyType(
-    {
-        ALL: "all operations",
-        "minus-post-attn-ln": "− post-attention LN",
-        "minus-ffn-ln": "− FFN LN",
-        "minus-head-scale": "− head scale",
-        "normformer": "− ResScale",
-        "plus-3-more-ln": "+ 3 more LN",
-        BASELINE: "baseline (Pre-LN)",
-    }
-)
-"""Architecture → its row of Table 4, in the paper's order."""
 
 
 def summarise_ablation(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
@@ -38,11 +18,11 @@ def summarise_ablation(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataF
         level: Confidence level of the intervals.
 
     Returns:
-        One row per architecture, those of `ROWS` first, in the paper's order: columns arch, row
-        (its name in `ROWS`, or arch), steps (that each run was to take), runs (that have a finite
-        final loss), broke (destabilised, or ended with a loss that is not finite), failed (by an
-        error) and interrupted, none of which are in the figures; seconds (their mean; as
-        measured, other jobs' disturbance included), loss (mean, nats a token), loss_low, loss_high
+        One row per architecture, those of `TABLE_4` first, in the paper's order: columns arch, row
+        (its name in `TABLE_4`, or arch), steps (that each run was to take), runs (that have a
+        finite final loss), broke (destabilised, or ended with a loss that is not finite), failed
+        (by an error) and interrupted, none of which are in the figures; seconds (mean, as
+        recorded: other jobs' disturbance included), loss (mean, nats a token), loss_low, loss_high
         (Student's t interval; NaN for one run), loss_min, loss_max (over seeds), perplexity (of
         the mean loss).
 
@@ -63,7 +43,7 @@ def summarise_ablation(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataF
         rows.append(
             {
                 "arch": arch,
-                "row": ROWS.get(arch, arch),
+                "row": TABLE_4.get(arch, arch),
                 "steps": int(runs["steps"].iloc[0]),
                 "runs": len(whole),
                 "broke": int((reasons.isin([*BREAKS, "completed"]) & ~_is_whole(runs)).sum()),
@@ -100,7 +80,7 @@ def ablation_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.Dat
         level: Confidence level of the interval.
 
     Returns:
-        One row per reference (`ALL`, then `BASELINE`, if its runs are there) and other
+        One row per reference (`ALL_OPERATIONS`, then `BASELINE`, if its runs are there) and other
         architecture: columns reference, arch, row, seeds (of either), pairs, difference (mean of
         arch's loss − the reference's, nats a token), low, high (Student's t interval), perplexity
         (arch's over the reference's: e^difference), distinguished (False where the interval
@@ -111,7 +91,7 @@ def ablation_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.Dat
     seeds = losses.assign(here=True).pivot(index="seed", columns="arch", values="here")
     order = _in_order(losses)
     rows = []
-    for reference in (name for name in (ALL, BASELINE) if name in order):
+    for reference in (name for name in (ALL_OPERATIONS, BASELINE) if name in order):
         for arch in order:
             if arch == reference:
                 continue
@@ -121,7 +101,7 @@ def ablation_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.Dat
                 {
                     "reference": reference,
                     "arch": arch,
-                    "row": ROWS.get(arch, arch),
+                    "row": TABLE_4.get(arch, arch),
                     "seeds": len(seeds[[arch, reference]].dropna(how="all")),
                     "pairs": len(differences),
                     "difference": interval.mean,
@@ -143,7 +123,9 @@ _DIFFERENCE_COLUMNS = [
 def _in_order(losses: pd.DataFrame) -> list[str]:
     """The architectures: the rows of Table 4, then others as they come."""
     here = pd.unique(losses["arch"])
-    return [arch for arch in ROWS if arch in here] + [arch for arch in here if arch not in ROWS]
+    return [arch for arch in TABLE_4 if arch in here] + [
+        arch for arch in here if arch not in TABLE_4
+    ]
 
 
 def _is_whole(losses: pd.DataFrame) -> "pd.Series[bool]":

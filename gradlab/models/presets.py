@@ -16,14 +16,14 @@ _NORMFORMER = {
     "attn_out_norm": True,
     "ffn_mid_norm": True,
 }
-_ALL_OPERATIONS = {**_NORMFORMER, "res_scale": "ffn"}
+_NORMFORMER_RESSCALE = {**_NORMFORMER, "res_scale": "ffn"}
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "post-ln": {"placement": "post"},
         "pre-ln": {"placement": "pre"},
         "normformer": _NORMFORMER,
-        "normformer-resscale": _ALL_OPERATIONS,
+        "normformer-resscale": _NORMFORMER_RESSCALE,
         "pre-ln-resscale": {"placement": "pre", "res_scale": "ffn"},
     }
 )
@@ -31,14 +31,29 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "minus-post-attn-ln": {**_ALL_OPERATIONS, "attn_out_norm": False},
-        "minus-ffn-ln": {**_ALL_OPERATIONS, "ffn_mid_norm": False},
-        "minus-head-scale": {**_ALL_OPERATIONS, "head_scale": "none"},
-        "plus-3-more-ln": {**_ALL_OPERATIONS, "qkv_norm": True},
+        "minus-post-attn-ln": {**_NORMFORMER_RESSCALE, "attn_out_norm": False},
+        "minus-ffn-ln": {**_NORMFORMER_RESSCALE, "ffn_mid_norm": False},
+        "minus-head-scale": {**_NORMFORMER_RESSCALE, "head_scale": "none"},
+        "plus-3-more-ln": {**_NORMFORMER_RESSCALE, "qkv_norm": True},
     }
 )
 """The rows of the paper's Table 4 that have no name elsewhere: `normformer-resscale` but for one
 operation. They are architecture names too."""
+
+TABLE_4: Mapping[str, str] = MappingProxyType(
+    {
+        "normformer-resscale": "all operations",
+        "minus-post-attn-ln": "− post-attention LN",
+        "minus-ffn-ln": "− FFN LN",
+        "minus-head-scale": "− head scale",
+        "normformer": "− ResScale",
+        "plus-3-more-ln": "+ 3 more LN",
+        "pre-ln": "baseline (Pre-LN)",
+    }
+)
+"""Architecture → its row of the paper's Table 4, in the paper's order."""
+
+ALL_OPERATIONS, *_, BASELINE = TABLE_4
 
 HEAD_WIDTH = 64
 """The paper's head size at 125M: the widest head that `at_width` makes."""

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gradlab.analyses.ablation import ALL, BASELINE, ROWS, ablation_differences, summarise_ablation
+from gradlab.analyses.ablation import ablation_differences, summarise_ablation
 from gradlab.analyses.final_losses import COLUMNS
 from gradlab.errors import GradlabError
-from gradlab.models.presets import model_config
+from gradlab.models.presets import ALL_OPERATIONS, BASELINE, TABLE_4, model_config
 
 # Student's t, two-sided 95 %, from the printed tables.
 T95 = {1: 12.7062, 2: 4.30265, 3: 3.18245}
-WORTH = dict(zip(ROWS, [0.0, 0.01, 0.05, 0.04, 0.02, -0.01, 0.1], strict=True))
+WORTH = dict(zip(TABLE_4, [0.0, 0.01, 0.05, 0.04, 0.02, -0.01, 0.1], strict=True))
 
 
 def study(seeds: int = 4, noise: float = 0.003) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def spoiled(**fields: Any) -> pd.DataFrame:
 
 def test_the_rows_are_the_models_of_table_4() -> None:
     switches = ("attn_out_norm", "ffn_mid_norm", "head_scale", "res_scale", "qkv_norm")
-    models = [model_config(arch, "nano") for arch in ROWS]
+    models = [model_config(arch, "nano") for arch in TABLE_4]
     assert [tuple(getattr(model, name) for name in switches) for model in models] == [
         (True, True, "heads", "ffn", False),
         (False, True, "heads", "ffn", False),
@@ -53,8 +53,8 @@ def test_the_rows_are_the_models_of_table_4() -> None:
 def test_a_summary_is_plain_statistics_of_each_row() -> None:
     table = study()
     summary = summarise_ablation(table)
-    assert summary["arch"].tolist() == list(ROWS)
-    assert summary["row"].tolist() == list(ROWS.values())
+    assert summary["arch"].tolist() == list(TABLE_4)
+    assert summary["row"].tolist() == list(TABLE_4.values())
     for row in summary.to_dict("records"):
         losses = table[table["arch"] == row["arch"]]["val_loss"].tolist()
         half = T95[3] * statistics.stdev(losses) / 2
@@ -66,7 +66,7 @@ def test_a_summary_is_plain_statistics_of_each_row() -> None:
         assert row["perplexity"] == pytest.approx(statistics.geometric_mean(perplexities))
         assert row["seconds"] == pytest.approx(10.5)
     assert summary.set_index("arch").loc[BASELINE, "steps"] == 500
-    assert summary.set_index("arch").loc[ALL, "steps"] == 440
+    assert summary.set_index("arch").loc[ALL_OPERATIONS, "steps"] == 440
 
 
 def test_differences_are_over_pairs_of_seeds() -> None:
@@ -87,12 +87,12 @@ def test_differences_are_over_pairs_of_seeds() -> None:
 def test_a_known_study_gives_its_worths_back() -> None:
     found = ablation_differences(study(noise=0)).set_index(["reference", "arch"])
     for arch, worth in WORTH.items():
-        if arch != ALL:
-            assert found.loc[(ALL, arch), "difference"] == pytest.approx(worth)
+        if arch != ALL_OPERATIONS:
+            assert found.loc[(ALL_OPERATIONS, arch), "difference"] == pytest.approx(worth)
         if arch != BASELINE:
             assert found.loc[(BASELINE, arch), "difference"] == pytest.approx(worth - 0.1)
     noisy = ablation_differences(study()).set_index(["reference", "arch"])
-    assert noisy.loc[(ALL, "minus-ffn-ln"), "distinguished"]
+    assert noisy.loc[(ALL_OPERATIONS, "minus-ffn-ln"), "distinguished"]
     none = study(noise=0.5).assign(val_loss=lambda t: t["val_loss"] - t["arch"].map(WORTH))
     assert not ablation_differences(none)["distinguished"].all()
 
@@ -116,8 +116,8 @@ def test_a_run_without_a_loss_is_counted(fields: dict[str, Any], count: str) -> 
     left = table[(table["arch"] == "minus-ffn-ln") & (table["seed"] != 1)]["val_loss"]
     assert row["loss"] == pytest.approx(left.mean())
     differences = ablation_differences(table).set_index(["reference", "arch"])
-    assert differences.loc[(ALL, "minus-ffn-ln"), ["seeds", "pairs"]].tolist() == [4, 3]
-    assert differences.loc[(ALL, "normformer"), ["seeds", "pairs"]].tolist() == [4, 4]
+    assert differences.loc[(ALL_OPERATIONS, "minus-ffn-ln"), ["seeds", "pairs"]].tolist() == [4, 3]
+    assert differences.loc[(ALL_OPERATIONS, "normformer"), ["seeds", "pairs"]].tolist() == [4, 4]
     values = table.pivot(index="seed", columns="arch", values="val_loss").drop(index=1)
     expected = (values["minus-ffn-ln"] - values[BASELINE]).mean()
     assert differences.loc[(BASELINE, "minus-ffn-ln"), "difference"] == pytest.approx(expected)
@@ -133,17 +133,17 @@ def test_one_seed_has_no_interval() -> None:
 
 def test_a_row_that_never_ended_has_no_loss() -> None:
     table = study(seeds=2)
-    table.loc[table["arch"] == ALL, ["reason", "val_loss"]] = ["loss_rise", math.nan]
+    table.loc[table["arch"] == ALL_OPERATIONS, ["reason", "val_loss"]] = ["loss_rise", math.nan]
     summary = summarise_ablation(table).set_index("arch")
-    assert summary.loc[ALL, ["loss", "perplexity"]].isna().all()
+    assert summary.loc[ALL_OPERATIONS, ["loss", "perplexity"]].isna().all()
     differences = ablation_differences(table)
-    assert (differences.loc[differences["reference"] == ALL, "pairs"] == 0).all()
+    assert (differences.loc[differences["reference"] == ALL_OPERATIONS, "pairs"] == 0).all()
 
 
 def test_other_rows_and_missing_references() -> None:
     table = study()
     table = table[table["arch"].isin([BASELINE, "normformer"])].replace("normformer", "mine")
-    assert summarise_ablation(table)["row"].tolist() == [ROWS[BASELINE], "mine"]
+    assert summarise_ablation(table)["row"].tolist() == [TABLE_4[BASELINE], "mine"]
     assert ablation_differences(table)[["reference", "arch"]].to_numpy().tolist() == [
         [BASELINE, "mine"]
     ]
