@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gradlab.cli.command import takes
 from gradlab.cli.command_options import GradNormsOptions
 from gradlab.cli.screen import output
-from gradlab.cli.study import default_folder, train_study
+from gradlab.cli.study import default_folder, study_runs, train_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,11 +97,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, length: int, figur
 
 def whole_runs(configs: Sequence["RunConfig"], out: Path) -> list["Run"]:
     """The study's runs that reached their last step: the others have no late window."""
-    from gradlab.runs.reader import load
-    from gradlab.training.study import run_name
-
-    folders = [out / run_name(config) for config in configs]
-    runs = [load(folder) for folder in folders if (folder / "run.json").exists()]
+    runs = study_runs(configs, out)
     return [run for run in runs if run.verdict is not None and run.verdict.censored]
 
 

@@ -6,10 +6,12 @@ import typer
 from typer.core import TyperGroup
 
 from gradlab.cli import (
+    ablate,
     blocks,
     figures,
     grad_norms,
     inspect_run,
+    lr_search,
     make_report,
     run_stability,
     sizes,
@@ -79,6 +81,8 @@ def gradlab(
 
 app.command("run-stability", epilog=run_stability.EXAMPLES)(run_stability.run_stability)
 app.command("grad-norms", epilog=grad_norms.EXAMPLES)(grad_norms.grad_norms)
+app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
+app.command("lr-search", epilog=lr_search.EXAMPLES)(lr_search.lr_search)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("inspect", epilog=inspect_run.EXAMPLES)(inspect_run.inspect_run)
 app.command("report", epilog=make_report.EXAMPLES)(make_report.report)

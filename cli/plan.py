@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import product
 from typing import Any, TypeVar, get_args
@@ -57,9 +57,9 @@ def plan_stability(options: StabilityOptions) -> list[RunConfig]:
             schedule=ScheduleConfig(kind="ramp", lr_step=ramp),
             steps=_step_cap(size) if options.steps is None else options.steps,
             seed=seed,
-            **_shared(options, name),
+            **shared_fields(options, name),
         )
-        for size, ramp, seed, arch in product(sizes, ramps, _seeds(options.seeds), architectures)
+        for size, ramp, seed, arch in product(sizes, ramps, seeds_of(options.seeds), architectures)
     ]
 
 
@@ -87,9 +87,9 @@ def plan_grad_norms(options: GradNormsOptions) -> list[RunConfig]:
             schedule=ScheduleConfig(lr=options.lr, warmup_steps=options.warmup),
             steps=options.steps,
             seed=seed,
-            **_shared(options, name),
+            **shared_fields(options, name),
         )
-        for seed, arch in product(_seeds(options.seeds), dict.fromkeys(options.arch))
+        for seed, arch in product(seeds_of(options.seeds), dict.fromkeys(options.arch))
     ]
 
 
@@ -100,7 +100,7 @@ def plan_train(options: TrainOptions) -> RunConfig:
         ConfigError: An option has a value that is unknown, out of range, or does not fit others.
     """
     (size,) = size_labels([options.size], [] if options.width is None else [options.width])
-    _check_name("schedule", options.schedule, get_args(ScheduleKind))
+    check_name("schedule", options.schedule, get_args(ScheduleKind))
     ramp = options.schedule == "ramp"
     name = options.precision
     return RunConfig(
@@ -120,7 +120,7 @@ def plan_train(options: TrainOptions) -> RunConfig:
         val_every=options.val_every,
         val_batches=options.val_batches,
         stop_when_destabilised=not options.keep_going,
-        **_shared(options, _automatic_precision(options.device) if name == "auto" else name),
+        **shared_fields(options, _automatic_precision(options.device) if name == "auto" else name),
     )
 
 
@@ -185,7 +185,12 @@ def check_jobs(jobs: int | None, device_type: str) -> int:
     return jobs
 
 
-def _seeds(count: int) -> range:
+def seeds_of(count: int) -> range:
+    """The seeds of a study.
+
+    Raises:
+        ConfigError: There are none.
+    """
     if count < 1:
         raise ConfigError(f"--seeds {count}: a study needs at least one seed.")
     return range(count)
@@ -195,9 +200,9 @@ def _step_cap(label: str) -> int:
     return STEP_CAPS.get(named_size(label)["size"], LARGE_STEP_CAP)
 
 
-def _shared(options: RunOptions, precision: str) -> dict[str, Any]:
+def shared_fields(options: RunOptions, precision: str) -> dict[str, Any]:
     """The fields of `RunConfig` that every training command sets in the same way."""
-    _check_name("precision", precision, ["auto", *get_args(PrecisionName)])
+    check_name("precision", precision, ["auto", *get_args(PrecisionName)])
     return {
         "batch_size": options.batch_size,
         "accumulation": options.accumulation,
@@ -214,12 +219,16 @@ def _record(options: RunOptions) -> RecordConfig:
     """What is recorded: `none`, alone, stands for no probes."""
     probes = [] if list(options.probes) == ["none"] else options.probes
     for name in probes:
-        _check_name("probe", name, [*get_args(ProbeName), "none"])
+        check_name("probe", name, [*get_args(ProbeName), "none"])
     return _part(RecordConfig, options, probes=tuple(probes))
 
 
-def _check_name(option: str, name: str, known: Sequence[str]) -> None:
-    """Names that a config calls otherwise than the option that gives them."""
+def check_name(option: str, name: str, known: Collection[str]) -> None:
+    """See to names that a config calls otherwise than the option that gives them.
+
+    Raises:
+        ConfigError: The name is not among the known ones.
+    """
     if name not in known:
         raise ConfigError(unknown(option, name, known))
 

@@ -1,8 +1,8 @@
 """Commands that train a study: several runs side by side, then what they say together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,7 @@ from gradlab.cli.live import watching
 
 if TYPE_CHECKING:
     from gradlab.config import RunConfig
+    from gradlab.runs.reader import Run
     from gradlab.training.study import RunUpdate
     from gradlab.training.study_table import StudyTable
 
@@ -23,6 +24,7 @@ def train_study(
     resume: bool,
     table: "StudyTable",
     show_result: Callable[[bool], None],
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Train a study's runs under the live view, show what they say, and name those that failed.
 
@@ -34,6 +36,7 @@ def train_study(
         table: What the study's own table says of each run.
         show_result: Prints and writes the results: the figures too (true), or no figures where the
             study was interrupted.
+        notes: Kept in the study's file.
 
     Raises:
         GradlabError: The corpus, the device, the number of jobs or the folder cannot be used.
@@ -55,7 +58,13 @@ def train_study(
                     reasons[update.name] = update.message
 
             result = run_study(
-                configs, out, jobs=jobs, resume=resume, table=table, progress=progress
+                configs,
+                out,
+                jobs=jobs,
+                resume=resume,
+                table=table,
+                notes=notes,
+                progress=progress,
             )
     except KeyboardInterrupt:
         if (out / table.file).exists():
@@ -73,6 +82,15 @@ def train_study(
 def default_folder(kind: str, configs: Sequence["RunConfig"]) -> Path:
     """Where a study goes without `--out`: named after its sizes, the same every time."""
     return Path("studies") / "-".join([kind, *dict.fromkeys(c.size for c in configs)])
+
+
+def study_runs(configs: Sequence["RunConfig"], out: Path) -> "list[Run]":
+    """The runs of a study that have been begun, in the study's order."""
+    from gradlab.runs.reader import load
+    from gradlab.training.study import run_name
+
+    folders = [out / run_name(config) for config in configs]
+    return [load(folder) for folder in folders if (folder / "run.json").exists()]
 
 
 def check_corpus(configs: Sequence["RunConfig"]) -> None:

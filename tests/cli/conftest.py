@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.data.corpus import load_corpus
 from gradlab.models.presets import model_config
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
+from gradlab.training import study as study_module
 
 
 @pytest.fixture
@@ -115,3 +117,43 @@ def write_run() -> WriteRun:
         return folder
 
     return write
+
+
+@pytest.fixture
+def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Studies whose runs are at their end at once, with the loss that a function of the config
+    gives, or broken where that is None; Ctrl-C comes after the first `until` of them.
+    """
+
+    def fake(loss: Callable[[RunConfig], float | None], *, until: int | None = None) -> None:
+        def run_jobs(jobs, *, limit, on_progress, on_end):  # type: ignore[no-untyped-def]
+            for job in jobs[:until]:
+                _write_losses(job.path, job.config, loss(job.config))
+                on_end(job.name, None)
+            if until is not None:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(study_module, "run_jobs", run_jobs)
+
+    return fake
+
+
+def _write_losses(folder: Path, config: RunConfig, loss: float | None) -> None:
+    corpus = load_corpus(config.data, seq_len=1)
+    info = {"params": 9, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
+    writer = RunWriter(folder, config, info)
+    values = {"update": 1, "lr": 0.0, "loss_scale": 1.0, "grad_norm": 1.0, "tokens": 1}
+    last = config.steps - 1
+    writer.write(
+        "steps",
+        {
+            "step": [0, last],
+            "loss": [5.5, 3.0],
+            "val_loss": [None, loss],
+            "skipped": [False, False],
+            "seconds": [0.5, 2.0],
+            **{name: [value, value] for name, value in values.items()},
+        },
+    )
+    reason = "loss_rise" if loss is None else "completed"
+    writer.finish("finished", Verdict(reason=reason, step=last))

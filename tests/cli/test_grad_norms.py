@@ -98,7 +98,7 @@ def fake_study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Studies that train nothing: the first `whole` runs are made up, one may have broken."""
 
     def fake(*, whole: int, broken: int = 0, ends: bool = True) -> None:
-        def run_study(configs, out, *, jobs, resume, table, progress):  # type: ignore[no-untyped-def]
+        def run_study(configs, out, *, table, progress, **_):  # type: ignore[no-untyped-def]
             for index, config in enumerate(configs[: whole + broken]):
                 write_run(config, out, reason="completed" if index < whole else "loss_rise")
             names = [study_module.run_name(config) for config in configs[: whole + broken]]

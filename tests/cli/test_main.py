@@ -34,6 +34,8 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
         ["--version"],
         ["run-stability", "--help"],
         ["grad-norms", "-h"],
+        ["ablate", "-h"],
+        ["lr-search", "-h"],
         ["train", "-h"],
         ["inspect", "-h"],
         ["figures", "-h"],
@@ -53,7 +55,11 @@ def test_runs_as_a_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["run-stability", "grad-norms", "train", "inspect", "figures", "sizes"]
+    "command",
+    [
+        *("run-stability", "grad-norms", "ablate", "lr-search", "train"),
+        *("inspect", "figures", "sizes"),
+    ],
 )
 def test_every_command_has_help_with_examples(command: str) -> None:
     code, out, _ = invoke(command, "--help")

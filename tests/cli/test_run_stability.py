@@ -80,7 +80,7 @@ def fake_study(
 ) -> None:
     """A study whose first runs end in a break, whose last ones fail, or that is interrupted."""
 
-    def run_study(configs, out, *, jobs, resume, table, progress):  # type: ignore[no-untyped-def]
+    def run_study(configs, out, *, table, progress, **_):  # type: ignore[no-untyped-def]
         out.mkdir(parents=True)
         lines = [",".join(STABILITY.columns)]
         for config in configs[:rows]:

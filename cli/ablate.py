@@ -1,0 +1,92 @@
+"""`gradlab ablate`: what each operation of NormFormer is worth, at the same compute."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab.cli.command import takes
+from gradlab.cli.loss_options import AblateOptions
+from gradlab.cli.screen import output
+from gradlab.cli.study import default_folder, study_runs, train_study
+
+if TYPE_CHECKING:
+    from gradlab.cli.equal_time import RowTime
+    from gradlab.config import RunConfig
+
+EXAMPLES = """\
+Examples:
+
+gradlab ablate
+
+gradlab ablate --size micro --steps 1000 --warmup 100 --seeds 5 --out studies/table-4
+
+gradlab ablate --equal steps --row normformer-resscale --row minus-ffn-ln --row pre-ln"""
+
+
+@takes(AblateOptions)
+def ablate(options: AblateOptions) -> None:
+    """Take NormFormer's operations away one at a time: the NormFormer paper's Table 4.
+
+    The rows are NormFormer with all operations (λ_resid among them), the same without
+    the norm after the attention, without the norm in the FFN, without head scales, without
+    λ_resid (ResScale), with norms on the queries, keys and values as well, and Pre-LN, the baseline
+    without any.
+
+    The rows have equal compute: before the study begins, the training steps of all rows are timed
+    on this device, in turns, and each row takes as many steps as fit in the time of the
+    baseline's. The times and steps are kept in the study's folder. With --equal steps all rows
+    take the same number.
+
+    The result is a table of the validation loss and perplexity after the last step, over seeds,
+    with paired differences from all operations and from the baseline (95 % intervals), how many
+    runs are behind each row and how many broke; the CSV files have more. Ctrl-C stops; the same
+    command with --resume goes on.
+    """
+    from gradlab.cli.equal_time import NOTE, row_times
+    from gradlab.cli.plan_losses import plan_ablation, with_steps
+    from gradlab.training.study_table import RUNS
+
+    configs = plan_ablation(options)
+    out = options.out or default_folder("ablation", configs)
+    times = row_times(options, out) if options.equal == "time" else None
+    if times is not None:
+        configs = with_steps(configs, {arch: time.steps for arch, time in times.items()})
+    train_study(
+        configs,
+        out,
+        jobs=options.jobs,
+        resume=options.resume,
+        table=RUNS,
+        show_result=lambda _: show_result(configs, out, times),
+        notes=None if times is None else {NOTE: {a: t.as_json() for a, t in times.items()}},
+    )
+
+
+def show_result(
+    configs: Sequence["RunConfig"], out: Path, times: "Mapping[str, RowTime] | None"
+) -> None:
+    """Print the study's table and sentences, and write its files."""
+    from gradlab.analyses.ablation import ablation_differences, summarise_ablation
+    from gradlab.analyses.final_losses import final_losses
+    from gradlab.cli.ablation_report import ablation_table, difference_sentences
+    from gradlab.cli.study_files import write_csvs
+
+    console = output()
+    losses = final_losses(study_runs(configs, out), vary="steps")
+    if losses.empty:
+        console.print(f"No run in {out} has ended: there is nothing to compare.")
+        return
+    summary = summarise_ablation(losses)
+    if times is not None:
+        summary["step_seconds"] = [times[arch].step.median for arch in summary["arch"]]
+    tables = {
+        "losses": losses,
+        "summary": summary,
+        "differences": ablation_differences(losses),
+    }
+    console.print(ablation_table(configs, summary, tables["differences"]))
+    for sentence in difference_sentences(tables["differences"]):
+        console.print(sentence)
+    files = [out / "runs.csv", *write_csvs(tables, out)]
+    names = ", ".join(file.name for file in files)
+    console.print(f"In {out}: {names}; a folder a run.")

@@ -1,0 +1,93 @@
+"""The options of the studies that compare losses: `gradlab ablate` and `gradlab lr-search`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from gradlab.cli.options import RECORD, RunOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossStudyOptions(RunOptions):
+    """What both can be told."""
+
+    size: Annotated[
+        str, option("A named size; nano-d128 is nano at width 128.", metavar="NAME")
+    ] = "nano"
+    width: Annotated[int | None, option("Take the size at this width.")] = None
+    seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
+    schedule: Annotated[
+        str, option("What follows the warm-up: constant, linear, cosine.", metavar="KIND")
+    ] = "linear"
+    warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 30
+    val_batches: Annotated[int, option("Batches of the validation after the last step.")] = 64
+    probes: Annotated[
+        list[str],
+        option(
+            "What to measure inside the model beside the loss: headroom, grad_norms, scales, "
+            "scores, optimizer, or none; repeat for more.",
+            panel=RECORD,
+            metavar="NAME",
+        ),
+    ] = field(default_factory=lambda: ["none"])
+    precision: Annotated[
+        str,
+        option("Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32.", metavar="NAME"),
+    ] = "auto"
+    jobs: Annotated[
+        int | None, option("Runs at the same time; a core each by default, one on CUDA.")
+    ] = None
+    resume: Annotated[
+        bool,
+        option("Go on with the study in the folder: finished runs are kept.", "--resume"),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(LossStudyOptions):
+    """`gradlab ablate`."""
+
+    row: Annotated[
+        list[str],
+        option(
+            "A row of Table 4: normformer-resscale (all operations), minus-post-attn-ln, "
+            "minus-ffn-ln, minus-head-scale, normformer (minus ResScale), plus-3-more-ln, pre-ln "
+            "(the baseline); repeat for more. All by default.",
+            metavar="NAME",
+        ),
+    ] = field(default_factory=list)
+    equal: Annotated[
+        str,
+        option(
+            "What the rows have alike: time, as measured on the device before the study begins, "
+            "or steps.",
+            metavar="WHAT",
+        ),
+    ] = "time"
+    steps: Annotated[
+        int,
+        option(
+            "Steps of the baseline; at equal time the other rows take as many as fit in its time."
+        ),
+    ] = 500
+    lr: Annotated[float, option("Peak learning rate, of every row.")] = 3e-3
+    out: Annotated[Path | None, option("The study's folder; studies/ablation-SIZE by default.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrSearchOptions(LossStudyOptions):
+    """`gradlab lr-search`."""
+
+    arch: Annotated[list[str], option("An architecture; repeat for more.", metavar="NAME")] = field(
+        default_factory=lambda: ["pre-ln", "normformer"]
+    )
+    lr: Annotated[
+        list[float],
+        option("A peak learning rate; repeat for more. By default eight, a factor of 2 apart."),
+    ] = field(default_factory=lambda: [1e-3 * 2**power for power in range(8)])
+    steps: Annotated[int, option("Steps of each run.")] = 300
+    out: Annotated[
+        Path | None, option("The study's folder; studies/lr-search-SIZE by default.")
+    ] = None

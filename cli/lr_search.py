@@ -1,0 +1,106 @@
+"""`gradlab lr-search`: the learning rate that suits each architecture, and how much it matters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab.cli.command import takes
+from gradlab.cli.loss_options import LrSearchOptions
+from gradlab.cli.screen import output
+from gradlab.cli.study import default_folder, study_runs, train_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gradlab.config import RunConfig
+
+EXAMPLES = """\
+Examples:
+
+gradlab lr-search
+
+gradlab lr-search --arch pre-ln --arch normformer --lr 1e-3 --lr 3e-3 --lr 1e-2 --seeds 5
+
+gradlab lr-search --size micro --steps 1000 --warmup 100 --out studies/table-1"""
+
+
+@takes(LrSearchOptions)
+def lr_search(options: LrSearchOptions) -> None:
+    """Train architectures at several learning rates and find the best of each.
+
+    As for the NormFormer paper's Table 1. Every run is validated after its last step. LR
+    sensitivity is that of Wortsman et al. (2023): the loss at each learning rate over the lowest of
+    them, averaged over the rates; a run that diverged enters with its loss at initialisation, and
+    so does one whose loss ended higher than that.
+
+    The result is the loss at each rate, the best rate and the LR sensitivity of each architecture,
+    over seeds, the differences between architectures with 95 % intervals over paired seeds, and a
+    figure of loss against learning rate in which diverged runs are marked. Ctrl-C stops; the same
+    command with --resume goes on.
+    """
+    from gradlab.cli.plan_losses import plan_lr_search
+    from gradlab.training.study_table import RUNS
+
+    configs = plan_lr_search(options)
+    out = options.out or default_folder("lr-search", configs)
+    train_study(
+        configs,
+        out,
+        jobs=options.jobs,
+        resume=options.resume,
+        table=RUNS,
+        show_result=lambda figures: show_result(configs, out, figures=figures),
+    )
+
+
+def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> None:
+    """Print the study's tables and sentences, and write its files."""
+    from gradlab.analyses.final_losses import final_losses
+    from gradlab.analyses.lr_search import (
+        losses_by_rate,
+        search_differences,
+        search_seeds,
+        summarise_search,
+    )
+    from gradlab.cli.lr_search_report import NOTE, rate_table, search_sentences, search_table
+    from gradlab.cli.study_files import write_csvs
+
+    console = output()
+    losses = final_losses(study_runs(configs, out), vary="lr")
+    if losses.empty:
+        console.print(f"No run in {out} has ended: there is nothing to compare.")
+        return
+    tables = {
+        "losses": losses,
+        "rates": losses_by_rate(losses),
+        "seeds": search_seeds(losses),
+        "summary": summarise_search(losses),
+        "differences": search_differences(losses),
+    }
+    console.print(rate_table(configs, tables["rates"]))
+    console.print(NOTE)
+    console.print(search_table(tables["summary"]))
+    for sentence in search_sentences(tables["summary"], tables["differences"]):
+        console.print(sentence)
+    files = [out / "runs.csv", *write_csvs(tables, out)]
+    if figures and tables["rates"]["runs"].any():
+        files += write_figure(losses, out)
+    names = ", ".join(file.name for file in files)
+    console.print(f"In {out}: {names}; a folder a run.")
+
+
+def write_figure(losses: "pd.DataFrame", out: Path) -> list[Path]:
+    """Loss against learning rate."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    from gradlab.figures.lr_search import loss_by_rate
+    from gradlab.figures.save import save
+    from gradlab.figures.style import figure_of
+
+    figure = figure_of(loss_by_rate(losses))
+    files = save(figure, out / "loss_by_rate")
+    plt.close(figure)
+    return files

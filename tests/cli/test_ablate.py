@@ -1,0 +1,286 @@
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from gradlab.cli.loss_options import AblateOptions
+from gradlab.cli.main import app
+from gradlab.cli.plan_losses import plan_ablation, plan_timed, steps_in_time, with_steps
+from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.errors import ConfigError
+from gradlab.models.presets import TABLE_4, model_config
+from gradlab.runs.reader import load
+from gradlab.training import step_times as times_module
+from gradlab.training.step_times import StepTime
+from gradlab.training.study import study_notes
+
+SMALL = [
+    *("ablate", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
+    *("--max-seq-len", "8", "--batch-size", "2", "--jobs", "1", "--steps", "12", "--warmup", "2"),
+]
+WORTH = dict(zip(TABLE_4, [0.0, 0.01, 0.05, 0.04, 0.02, -0.01, 0.1], strict=True))
+SECONDS = dict(zip(TABLE_4, [1.2, 1.1, 1.0, 1.1, 1.2, 1.5, 1.0], strict=True))
+STEPS = {
+    "normformer-resscale": 10,
+    "minus-post-attn-ln": 11,
+    "minus-ffn-ln": 12,
+    "minus-head-scale": 11,
+    "normformer": 10,
+    "plus-3-more-ln": 8,
+    "pre-ln": 12,
+}
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, [*SMALL, *arguments])
+
+
+def worth(config: RunConfig) -> float:
+    return 2 + WORTH[config.arch] + 0.3 * config.seed
+
+
+@pytest.fixture(autouse=True)
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The architectures that were timed, in each call."""
+    calls = []
+
+    def step_times(configs: Sequence[RunConfig]) -> list[StepTime]:
+        calls.append([config.arch for config in configs])
+        return [StepTime(SECONDS[arch], 0.9 * SECONDS[arch], 2.0) for arch in calls[-1]]
+
+    monkeypatch.setattr(times_module, "step_times", step_times)
+    return calls
+
+
+def test_the_default_study_is_table_4() -> None:
+    configs = plan_ablation(AblateOptions())
+    assert [(config.seed, config.arch) for config in configs] == [
+        (seed, arch) for seed in range(3) for arch in TABLE_4
+    ]
+    for config in configs:
+        assert config == RunConfig(
+            arch=config.arch,
+            size="nano",
+            model=model_config(config.arch, "nano"),
+            schedule=ScheduleConfig(kind="linear", lr=3e-3, warmup_steps=30),
+            steps=500,
+            seed=config.seed,
+            optimizer=OptimizerConfig(),
+            record=RecordConfig(probes=()),
+            val_every=500,
+            val_batches=64,
+        )
+    assert len({config.model for config in configs}) == 7
+
+
+def test_the_baseline_is_always_timed_and_each_row_once() -> None:
+    options = AblateOptions(row=["minus-ffn-ln", "normformer-resscale"], seeds=2)
+    assert [config.arch for config in plan_ablation(options)] == [
+        *("normformer-resscale", "minus-ffn-ln") * 2
+    ]
+    timed = plan_timed(options)
+    assert [config.arch for config in timed] == ["normformer-resscale", "minus-ffn-ln", "pre-ln"]
+    assert {config.seed for config in timed} == {0}
+    assert len(plan_timed(AblateOptions())) == 7
+
+
+def test_steps_that_fit_in_the_baselines_time() -> None:
+    assert steps_in_time(SECONDS, 12) == STEPS
+    assert steps_in_time({"pre-ln": 1.0, "normformer": 90.0}, 12)["normformer"] == 1
+
+
+def test_each_run_takes_its_rows_steps_and_is_validated_after_the_last() -> None:
+    configs = plan_ablation(AblateOptions(steps=12, warmup=2))
+    for config in with_steps(configs, STEPS):
+        assert (config.steps, config.val_every) == (STEPS[config.arch],) * 2
+    with pytest.raises(ConfigError, match="--warmup 2 leaves none of the 2 steps of pre-ln"):
+        with_steps(configs, {**STEPS, "pre-ln": 2})
+
+
+def test_the_table_the_sentence_and_the_files(
+    tmp_path: Path, text: str, fake_jobs: Callable[..., None]
+) -> None:
+    fake_jobs(worth)
+    out = tmp_path / "study"
+    result = invoke("--corpus", text, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "nano-d16, equal time: validation loss after the last step (nats a token)" in lines
+    for row in (
+        "all operations 10 1200 3 2.300 (2.000 to 2.600) 9.97 −0.100 (−0.100 to −0.100)",
+        "− FFN LN 12 1000 3 2.350 (2.050 to 2.650) 10.49 +0.050 (+0.050 to +0.050) −0.050 "
+        "(−0.050 to −0.050)",
+        "+ 3 more LN 8 1500 3 2.290 (1.990 to 2.590) 9.87 −0.010 (−0.010 to −0.010) −0.110 "
+        "(−0.110 to −0.110)",
+        "baseline (Pre-LN) 12 1000 3 2.400 (2.100 to 2.700) 11.02 +0.100 (+0.100 to +0.100)",
+    ):
+        assert row in lines
+    sentence = " ".join(lines).partition("Against all operations")[2]
+    assert "worse: − post-attention LN, − FFN LN, − head scale, − ResScale, baseline" in sentence
+    assert "better: + 3 more LN" in sentence
+    assert "not distinguished" not in sentence
+    tables = {
+        name: pd.read_csv(out / f"{name}.csv")
+        for name in ("runs", "losses", "summary", "differences")
+    }
+    assert len(tables["runs"]) == len(tables["losses"]) == 21
+    summary = tables["summary"].set_index("arch")
+    assert summary["steps"].to_dict() == STEPS
+    assert summary["step_seconds"].to_dict() == SECONDS
+    assert len(tables["differences"]) == 12
+    kept = study_notes(out)["step_times"]
+    assert kept["plus-3-more-ln"] == {"median": 1.5, "low": 1.35, "high": 2.0, "steps": 8}
+    run = load(out / "nano-d16_minus-ffn-ln_linear0.003_seed2")
+    assert (run.config.steps, run.config.model.ffn_mid_norm) == (12, False)
+
+
+def test_runs_that_broke_are_counted(
+    tmp_path: Path, text: str, fake_jobs: Callable[..., None]
+) -> None:
+    fake_jobs(lambda c: None if (c.arch, c.seed) == ("pre-ln", 1) else worth(c))
+    result = invoke("--corpus", text, "--out", str(tmp_path / "study"), "--equal", "steps")
+    assert result.exit_code == 0, result.output
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert (
+        "baseline (Pre-LN) 12 2 of 3 (1 broke) 2.400 (2.100 to 2.700) 11.02 "
+        "+0.100 (+0.100 to +0.100), 2 of 3"
+    ) in lines
+    assert any("equal steps" in line for line in lines)
+    assert not any("ms a step" in line for line in lines)
+
+
+def test_equal_steps_times_nothing(
+    tmp_path: Path, text: str, fake_jobs: Callable[..., None], timed: list[list[str]]
+) -> None:
+    fake_jobs(worth)
+    out = tmp_path / "study"
+    result = invoke("--corpus", text, "--out", str(out), "--equal", "steps", "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert timed == []
+    assert study_notes(out) == {}
+    assert set(pd.read_csv(out / "runs.csv")["steps"]) == {12}
+    assert "not distinguished: − post-attention LN, − FFN LN" in " ".join(result.stdout.split())
+    resumed = invoke("--corpus", text, "--out", str(out), "--seeds", "1", "--resume")
+    assert resumed.exit_code == 2
+    assert "was not begun at equal time" in resumed.stderr
+
+
+def test_a_resumed_study_keeps_its_times(
+    tmp_path: Path, text: str, fake_jobs: Callable[..., None], timed: list[list[str]]
+) -> None:
+    rows = ("--row", "normformer-resscale", "--row", "pre-ln")
+    arguments = ("--corpus", text, "--out", str(tmp_path / "study"), "--seeds", "2")
+    fake_jobs(worth, until=3)
+    stopped = invoke(*arguments, *rows)
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.stderr
+    assert "1 of 2" in stopped.stdout
+    assert timed == [["normformer-resscale", "pre-ln"]]
+    fake_jobs(worth)
+    resumed = invoke(*arguments, *rows, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert len(timed) == 1
+    assert len(pd.read_csv(tmp_path / "study" / "losses.csv")) == 4
+
+    for other, sentence in (
+        ((*rows, "--steps", "24"), "holds another study"),
+        ((*rows, "--row", "normformer"), "was begun without normformer"),
+    ):
+        refused = invoke(*arguments, *other, "--resume")
+        assert refused.exit_code == 2
+        assert sentence in " ".join(refused.stderr.split())
+    assert invoke(*arguments, *rows, "--resume", "--seeds", "3").exit_code == 0
+    assert len(timed) == 1
+
+
+def test_times_that_cannot_be_read_are_refused(
+    tmp_path: Path, text: str, fake_jobs: Callable[..., None]
+) -> None:
+    fake_jobs(worth)
+    arguments = ("--corpus", text, "--out", str(tmp_path / "study"), "--seeds", "1")
+    assert invoke(*arguments).exit_code == 0
+    file = tmp_path / "study" / "study.json"
+    document = json.loads(file.read_text())
+    for damage in ({"pre-ln": {"median": 1}}, {"pre-ln": 1}, [1]):
+        file.write_text(json.dumps({**document, "step_times": damage}))
+        result = invoke(*arguments, "--resume")
+        assert result.exit_code == 2
+        assert "step times that cannot be read" in result.stderr
+
+
+def test_a_study_without_an_ended_run_says_so(
+    tmp_path: Path, text: str, fake_jobs: Callable[..., None]
+) -> None:
+    fake_jobs(worth, until=0)
+    result = invoke("--corpus", text, "--out", str(tmp_path / "study"))
+    assert result.exit_code == 130
+    assert "has ended: there is nothing to compare." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--row", "minus-ffn"], "unknown row 'minus-ffn': did you mean 'minus-ffn-ln'"),
+        (["--equal", "tine"], "unknown equal 'tine': did you mean 'time'"),
+        (["--no-ffn-mid-norm"], "--ffn-mid-norm: the rows of the study differ in it"),
+        (["--schedule", "ramp"], "--schedule ramp has no learning rate to compare at"),
+        (["--schedule", "liner"], "did you mean 'linear'"),
+        (["--warmup", "12"], "--warmup 12 leaves none of the 12 steps at the learning rate"),
+        (["--steps", "0"], "steps = 0 should be greater than or equal to 1"),
+        (["--seeds", "0"], "--seeds 0: a study needs at least one seed"),
+        (["--jobs", "0"], "--jobs 0"),
+        (["--out", "TAKEN"], "TAKEN holds something that is not a study"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_anything_runs(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, timed: list[list[str]],
+    arguments: list[str], sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "TAKEN").mkdir()
+    (tmp_path / "TAKEN" / "mine.txt").write_text("precious")
+    result = invoke("--corpus", text, "--out", "study", *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert sentence in result.stderr
+    assert timed == []
+    assert not (tmp_path / "study").exists()
+
+
+def test_options_from_a_file(tmp_path: Path, text: str, fake_jobs: Callable[..., None]) -> None:
+    fake_jobs(worth)
+    file = tmp_path / "study.toml"
+    file.write_text(f'corpus = "{text}"\nrow = ["pre-ln"]\nequal = "steps"\nseeds = 1\n')
+    out = tmp_path / "study"
+    assert invoke("--config", str(file), "--out", str(out)).exit_code == 0
+    assert pd.read_csv(out / "runs.csv")["arch"].tolist() == ["pre-ln"]
+
+
+@pytest.mark.slow
+def test_a_study_from_the_command_to_the_table(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = tmp_path / "study"
+    rows = ("--row", "plus-3-more-ln", "--row", "pre-ln")
+    arguments = ("--corpus", text, "--out", str(out), "--seeds", "1", *rows)
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    losses = pd.read_csv(out / "losses.csv").set_index("arch")
+    kept = study_notes(out)["step_times"]
+    for arch, row in losses.iterrows():
+        run = load(out / f"nano-d16_{arch}_linear0.003_seed0")
+        steps = run.table("steps")
+        assert row["val_loss"] == steps["val_loss"].dropna().iloc[0]
+        assert len(steps) == run.config.steps == row["steps"] == kept[arch]["steps"]
+        fitting = 12 * kept["pre-ln"]["median"] / kept[arch]["median"]
+        assert abs(row["steps"] - fitting) <= 0.5
+    assert kept["plus-3-more-ln"]["median"] > kept["pre-ln"]["median"]
+    assert invoke(*arguments).exit_code == 2
+    assert invoke(*arguments, "--resume").exit_code == 0
+    assert study_notes(out)["step_times"] == kept
