@@ -206,34 +206,6 @@ SCALES: dict[str, set[str]] = {
 }
 SCALES["encoder-pre"] = SCALES["encoder-post"]
 
-ROLES: dict[str, dict[str, tuple[int | None, str]]] = {
-    "encoder-post": {
-        "encoder.layers.1.self_attn.out_proj.weight": (1, "out"),
-        "encoder.layers.0.self_attn.in_proj_weight": (0, "in_proj"),
-        "encoder.layers.1.linear2.weight": (1, "fc2"),
-    },
-    "blocks": {
-        "blocks.1.ffn.2.weight": (1, "ffn.2"),
-        "blocks.0.attention.in_proj_bias": (0, "in_proj"),
-        "head.weight": (None, "head"),
-    },
-    "gpt2": {
-        "transformer.h.0.attn.c_attn.weight": (0, "c_attn"),
-        "transformer.h.1.attn.c_proj.weight": (1, "out"),
-        "transformer.h.1.mlp.c_proj.weight": (1, "fc2"),
-        "transformer.wpe.weight": (None, "wpe"),
-    },
-    "bert": {"bert.encoder.layer.1.attention.self.query.weight": (1, "q")},
-    "llama": {
-        "model.layers.1.self_attn.k_proj.weight": (1, "k"),
-        "model.layers.0.mlp.up_proj.weight": (0, "fc1"),
-    },
-    "convnet": {"layers.1.conv2.weight": (1, "conv2")},
-    "lstm": {"lstm.weight_hh_l1": (1, "weight_hh")},
-    "experts": {"experts.0.weight": (0, "experts")},
-}
-ROLES["encoder-pre"] = ROLES["encoder-post"]
-
 
 def batch(name: str, step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
@@ -354,11 +326,6 @@ def test_probes_are_right_and_change_nothing(name: str) -> None:
     assert len(attached.table("overflows")) == 0
     if SCALES[name]:
         assert set(attached.table("scales")["param"]) == SCALES[name]
-    roles = attached.table("grad_norms").drop_duplicates("param").set_index("param")
-    for parameter, (layer, op) in ROLES[name].items():
-        assert roles.loc[parameter, "op"] == op
-        found = roles.loc[parameter, "layer"]
-        assert (None if pd.isna(found) else found) == layer
 
 
 def check_gradients(table: pd.DataFrame, seen: Watch) -> None:
