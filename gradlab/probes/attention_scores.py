@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.models.attention import CausalSoftmax, Scores
@@ -146,7 +147,9 @@ class AttentionScores(Probe):
     def _wanted(self, module: nn.Module) -> bool:
         site = self._sites.get(module)
         recomputed = in_backward() and site in self._passed
-        return self.active and site is not None and not recomputed
+        # What torch.func's transforms compute with must not leave them.
+        transformed = peek_interpreter_stack() is not None
+        return self.active and site is not None and not recomputed and not transformed
 
     def _on_own_scores(self, module: nn.Module, args: Any, output: Tensor) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import gradlab
-from gradlab.probes import Headroom, Probe
+from gradlab.probes import AttentionScores, Headroom, Probe
 
 
 class Returned(nn.Module):
@@ -81,6 +81,37 @@ def test_outputs_without_extremes_are_passed_over(make: Callable[[Tensor], Tenso
     found = sites_of(model, backward)
     assert "0.fc" in found
     assert "0" not in found
+
+
+class Attention(nn.Module):
+    num_heads = 1
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fc, self.fused = nn.Linear(4, 4), fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.fc(x)[..., None, :, :]
+        if self.fused:
+            return nn.functional.scaled_dot_product_attention(q, q, q)
+        return torch.softmax(q @ q.mT, -1) @ q
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_scores_of_single_examples_go_on(fused: bool) -> None:
+    model = nn.Sequential(Attention(fused))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    examples = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    with gradlab.attach(model, optimizer, probes=[AttentionScores(exact=True)]) as attached:
+        vmap(grad(lambda given, x: functional_call(model, given, (x,)).sum()), in_dims=(None, 0))(
+            weights, 100 * examples
+        )
+        model(examples).sum().backward()
+        optimizer.step()
+    q = examples @ weights["0.fc.weight"].T + weights["0.fc.bias"]
+    expected = (q @ q.mT).abs().max().item() * (0.5 if fused else 1)
+    assert attached.table("scores")["max_abs"].tolist() == pytest.approx([expected], rel=1e-5)
 
 
 def test_gradients_of_single_examples_go_on() -> None:
