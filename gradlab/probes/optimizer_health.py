@@ -104,10 +104,11 @@ class OptimizerHealth(Probe):
         optimizer, group = self._groups[id(parameter)]
         state = optimizer.state.get(parameter, {})
         second = next((state[name] for name in _MOMENTS if name in state), None)
-        if second is None or "betas" not in group:
+        taken = state.get("step", group.get("step"))  # some count once for the whole group
+        if second is None or taken is None or not {"betas", "eps"} <= group.keys():
             return torch.full((), math.nan, dtype=torch.float64, device=parameter.device)
         # √(v / (1 − β₂ᵗ)) < ε, squared: v is never negative. The step may lie on the host.
-        step = torch.as_tensor(state["step"], dtype=torch.float64)
+        step = torch.as_tensor(taken, dtype=torch.float64)
         bound = (1 - group["betas"][1] ** step) * group["eps"] ** 2
         below = over_shards([second], lambda shards: _count_below(shards[0], bound))
         share: Tensor = below[0, 0] / second.numel()
@@ -116,7 +117,8 @@ class OptimizerHealth(Probe):
 
 def _count_below(values: Tensor, bound: Tensor) -> Tensor:
     """(1, 4), as `over_shards` takes it: how many values lie below the bound, and zeros."""
-    count = (values < bound.to(values.dtype)).sum().double()
+    wide = torch.promote_types(values.dtype, torch.float32)  # ε² is 0 in FP16
+    count = (values.to(wide) < bound.to(wide)).sum().double()
     return torch.stack([count, *torch.zeros(3, dtype=count.dtype, device=count.device)])[None]
 
 
