@@ -167,7 +167,12 @@ class Probes:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close(error)
+        try:
+            self.close(error)
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"The recording could not be ended either: {second}")
 
     def step(self) -> None:
         """The loop's step is over; for a loop whose optimizer was not given to `attach`.
@@ -230,12 +235,21 @@ class Probes:
         """
         if self._closed:
             return
-        self._session.end_unfinished()
-        self._session.close()
-        _attached.discard(self._model)
-        atexit.unregister(self._at_exit)
-        self.flush()
         self._closed = True
+        # Each part even where the one before fails: after a CUDA error nothing can be copied.
+        try:
+            self._session.end_unfinished()
+        finally:
+            self._session.close()
+            _attached.discard(self._model)
+            atexit.unregister(self._at_exit)
+            try:
+                self.flush()
+            finally:
+                self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Close what was written to, and say what ended the training."""
         status = "finished"
         if error is not None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"

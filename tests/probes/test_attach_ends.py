@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 import gradlab
+from gradlab.probes import Headroom, Probe, Reading, Step
 from gradlab.probes.attach import Probes
+from gradlab.probes.probe import Columns
 
 SCRIPT = """
 import sys
@@ -58,6 +62,48 @@ def test_a_recording_says_how_it_ended(error: BaseException | None, status: str)
     assert probes.run().status == status
     if status == "error":
         assert probes.run().info["error"] == "a bad batch"
+
+
+class Failing(Probe):
+    """Fails as every probe does after an error of the device."""
+
+    table = "failing"
+    columns: ClassVar[Mapping[str, type]] = {"x": float}
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+
+    def after_step(self) -> Reading | None:
+        if self.moment == "after_step":
+            raise RuntimeError("device-side assert")
+        return Reading({"x": [1.0]}, {})
+
+    def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        raise RuntimeError("device-side assert")
+
+
+@pytest.mark.parametrize("moment", ["after_step", "rows"])
+def test_a_recording_that_cannot_be_ended_leaves_nothing_behind(
+    moment: str, tmp_path: Path
+) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def fail() -> None:
+        probes = [Headroom(), Failing(moment)]
+        with gradlab.attach(model, optimizer, out=tmp_path / "run", probes=probes):
+            model(torch.ones(1, 2)).sum().backward()
+            raise ValueError("the loop's own")
+
+    with pytest.raises(ValueError, match="the loop's own") as raised:
+        fail()
+    assert "device-side assert" in raised.value.__notes__[0]
+    assert not model.weight._post_accumulate_grad_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    run = gradlab.load(tmp_path / "run")
+    assert (run.status, run.info["error"]) == ("error", "the loop's own")
+    assert not (tmp_path / "run" / ".lock").exists()
+    gradlab.attach(model, optimizer).close()
 
 
 @pytest.mark.slow
