@@ -14,8 +14,12 @@ from gradlab.training.device import repeatable, resolve_device
 from gradlab.training.loop import step_batches
 from gradlab.training.step import make_learner, training_step
 
-ROUNDS = 21
-"""Steps of each model that are timed."""
+LEAST, MOST = 21, 201
+"""Steps of each model that are timed, at least and at most."""
+
+SECONDS = 20.0
+"""Of all steps together, after which no more are taken than the least: with other work on the
+machine, the median of a few steps is some per cent off."""
 
 UNTIMED = 3
 """Steps of each before those: the first ones set up kernels and memory."""
@@ -33,7 +37,8 @@ class StepTime:
 def step_times(
     configs: Sequence[RunConfig],
     *,
-    rounds: int = ROUNDS,
+    least: int = LEAST,
+    most: int = MOST,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[StepTime]:
     """Time the training step of each config, on the threads that a study's runs have.
@@ -45,7 +50,8 @@ def step_times(
 
     Args:
         configs: Runs on one device, in one precision and on one text.
-        rounds: Timed steps of each, 2 or more.
+        least: Timed steps of each, 2 or more.
+        most: Timed steps of each where they are short: as many as take `SECONDS` in all.
         clock: Gives seconds.
 
     Raises:
@@ -63,7 +69,9 @@ def step_times(
         turns = list(zip(configs, learners, seconds, strict=True))
         # Opened once here, as a run's loop does.
         with learners[0].precision.arithmetic():
-            for step in range(UNTIMED + rounds):
+            for step in range(UNTIMED + most):
+                if step >= UNTIMED + least and sum(map(sum, seconds)) > SECONDS:
+                    break
                 for config, learner, times in turns:
                     batches = step_batches(config, corpus, device, step)
                     _wait(device)

@@ -44,25 +44,33 @@ def test_models_take_turns_and_the_first_steps_do_not_count(
     order = []
     for step in range(UNTIMED + 5):
         order += [1, 2] if step % 2 == 0 else [2, 1]
-    length = {1: iter([9.0] * UNTIMED + [5, 1, 2, 4, 3]), 2: iter([0.0] * UNTIMED + [8] * 5)}
+    timed = {1: [0.5, 0.1, 0.2, 0.4, 0.3], 2: [0.8] * 5}
+    length = {1: iter([1.0] * UNTIMED + timed[1]), 2: iter([0.0] * UNTIMED + timed[2])}
     clock = clock_of([next(length[layers]) for layers in order])
     torch.set_num_threads(2)
-    times = step_times([small, large], rounds=5, clock=clock)
+    times = step_times([small, large], least=2, most=5, clock=clock)
     assert [layers for layers, _ in steps] == order
     assert {threads for _, threads in steps} == {1}
     assert torch.get_num_threads() == 2
-    assert [times[0].low, times[0].median, times[0].high] == [2, 3, 4]
-    assert [times[1].low, times[1].median, times[1].high] == [8, 8, 8]
+    assert [times[0].low, times[0].median, times[0].high] == pytest.approx([0.2, 0.3, 0.4])
+    assert [times[1].low, times[1].median, times[1].high] == pytest.approx([0.8] * 3)
+
+
+def test_long_steps_are_timed_less_often(make_config: Make, steps: list[tuple[int, int]]) -> None:
+    clock = clock_of([9.0] * 20)
+    (only,) = step_times([make_config()], least=4, most=15, clock=clock)
+    assert len(steps) == UNTIMED + 4
+    assert only.median == 9
 
 
 def test_a_deeper_model_takes_longer(make_config: Make) -> None:
     one, many = make_config(model={"n_layers": 1}), make_config(model={"n_layers": 8})
-    shallow, deep = step_times([one, many], rounds=5)
+    shallow, deep = step_times([one, many], most=5, least=5)
     assert 0 < shallow.low <= shallow.median <= shallow.high
     assert deep.median > 2 * shallow.median
 
 
 def test_the_random_state_is_left_alone(make_config: Make) -> None:
     before = torch.random.get_rng_state()
-    step_times([make_config(model={"dropout": 0.5})], rounds=2)
+    step_times([make_config(model={"dropout": 0.5})], least=2, most=2)
     assert torch.equal(torch.random.get_rng_state(), before)
