@@ -26,9 +26,9 @@ class GradlabCallback(Callback):
         callback.probes.table("grad_norms")
 
     A step is one of the optimizer; of several, it ends when each has stepped, or when the module
-    itself is called again before. Gradients are whole, unscaled, and not clipped yet. The loss is
-    the one that `training_step` returned, or that was given to `manual_backward`; of several in a
-    step, their mean. The names of parameters and sites are the LightningModule's.
+    or a part of it is called again before. Gradients are whole, unscaled, and not clipped yet. The
+    loss is the one that `training_step` returned, or that was given to `manual_backward`; of
+    several in a step, their mean. The names of parameters and sites are the LightningModule's.
 
     A training that raises is recorded as ended by the error. One resumed at step 500 is recorded
     beside the first, in `runs/mine-from-500`.

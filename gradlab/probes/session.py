@@ -16,6 +16,7 @@ from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.own_hook import own
 from gradlab.probes.probe import Probe, Subject
 from gradlab.probes.recorder import PendingStep, RecordedStep, collect, has_numbers
+from gradlab.probes.sites import in_backward
 from gradlab.probes.step_end import StepEnd
 
 Optimizer = torch.optim.Optimizer
@@ -25,8 +26,8 @@ class Session:
     """Probes at work on a model: from the loop's passes and steps to readings on the device.
 
     A step ends when every optimizer has stepped or skipped; with several, also when one of them
-    steps again or a new forward pass begins after one has stepped. Without an optimizer to follow,
-    `end_step` is the loop's to call.
+    steps again or a new forward pass, of the model or a part of it, begins after one has stepped.
+    Without an optimizer to follow, `end_step` is the loop's to call.
 
     Args:
         subject: What the probes look at.
@@ -55,6 +56,7 @@ class Session:
         self._began = time.perf_counter()
         self._pending: list[PendingStep] = []
         self._meta_said = False
+        self._stepping = False
         self._handles: list[RemovableHandle] = []
         self._step_end: StepEnd | None = None
         try:
@@ -63,8 +65,11 @@ class Session:
             end = BackwardEnd(subject.model, subject.parameters, self._after_backward)
             self._handles += end.handles
             self._step_end = StepEnd(subject.optimizers, scaler, self._before, self._after)
-            if len(subject.optimizers) > 1:
-                self._handles.append(subject.model.register_forward_pre_hook(self._on_forward))
+            if len(subject.optimizers) > 1:  # a loop may call parts of the model alone
+                for module in subject.model.modules():
+                    # The first of a module's hooks: the others see the new step.
+                    hook = module.register_forward_pre_hook(self._on_forward, prepend=True)
+                    self._handles.append(hook)
             own(self._handles)
         except BaseException:
             self.close()
@@ -100,11 +105,12 @@ class Session:
     def end_step(self) -> None:
         """The current step is over: take its readings and begin the next."""
         readings = tuple((p, reading) for p in self._active if (reading := p.after_step()))
+        reached = bool(self._stepped)
         self._pending.append(
             PendingStep(
                 self._step,
-                bool(self._stepped) or not self._subject.optimizers,
-                _learning_rate(self._subject.optimizers),
+                reached or not self._subject.optimizers,
+                self._lr if reached else _learning_rate(self._subject.optimizers),
                 time.perf_counter() - self._began,
                 self._loss_scale,
                 self._skipped,
@@ -139,6 +145,7 @@ class Session:
         self._backward_seen = False
         self._loss_scale = self._one_on(torch.device("cpu"))
         self._skipped: Tensor | None = None
+        self._lr: float | Tensor | None = None
         self._losses: list[Tensor] = []
         self._active: list[Probe] = []
         for probe, is_due in self._probes:
@@ -163,19 +170,28 @@ class Session:
     def _on_forward(self, module: nn.Module, args: object) -> None:
         if torch.compiler.is_compiling():  # what follows is no part of a graph
             return
-        if self._stepped and torch.is_grad_enabled():
+        if self._stepped and torch.is_grad_enabled() and not in_backward():
             self.end_step()
+            if self._stepping:  # in a closure of the next optimizer
+                self._about_to_step()
 
     def _before(self, optimizer: Optimizer) -> None:
         self._look_for_scaling(optimizer)
         if id(optimizer) in self._stepped:
             self.end_step()
         if not self._stepped:
-            with torch.no_grad():
-                for probe in self._active:
-                    probe.before_step()
+            self._about_to_step()
+        self._stepping = True
+
+    def _about_to_step(self) -> None:
+        # A step may be known to be over only after its schedule has moved on.
+        self._lr = _learning_rate(self._subject.optimizers)
+        with torch.no_grad():
+            for probe in self._active:
+                probe.before_step()
 
     def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
+        self._stepping = False
         self._stepped.add(id(optimizer))
         if skipped is not None:
             self._skipped = skipped if self._skipped is None else self._skipped + skipped
