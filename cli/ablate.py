@@ -48,9 +48,11 @@ def ablate(options: AblateOptions) -> None:
 
     configs = plan_ablation(options)
     out = options.out or default_folder("ablation", configs)
-    times = row_times(options, out) if options.equal == "time" else None
-    if times is not None:
+    times, notes = None, {}
+    if options.equal == "time":
+        times = row_times(options, out)
         configs = with_steps(configs, {arch: time.steps for arch, time in times.items()})
+        notes[NOTE] = {arch: time.as_json() for arch, time in times.items()}
     train_study(
         configs,
         out,
@@ -58,7 +60,7 @@ def ablate(options: AblateOptions) -> None:
         resume=options.resume,
         table=RUNS,
         show_result=lambda _: show_result(configs, out, times),
-        notes=None if times is None else {NOTE: {a: t.as_json() for a, t in times.items()}},
+        notes=notes,
     )
 
 
