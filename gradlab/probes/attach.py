@@ -189,7 +189,7 @@ class Probes:
         """Record the current step's loss; of several micro-batches, their mean is recorded.
 
         Raises:
-            GradlabError: The probes are closed.
+            GradlabError: The loss is not one number, or the probes are closed.
         """
         self._refuse_if_closed()
         self._session.note_loss(loss)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.errors import GradlabWarning
+from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes.backward_end import BackwardEnd
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.own_hook import own
 from gradlab.probes.probe import Probe, Subject
 from gradlab.probes.recorder import PendingStep, RecordedStep, collect, has_numbers
+from gradlab.probes.shards import whole
 from gradlab.probes.sites import in_backward
 from gradlab.probes.step_end import StepEnd
 
@@ -99,8 +100,17 @@ class Session:
             probe.active = False
 
     def note_loss(self, loss: Tensor) -> None:
-        """Keep a micro-batch's loss for the current step."""
-        self._losses.append(loss.detach())
+        """Keep a micro-batch's loss for the current step.
+
+        Raises:
+            GradlabError: It is not one number.
+        """
+        if loss.numel() != 1:
+            raise GradlabError(
+                f"a loss of shape {tuple(loss.shape)}: give one number, its mean or sum."
+            )
+        # A copy: the loop may go on to divide its own in place.
+        self._losses.append(whole(loss.detach()).clone())
 
     def end_step(self) -> None:
         """The current step is over: take its readings and begin the next."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gradlab
-from gradlab.errors import GradlabWarning
+from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth
 
 Expected = dict[tuple[int, str], dict[str, float]]
@@ -308,6 +308,22 @@ def test_what_the_optimizer_did(kind: str, scale: float) -> None:
     skipped = probes.table("steps")["skipped"]
     assert skipped.any() == (scale > 1e38)
     assert (table["update_rms"][skipped[table.index.get_level_values(0)].to_numpy()] == 0).all()
+
+
+def test_a_loss_is_one_number_and_what_it_was_when_it_was_given() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlab.attach(model, optimizer) as probes:
+        loss = model(torch.ones(3, 2)).square()
+        with pytest.raises(GradlabError, match=r"shape \(3, 1\): give one number"):
+            probes.loss(loss)
+        mean = loss.mean()
+        expected = mean.item()
+        probes.loss(mean)
+        mean /= 4
+        mean.backward()
+        optimizer.step()
+    assert probes.table("steps")["loss"].tolist() == [pytest.approx(expected)]
 
 
 def test_scales_have_the_values_with_which_the_step_was_computed() -> None:
