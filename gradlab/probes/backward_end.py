@@ -1,11 +1,15 @@
 """The end of a backward pass: when gradients are whole, and nobody has clipped them yet."""
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
@@ -16,11 +20,13 @@ class BackwardEnd:
 
     A hook on each parameter notes the change and has autograd call back when the pass is over. The
     call is put off to the end of autograd's own list of calls, behind the ones in which
-    DistributedDataParallel and FSDP2 finish their reductions.
+    DistributedDataParallel and FSDP2 finish their reductions. Of a pass within a pass, as reentrant
+    checkpointing makes one a segment, the outer one calls back.
 
     Args:
-        model: Of the parameters. Parameters that are sharded (FSDP2) get their gradients without
-            autograd's hooks: there the model's outputs tell of the pass.
+        model: Of the parameters. With several processes its outputs tell of the pass, too: sharded
+            parameters (FSDP2) get their gradients without autograd's hooks, and a reduction that
+            began in a pass within may end in another.
         parameters: By name, each requiring a gradient.
         then: Called with those that changed.
     """
@@ -34,13 +40,14 @@ class BackwardEnd:
         self._then = then
         self._changed: dict[str, nn.Parameter] = {}
         self._queued_in = -1
+        self._queued_within = False
         self._sharded = {n: p for n, p in parameters.items() if isinstance(p, DTensor)}
         self.handles: list[RemovableHandle] = [
             parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             for name, parameter in parameters.items()
             if name not in self._sharded
         ]
-        if self._sharded:
+        if self._sharded or dist.is_initialized():
             self.handles.append(model.register_forward_hook(self._on_output))
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
@@ -49,8 +56,10 @@ class BackwardEnd:
         self._queue()
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor) and leaf.requires_grad:
+            if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf:
                 leaf.register_hook(self._on_output_gradient)
 
     def _on_output_gradient(self, gradient: Tensor) -> None:
@@ -59,10 +68,14 @@ class BackwardEnd:
     def _queue(self) -> None:
         # A pass that raised never called back: its number tells it from the one that runs now.
         task = torch._C._current_graph_task_id()
-        if task != self._queued_in:
-            self._queued_in = task
-            engine = torch.autograd.Variable._execution_engine
-            engine.queue_callback(lambda: engine.queue_callback(self._end))
+        if task == self._queued_in:
+            return
+        is_within = _is_within_another()
+        if is_within and self._queued_in != -1 and not self._queued_within:
+            return
+        self._queued_in, self._queued_within = task, is_within
+        engine = torch.autograd.Variable._execution_engine
+        engine.queue_callback(lambda: engine.queue_callback(self._end))
 
     def _end(self) -> None:
         changed, self._changed = self._changed, {}
@@ -70,3 +83,13 @@ class BackwardEnd:
         changed |= {n: p for n, p in self._sharded.items() if p.grad is not None}
         if changed:
             self._then(changed)
+
+
+def _is_within_another() -> bool:
+    """Whether the pass was begun by the backward of a custom function, in another pass."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is BackwardCFunction.apply.__code__:
+            return True
+        frame = frame.f_back
+    return False

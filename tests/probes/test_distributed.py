@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 import gradlab
 from gradlab.errors import GradlabError
@@ -68,11 +70,23 @@ def ddp(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model)
 
 
+def ddp_checkpointed(model: nn.Module) -> nn.Module:
+    """Its blocks computed again in backward passes within the backward pass."""
+    assert isinstance(model, Net)
+    for block in model.blocks:
+        plain_forward = block.forward
+        block.forward = partial(checkpoint, plain_forward, use_reentrant=True)
+    return DistributedDataParallel(model)
+
+
 def fsdp(model: nn.Module) -> nn.Module:
     assert isinstance(model, Net)
     for block in model.blocks:
         fully_shard(block)
     return fully_shard(model)
+
+
+WRAPPERS = {"ddp": ddp, "ddp-checkpointed": ddp_checkpointed, "fsdp": fsdp}
 
 
 def probes() -> list[Probe]:
@@ -119,7 +133,7 @@ def work(rank: int, kind: str, micro: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=60))
     try:
-        run = train({"ddp": ddp, "fsdp": fsdp}[kind], micro, Path(folder) / f"run{rank}")
+        run = train(WRAPPERS[kind], micro, Path(folder) / f"run{rank}")
         assert (run is None) == (rank > 0)
         dist.barrier()
     finally:
@@ -157,7 +171,7 @@ def together(kind: str, micro: int, folder: Path) -> Run:
 
 
 @pytest.mark.parametrize("micro", [1, 2])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", list(WRAPPERS))
 def test_as_one_process_on_the_whole_batch(kind: str, micro: int, tmp_path: Path) -> None:
     run = together(kind, micro, tmp_path)
     alone = train(plain, micro, None)
