@@ -1,6 +1,6 @@
 """Keeps readings on the device, and copies a window of them to the host at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +46,14 @@ class RecordedStep:
     tables: tuple[Mapping[str, Columns], ...]
 
 
-def collect(pending: Sequence[PendingStep]) -> list[RecordedStep]:
-    """Copy the steps' numbers to the host, in one copy a device, and make their rows."""
+def collect(pending: Sequence[PendingStep]) -> Iterator[RecordedStep]:
+    """Copy the steps' numbers to the host, in one copy a device, and make their rows.
+
+    A step's rows are made as it is asked for: probes know of no step behind the last one taken.
+    """
     numbers = iter(_to_host([tensor for step in pending for tensor in _tensors(step)]))
-    return [_recorded(step, [next(numbers) for _ in _tensors(step)]) for step in pending]
+    for step in pending:
+        yield _recorded(step, [next(numbers) for _ in _tensors(step)])
 
 
 def has_numbers(pending: PendingStep) -> bool:

@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -136,8 +136,11 @@ class Session:
         if self._backward_seen:
             self.end_step()
 
-    def collect(self) -> list[RecordedStep]:
-        """The steps that have ended since the last call, copied from the device."""
+    def collect(self) -> Iterator[RecordedStep]:
+        """The steps that have ended since the last call, copied from the device.
+
+        The rows of each are made as it is taken; those of the others are lost.
+        """
         pending, self._pending = self._pending, []
         known = [step for step in pending if has_numbers(step)]
         if len(known) < len(pending) and not self._meta_said:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -77,7 +77,7 @@ class Recording:
         if not self._results:
             return self._broke
         numbers = torch.stack(self._results).tolist()
-        probed: Sequence[RecordedStep | None] = [None] * len(numbers)
+        probed: Iterable[RecordedStep | None] = [None] * len(numbers)
         if self.session:
             probed = self.session.collect()
         seconds = self._seconds

@@ -50,7 +50,7 @@ def observe(
         pass_through(model, scale, data)
     session.end_step()
     session.close()
-    session.collect()
+    list(session.collect())
     assert probe.latest is not None
     return probe.latest
 

@@ -4,8 +4,12 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from gradlab.config import RunConfig, ScheduleConfig, StabilityConfig
+from gradlab.probes.attach import subject_of
+from gradlab.probes.headroom import Headroom
+from gradlab.probes.session import Session
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.training.recording import Recording
@@ -70,6 +74,29 @@ def test_the_rows_end_where_the_rule_fired(config: RunConfig) -> None:
     assert (verdict.reason, verdict.step, verdict.detected_step) == ("grad_nonfinite", 6, 8)
     assert verdict.lr == 3.0
     assert steps["step"].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("look_every", [1, 4, 100])
+def test_what_follows_the_break_takes_nothing_along(config: RunConfig, look_every: int) -> None:
+    """An overflow in a step that was in flight is dropped, and not the headroom before it."""
+    model = nn.Sequential(nn.Linear(2, 2).half())
+    headroom = Headroom(sample=5)
+    session = Session(subject_of(model, ()), [headroom])
+    writer = MemoryWriter(config)
+    monitor = StabilityMonitor(StabilityConfig(patience=3), unigram_entropy=3.0)
+    recording = Recording(config, writer, session, headroom, monitor)
+    for step, numbers in enumerate(STEPS):
+        model(torch.full((1, 2), math.inf if step == 9 else 1.0 + step).half()).sum().backward()
+        session.end_step()
+        recording.keep(StepResult(*(torch.tensor(number) for number in numbers)))
+        if ((step + 1) % look_every == 0 or step == 9) and recording.look():
+            break
+    session.close()
+    recording.flush_all(broke=True)
+    table = writer.run().table("headroom")
+    assert table["step"].unique().tolist() == list(range(9))
+    assert headroom.latest is not None
+    assert headroom.latest.step == 8
 
 
 @pytest.mark.parametrize("look_every", [1, 4, 100])
