@@ -1,6 +1,7 @@
 """The optimizer's step, seen whether it is taken or skipped."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,15 +48,22 @@ class StepEnd:
             self._own_step = self._scaler.__dict__.get("step")
             self._plain_step = self._scaler.step
             self._scaler.step = self._scaled_step  # type: ignore[method-assign]
+            self._scaler.__dict__["__getstate__"] = partial(_state_without_us, self._scaler)
 
     def close(self) -> None:
         """Take off the hooks and the wrapper."""
         for hook in self._hooks:
             hook.remove()
-        if self._scaler is not None and self._scaler.__dict__.get("step") == self._scaled_step:
-            del self._scaler.__dict__["step"]
-            if self._own_step is not None:
-                self._scaler.__dict__["step"] = self._own_step
+        if self._scaler is None:
+            return
+        self._optimizers.clear()  # where a wrapper put over this one keeps it
+        own = self._scaler.__dict__
+        if own.get("step") == self._scaled_step:
+            del own["step"]
+            if self._own_step is None:
+                own.pop("__getstate__", None)
+            else:
+                own["step"] = self._own_step
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._in_scaler:
@@ -78,3 +86,9 @@ class StepEnd:
         found = list(self._scaler._found_inf_per_device(optimizer).values())
         self._after(optimizer, sum(found[1:], start=found[0]) if found else None)
         return result
+
+
+def _state_without_us(scaler: GradScaler) -> dict[str, Any]:
+    """What is copied or saved of a scaler: all but the wrapper, which is of the original."""
+    state: dict[str, Any] = type(scaler).__getstate__(scaler)
+    return {name: value for name, value in state.items() if name not in ("step", "__getstate__")}

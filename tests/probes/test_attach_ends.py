@@ -64,6 +64,32 @@ def test_a_recording_says_how_it_ended(error: BaseException | None, status: str)
         assert probes.run().info["error"] == "a bad batch"
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_recordings_of_one_scaler_end_in_any_order(first: int) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    attributes = set(vars(scaler))
+    models = [nn.Linear(2, 1), nn.Linear(2, 1)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    pairs = zip(models, optimizers, strict=True)
+    probes = [gradlab.attach(model, optimizer, scaler=scaler) for model, optimizer in pairs]
+
+    def train() -> None:
+        for model, optimizer in zip(models, optimizers, strict=True):
+            scaler.scale(model(torch.ones(1, 2)).sum()).backward()
+            scaler.step(optimizer)
+        scaler.update()
+
+    train()
+    probes[first].close()
+    train()
+    assert probes[first]._session.waiting == 0
+    probes[1 - first].close()
+    train()
+    assert [len(one.table("steps")) for one in probes] == ([1, 2] if first == 0 else [2, 1])
+    if first == 1:
+        assert set(vars(scaler)) == attributes
+
+
 class Failing(Probe):
     """Fails as every probe does after an error of the device."""
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 from collections.abc import Callable
 
 import pandas as pd
@@ -59,6 +60,24 @@ def assert_equal_weights(model: nn.Module, other: nn.Module) -> None:
 def test_a_copy_is_not_recorded(copied: Callable[[nn.Module], nn.Module]) -> None:
     for found, expected in zip(trained(copied), trained(None), strict=True):
         pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_the_scaler_is_a_plain_one(
+    copied: Callable[[torch.amp.GradScaler], torch.amp.GradScaler],
+) -> None:
+    model, scaler = nn.Linear(2, 1), torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attributes = set(vars(scaler))
+    with gradlab.attach(model, optimizer, scaler=scaler) as attached:
+        other = copied(scaler)
+        assert other.__dict__.keys() == attributes
+        for each in (other, scaler):
+            each.scale(model(torch.ones(1, 2)).sum()).backward()
+            each.step(optimizer)
+            each.update()
+    assert set(vars(scaler)) == attributes
+    assert attached.table("steps")["loss_scale"].tolist() == [4.0, 4.0]
 
 
 def test_complex_parameters_have_norms_and_no_headroom() -> None:
