@@ -13,6 +13,7 @@ from gradlab.extra import needs_extra
 from gradlab.integrations.attachment import Attachment
 from gradlab.probes.attach import Probes, Sink
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.own_hook import own
 from gradlab.probes.probe import Probe
 from gradlab.probes.selection import unwrapped
 
@@ -103,6 +104,7 @@ class GradlabCallback(TrainerCallback):
         scaler = getattr(optimizer, "scaler", None)
         self._attachment.begin(seen, [optimizer], scaler, state.global_step)
         self._hook = unwrapped(model).register_forward_hook(self._on_output, with_kwargs=True)
+        own([self._hook])
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the loss of the step whose passes are over."""
@@ -131,7 +133,11 @@ class GradlabCallback(TrainerCallback):
             return
         # The Trainer's own rule. Told the number of labels in all micro-batches, a model returns
         # its micro-batch's share of the step's loss.
-        loss = output.get("loss") if isinstance(output, Mapping) else output[0]
+        loss = None
+        if isinstance(output, Mapping):
+            loss = output.get("loss")
+        elif isinstance(output, tuple | list) and output:
+            loss = output[0]
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self._losses.append(loss.detach().reshape(()))
             self._is_share = kwargs.get("num_items_in_batch") is not None

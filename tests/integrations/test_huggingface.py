@@ -251,6 +251,22 @@ def test_losses_of_micro_batches_are_averaged_as_the_trainer_does(
         assert recorded[name] == pytest.approx(gradient.abs().sum().item(), rel=1e-5), name
 
 
+class Bare(Plain):
+    """Returns no loss, and nothing that could be asked for one."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Any:
+        return super().forward(input_ids, labels)["loss"]
+
+
+def test_a_model_may_return_anything(trainer: Callable[..., Any]) -> None:
+    probe = callback()
+    training = trainer([probe], network=Bare(), max_steps=1)
+    training.compute_loss = lambda model, inputs, **_: model(**inputs)
+    training.train()
+    assert probe.probes.table("steps")["loss"].isna().all()
+    assert len(probe.probes.table("grad_norms")) == 3
+
+
 def test_a_compiled_model_is_not_looked_into(trainer: Callable[..., Any]) -> None:
     compiled = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 1}
     probe = callback()
