@@ -33,12 +33,15 @@ def over_shards(tensors: Sequence[Tensor], statistics: Statistics) -> Tensor:
         if groups := _sharded_over(tensor):
             spread.setdefault(groups, []).append(index)
     for groups, indices in spread.items():
-        rows = found[indices]
-        sums, largest = rows[:, [0, 1, 3]], rows[:, 2].contiguous()
+        # Row by row: a list as an index is copied to the device, which waits for it.
+        first, second, largest, count = torch.stack([found[at] for at in indices]).unbind(1)
+        sums, largest = torch.stack([first, second, count]), largest.contiguous()
         for group in groups:
             dist.all_reduce(sums, group=group)
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-        found[indices] = torch.stack([sums[:, 0], sums[:, 1], largest, sums[:, 2]], dim=1)
+        whole_rows = torch.stack([sums[0], sums[1], largest, sums[2]], dim=1)
+        for at, row in zip(indices, whole_rows, strict=True):
+            found[at] = row
     return found
 
 
