@@ -5,6 +5,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -277,6 +278,9 @@ class Probes:
             action()
         except expected as error:
             self._open.remove(writer)
+            if isinstance(writer, RunWriter):  # not to stand there as if it were still written
+                with suppress(GradlabError):
+                    writer.finish("error", None, error=str(error))
             kind = "" if isinstance(error, GradlabError) else f"{type(error).__name__}: "
             warnings.warn(
                 f"recording stops here, training goes on: {kind}{error}",

@@ -269,7 +269,10 @@ def test_a_folder_that_fills_up_stops_the_recording_and_not_the_training(
     ):
         train(model, optimizer, 9)
     assert len(said) == 1
-    assert gradlab.load(tmp_path / "run").table("steps")["step"].tolist() == [0, 1, 2, 3]
+    run = gradlab.load(tmp_path / "run")
+    assert run.table("steps")["step"].tolist() == [0, 1, 2, 3]
+    assert (run.status, run.info["error"]) == ("error", "the disk is full.")
+    assert not (tmp_path / "run" / ".lock").exists()
     assert len(probes.table("steps")) == 9
 
 
