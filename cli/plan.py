@@ -78,7 +78,7 @@ def plan_grad_norms(options: GradNormsOptions) -> list[RunConfig]:
             f"--every {options.every}: a window of {options.average} steps may then have no look "
             "at the gradients; look more often, or average more steps."
         )
-    options = replace(options, probes=list(dict.fromkeys(["grad_norms", *options.probes])))
+    options = replace(options, probes=_with("grad_norms", options.probes))
     return [
         RunConfig(
             arch=arch,
@@ -213,6 +213,11 @@ def shared_fields(options: RunOptions, precision: str) -> dict[str, Any]:
         "data": _part(DataConfig, options),
         "record": _record(options),
     }
+
+
+def _with(probe: str, probes: list[str]) -> list[str]:
+    """The probes with one that is needed, each once; `none` adds none."""
+    return list(dict.fromkeys([probe, *(name for name in probes if name != "none")]))
 
 
 def _record(options: RunOptions) -> RecordConfig:

@@ -1,6 +1,6 @@
 """What a model has learned to multiply by: γ of its norms, head scales, λ_resid, LayerScale."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -69,13 +69,15 @@ class LearnedScales(Probe):
         """Forget the last step's."""
         self._values: Tensor | None = None
 
-    def before_step(self) -> None:
-        """Copy the values before the optimizer changes them."""
+    def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
+        """Copy the values, once a step, before an optimizer changes them."""
+        if self._values is not None:
+            return
         values = [whole(scale.detach()).reshape(-1).double() for scale in self._scales.values()]
         self._values = torch.cat([value.to(values[0].device) for value in values])
 
     def after_step(self) -> Reading | None:
-        """A row for each entry; none if the step never came to the optimizer."""
+        """A row for each entry; none if the step had no backward pass."""
         return None if self._values is None else Reading(self._labels, {"value": self._values})
 
 

@@ -22,6 +22,9 @@ from gradlab.probes.step_end import StepEnd
 
 Optimizer = torch.optim.Optimizer
 
+_PASSES_IN_A_STEP = 1000
+"""Backward passes after which a step that has not ended has more likely been missed."""
+
 
 class Session:
     """Probes at work on a model: from the loop's passes and steps to readings on the device.
@@ -156,6 +159,7 @@ class Session:
         self._step = step
         self._stepped: set[int] = set()
         self._backward_seen = False
+        self._passes = 0
         self._loss_scale = self._one_on(torch.device("cpu"))
         self._skipped: Tensor | None = None
         self._lr: float | Tensor | None = None
@@ -169,6 +173,14 @@ class Session:
 
     def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
         self._backward_seen = True
+        self._passes += 1
+        if self._passes == _PASSES_IN_A_STEP:
+            warnings.warn(
+                f"{_PASSES_IN_A_STEP} backward passes and no step: nothing is recorded until one "
+                "ends. Give attach the optimizer that the loop steps, or call probes.step().",
+                GradlabWarning,
+                stacklevel=2,
+            )
         one = self._one_on(next(iter(changed.values())).device)
         self._loss_scale = one if self._scaler is None else self._scaler.scale(one)
         with torch.no_grad():

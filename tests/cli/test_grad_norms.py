@@ -61,6 +61,8 @@ def test_the_gradients_are_recorded_whatever_else_is() -> None:
     options = GradNormsOptions(probes=["scales", "headroom"], seeds=1, arch=["pre-ln", "pre-ln"])
     (config,) = plan_grad_norms(options)
     assert config.record.probes == ("grad_norms", "scales", "headroom")
+    (alone,) = plan_grad_norms(GradNormsOptions(probes=["none"], seeds=1, arch=["pre-ln"]))
+    assert alone.record.probes == ("grad_norms",)
 
 
 def test_a_size_that_names_its_width_takes_no_other() -> None:

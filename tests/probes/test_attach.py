@@ -186,6 +186,30 @@ def test_steps_are_counted_by_hand_without_an_optimizer() -> None:
         probes.step()
 
 
+def test_scales_are_recorded_without_an_optimizer_too() -> None:
+    model, _ = make()
+    with gradlab.attach(model, probes=[LearnedScales(every=1)]) as probes:
+        for _ in range(2):
+            model(torch.ones(3, 4)).sum().backward()
+            probes.step()
+    assert probes.table("scales")["value"].tolist() == [1.0] * 16
+
+
+def test_a_loop_whose_steps_are_never_seen_is_told_once() -> None:
+    model = nn.Linear(1, 1)
+    loss = model(torch.ones(1))
+
+    def passes() -> None:
+        for _ in range(1500):
+            loss.backward(retain_graph=True)
+
+    probes = gradlab.attach(model, probes=[GradientNorms(every=lambda _: False)])
+    with pytest.warns(GradlabWarning, match="1000 backward passes and no step") as said:
+        passes()
+    probes.close()
+    assert len(said) == 1
+
+
 def test_each_probe_may_have_its_own_cadence() -> None:
     model, optimizer = make()
     chosen = [GradientNorms(every=lambda step: step in (1, 4)), OptimizerHealth()]
