@@ -38,4 +38,5 @@ with GradlabCallback(f"{folder}/run", every=4) as callback:
 
 run = gradlab.load(f"{folder}/run")
 print(run.table("steps")[["step", "lr", "loss"]].tail(3))
-print(run.table("grad_norms").query("op == 'fc2'").groupby("layer")["grad_l1"].mean())
+weights = run.table("grad_norms").query("op == 'fc2' and param.str.endswith('weight')")
+print(weights.groupby("layer")["grad_l1"].mean())

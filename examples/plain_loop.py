@@ -33,5 +33,6 @@ with gradlab.attach(model, optimizer, scaler=scaler, every=5) as probes:
         optimizer.zero_grad()
 
 print(probes.table("steps")[["step", "loss", "loss_scale", "skipped"]].tail(3))
-print(probes.table("grad_norms").groupby(["layer", "op"])["grad_l1"].mean())
+weights = probes.table("grad_norms").query("param.str.endswith('weight')")  # no biases
+print(weights.groupby(["layer", "op"])["grad_l1"].mean())
 print(probes.table("headroom").nsmallest(5, "headroom_bits")[["step", "site", "headroom_bits"]])

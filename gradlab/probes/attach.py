@@ -121,9 +121,9 @@ class Probes:
         window: int,
         first_step: int,
     ) -> None:
-        if window < 1:
+        if not isinstance(window, int) or window < 1:
             raise GradlabError(
-                f"window = {window}: rows are written every so many steps, 1 or more."
+                f"window = {window!r}: rows are written every so many steps, 1 or more."
             )
         subject = subject_of(model, optimizers)
         if subject.model in _attached:
@@ -131,7 +131,11 @@ class Probes:
                 "probes are attached to this model already: close those first, or give attach all "
                 "the probes at once."
             )
-        chosen = _default_probes(model, subject) if probes is None else tuple(probes)
+        if scaler is not None and not isinstance(scaler, GradScaler):
+            raise GradlabError(
+                f"scaler = {scaler!r}: give the torch.amp.GradScaler that steps the optimizer."
+            )
+        chosen = _default_probes(model, subject) if probes is None else _checked(probes)
         _check_compiled(model, chosen)
         self._model = subject.model
         self._window = window
@@ -186,8 +190,8 @@ class Probes:
             raise GradlabError("the steps of the optimizer that attach was given are counted.")
         self._session.end_step()
 
-    def loss(self, loss: Tensor) -> None:
-        """Record the current step's loss; of several micro-batches, their mean is recorded.
+    def loss(self, loss: Tensor | float) -> None:
+        """Record the current step's loss, before the step; of several micro-batches, their mean.
 
         Raises:
             GradlabError: The loss is not one number, or the probes are closed.
@@ -297,8 +301,12 @@ def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
     """What probes see of a model and of the optimizers that train it.
 
     Raises:
-        GradlabError: The model has nothing to train, or none of it is the optimizers'.
+        GradlabError: The model is none, has nothing to train, or none of it is the optimizers'.
     """
+    if not isinstance(model, nn.Module):
+        raise GradlabError(
+            f"model = {type(model).__name__}: attach takes the model first, a Module."
+        )
     inner = unwrapped(model)
     parameters = {clean_name(n): p for n, p in inner.named_parameters() if p.requires_grad}
     if not parameters:
@@ -319,12 +327,32 @@ def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
 def _optimizers(given: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
     if given is None:
         return ()
-    several = [given] if isinstance(given, Optimizer) else list(given)
+    several = list(given) if isinstance(given, Iterable) else [given]
+    for one in several:
+        if not isinstance(one, Optimizer):
+            raise GradlabError(
+                f"optimizer = {type(one).__name__}: give the torch optimizer, or a list of several."
+            )
     # Accelerate's and others' wrappers, themselves optimizers, keep the real one under this name.
     return tuple(
         inner if isinstance(inner := getattr(one, "optimizer", None), Optimizer) else one
         for one in several
     )
+
+
+def _checked(probes: Any) -> tuple[Probe, ...]:
+    """The probes that a user gave, if that is what they are."""
+    several = tuple(probes) if isinstance(probes, Iterable) else (probes,)
+    for probe in several:
+        if not isinstance(probe, Probe):
+            given = probe if isinstance(probe, str | type) else type(probe)
+            name = given if isinstance(given, str) else f"the class {given.__name__}"
+            raise GradlabError(
+                f"probes: {name} is no probe: give a list of them, [GradientNorms(), Headroom()]."
+            )
+        if not hasattr(probe, "table"):
+            raise GradlabError(f"{type(probe).__name__} names no table: set table = 'its_name'.")
+    return several
 
 
 def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.errors import GradlabWarning
+from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.overflows import overflow_rows, overflows
@@ -90,6 +90,9 @@ class Headroom(Probe):
         count: int = 10,
         lead: int = 50,
     ) -> None:
+        for name, number in (("sample", sample), ("count", count)):
+            if number < 1:
+                raise GradlabError(f"{name} = {number}: it is a number of looks, 1 or more.")
         self.every = every
         self._patterns = at
         self._sample, self._count = sample, count
@@ -323,12 +326,13 @@ def _merge(step: int, places: tuple[Place, ...], columns: Columns) -> SiteStep:
     """One entry a place, in the places' order, from a step whose micro-batches each passed it."""
     n = len(places)
     low, high = [math.nan] * n, [math.nan] * n
-    seen: dict[int, None] = {}  # a set that keeps its order
+    seen: dict[int, int] = {}  # how often, in order
     for index, lo, hi in zip(columns["order"], columns["low"], columns["high"], strict=True):
         if index not in seen:
             low[index], high[index] = lo, hi
-            seen[index] = None
+            seen[index] = 1
         else:
+            seen[index] += 1
             # A NaN must win, and min() keeps its first argument where nothing compares.
             low[index] = lo if math.isnan(lo) else min(low[index], lo)
             high[index] = hi if math.isnan(hi) else max(high[index], hi)
@@ -347,7 +351,8 @@ def _merge(step: int, places: tuple[Place, ...], columns: Columns) -> SiteStep:
             )
         merged[index] = counted
     poisoned = frozenset(columns["poisoned"])
-    return SiteStep(step, columns["sampled"][0], places, tuple(seen), low, high, merged, poisoned)
+    sampled, order = columns["sampled"][0], tuple(seen)
+    return SiteStep(step, sampled, places, order, low, high, merged, seen, poisoned)
 
 
 def _headroom_rows(steps: Sequence[SiteStep]) -> Columns:

@@ -63,6 +63,7 @@ def overflows(step: SiteStep) -> list[Overflow]:
 def overflow_rows(sites: SiteStep, events: Sequence[Overflow], step: Step) -> Columns:
     """The events as rows of `overflows`."""
     places = [event.place for event in events]
+    indices = [sites.order[event.order] for event in events]
     return {
         "step": [sites.step] * len(events),
         "order": [event.order for event in events],
@@ -72,7 +73,7 @@ def overflow_rows(sites: SiteStep, events: Sequence[Overflow], step: Step) -> Co
         "direction": [place.direction for place in places],
         "kind": [event.kind for event in events],
         "count": [event.count for event in events],
-        "numel": [place.numel for place in places],
+        "numel": [sites.places[i].numel * sites.times.get(i, 1) for i in indices],
         "producer": [events[0].producer] * len(events),
         "loss_scale": [step.loss_scale] * len(events),
         "skipped": [step.skipped] * len(events),

@@ -75,11 +75,11 @@ class Session:
                     hook = module.register_forward_pre_hook(self._on_forward, prepend=True)
                     self._handles.append(hook)
             own(self._handles)
+            self._scaling_seen = scaler is not None
+            self._begin(first_step)
         except BaseException:
             self.close()
             raise
-        self._scaling_seen = scaler is not None
-        self._begin(first_step)
 
     @property
     def follows_optimizers(self) -> bool:
@@ -102,12 +102,13 @@ class Session:
         for probe, _ in self._probes:
             probe.active = False
 
-    def note_loss(self, loss: Tensor) -> None:
+    def note_loss(self, loss: Tensor | float) -> None:
         """Keep a micro-batch's loss for the current step.
 
         Raises:
             GradlabError: It is not one number.
         """
+        loss = torch.as_tensor(loss)
         if loss.numel() != 1:
             raise GradlabError(
                 f"a loss of shape {tuple(loss.shape)}: give one number, its mean or sum."
@@ -138,6 +139,13 @@ class Session:
         """Keep what is there of a step that had a backward pass and will not go on."""
         if self._backward_seen:
             self.end_step()
+        elif self._losses:
+            warnings.warn(
+                "the last loss was noted after the optimizer's step: each is then filed under the "
+                "step after its own. Call probes.loss(loss) before the step.",
+                GradlabWarning,
+                stacklevel=2,
+            )
 
     def collect(self) -> Iterator[RecordedStep]:
         """The steps that have ended since the last call, copied from the device.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -49,10 +49,10 @@ class Details:
 class SiteStep:
     """What one step showed: `places[i]` had the extremes `low[i]` and `high[i]`.
 
-    `order` has the places that the step passed, as it first came to them; at the others the
-    extremes are NaN. `details` holds the counts of the places that were sampled or, on a CPU, not
-    finite. `poisoned` has places that were not finite and whose module had been given something
-    that was not either.
+    `order` has the places that the step passed, as it first came to them, and `times` how often (a
+    micro-batch each); at the others the extremes are NaN. `details` holds the counts of the places
+    that were counted in full or, on a CPU, not finite. `poisoned` has places that were not finite
+    and whose module had been given something that was not either.
     """
 
     step: int
@@ -62,6 +62,7 @@ class SiteStep:
     low: list[float]
     high: list[float]
     details: dict[int, Details]
+    times: dict[int, int] = field(default_factory=dict)
     poisoned: frozenset[int] = frozenset()
 
     def finite(self, index: int) -> bool:

@@ -1,5 +1,6 @@
 """The optimizer's step, seen whether it is taken or skipped."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
+
+from gradlab.errors import GradlabWarning
 
 Optimizer = torch.optim.Optimizer
 
@@ -33,7 +36,7 @@ class StepEnd:
         after: Callable[[Optimizer, Tensor | None], None],
     ) -> None:
         self._before, self._after = before, after
-        self._in_scaler = False
+        self._in_scaler = self._said = False
         self._hooks = [
             hook
             for optimizer in optimizers
@@ -66,8 +69,18 @@ class StepEnd:
                 own["step"] = self._own_step
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._in_scaler:
-            self._before(optimizer)
+        if self._in_scaler:
+            return
+        if self._scaler is not None and not self._said:
+            self._said = True
+            warnings.warn(
+                "the scaler that attach was given does not step this optimizer: gradients are "
+                "recorded divided by its scale all the same. Give attach the scaler that the loop "
+                "uses, or none.",
+                GradlabWarning,
+                stacklevel=2,
+            )
+        self._before(optimizer)
 
     def _on_stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not self._in_scaler:

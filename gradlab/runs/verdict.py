@@ -41,7 +41,7 @@ class Verdict(Config):
             backward; None if nothing overflowed there.
         lr_min_loss: Learning rate at the lowest EMA of the loss.
         lr_collapse: Learning rate at which the EMA, having been below the corpus's unigram
-            entropy, first rises above it; None if it never did.
+            entropy, first rises above it after its lowest; None if it never did.
     """
 
     reason: Reason

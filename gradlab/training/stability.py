@@ -79,6 +79,8 @@ class StabilityMonitor:
         self._ema = loss if math.isnan(self._ema) else decay * self._ema + (1 - decay) * loss
         if self._ema < self._ema_min:
             self._ema_min, self._lr_min_loss = self._ema, lr
+            # A collapse comes after the lowest loss: before, it was a wobble on the way down.
+            self._lr_collapse = None
         if self._ema < self.unigram_entropy:
             self._was_useful = True
         elif self._was_useful and self._lr_collapse is None and self._ema > self.unigram_entropy:

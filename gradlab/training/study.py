@@ -97,8 +97,10 @@ def run_study(
     except OSError as error:
         raise cannot_write(out, error) from error
     lock = FolderLock(out)
+    is_ours = False  # until then, what lies in the folder is another study's
     try:
         _claim(out, plan, resume, notes or {})
+        is_ours = True
         done = [name for name in plan if _finished(out / name)]
         for name in done:
             progress(RunUpdate(name, "finished"))
@@ -126,7 +128,7 @@ def run_study(
         return StudyResult(out / table.file, tuple(failed))
     finally:
         try:
-            if (out / STUDY_FILE).exists():
+            if is_ours:
                 _write_table(out, plan, table)
         finally:
             lock.release()

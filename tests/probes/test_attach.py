@@ -101,7 +101,9 @@ def test_nothing_is_left_behind(raised: bool) -> None:
         with gradlab.attach(model, optimizer, scaler=scaler, probes=[p() for p in ALL]):
             assert hooks_of(model, optimizer)
             assert "step" in vars(scaler)
-            train(model, optimizer, 1)
+            scaler.scale(model(torch.ones(3, 4)).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
             if raised:
                 raise ValueError("the loop's own")
     except ValueError:
@@ -254,12 +256,57 @@ def test_what_cannot_be_attached_is_refused_in_a_sentence(tmp_path: Path) -> Non
     refused("at every step", every=0)
     refused("a number of steps, or a function", every="often")
     refused("window = 0", window=0)
+    refused("window = '50'", window="50")
+    refused("give the torch.amp.GradScaler", scaler=65536.0)
+    refused("the class GradientNorms is no probe", probes=[GradientNorms])
+    refused("grad_norms is no probe", probes=["grad_norms"])
+    refused("the class object is no probe", probes=object())
+    refused("attach takes the model first", model=stranger)
+    refused("give the torch optimizer", optimizer=[nn.Parameter(torch.ones(1))])
     refused("is not empty", out=tmp_path / "full")
 
 
 class Steps(Probe):
     table = "steps"
     columns: ClassVar = {"x": float}
+
+
+def test_a_cadence_that_fails_at_once_leaves_nothing_behind() -> None:
+    model, optimizer = make()
+    with pytest.raises(ZeroDivisionError):
+        gradlab.attach(model, optimizer, every=lambda step: 1 / step > 0)
+    assert hooks_of(model, optimizer) == []
+    train(model, optimizer, 1)
+
+
+@pytest.mark.parametrize("options", [{"sample": 0}, {"count": 0}])
+def test_a_number_of_looks_is_at_least_one(options: dict[str, int]) -> None:
+    with pytest.raises(GradlabError, match="1 or more"):
+        Headroom(**options)
+
+
+def test_a_loss_may_be_a_number_and_one_noted_too_late_is_told() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, probes=[GradientNorms()]) as probes:
+        probes.loss(0.5)
+        train(model, optimizer, 1)
+    assert probes.table("steps")["loss"].tolist() == [0.5]
+    probes = gradlab.attach(model, optimizer, probes=[GradientNorms()])
+    train(model, optimizer, 1)
+    probes.loss(0.5)
+    with pytest.warns(GradlabWarning, match="before the step"):
+        probes.close()
+
+
+def test_a_scaler_that_does_not_step_the_optimizer_is_told_once() -> None:
+    model, optimizer = make()
+    scaler = torch.amp.GradScaler("cpu")
+    with (
+        gradlab.attach(model, optimizer, scaler=scaler, probes=[GradientNorms()]),
+        pytest.warns(GradlabWarning, match="does not step this optimizer") as said,
+    ):
+        train(model, optimizer, 3)
+    assert len(said) == 1
 
 
 def test_a_table_of_ones_own_cannot_take_a_name_that_is_taken() -> None:

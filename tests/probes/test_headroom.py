@@ -155,6 +155,7 @@ def test_micro_batches_merge() -> None:
     both = observe(model, batches=(0, 1))
     index = next(i for i, p in enumerate(both.places) if p.site == "blocks.1.attention.scores")
     assert both.max_abs(index) == max(seen.max_abs(index) for seen in single)
+    assert both.times[index] == 2
     assert both.details[index].nonzero == sum(seen.details[index].nonzero for seen in single)
 
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import torch
 
-from gradlab.probes.overflows import overflows, site_label
+from gradlab.probes.overflows import overflow_rows, overflows, site_label
+from gradlab.probes.probe import Step
 from gradlab.probes.sites import Details, Place, SiteStep
 
 HALF, WIDE = torch.float16, torch.float32
@@ -41,6 +42,12 @@ def test_kinds_counts_and_the_producer() -> None:
         ("d", "both", 4, None, 3),
         ("e", "nan", 4, None, 4),
     ]
+
+
+def test_no_more_entries_are_counted_than_were_looked_at() -> None:
+    step = replace(step_of(("a", HALF, math.inf, counts(infinite=8))), times={0: 2})
+    rows = overflow_rows(step, overflows(step), Step(7, 1.0, True))
+    assert (rows["count"], rows["numel"]) == ([8], [8])
 
 
 def test_the_order_is_the_steps_own() -> None:

@@ -86,7 +86,8 @@ def test_rates_at_the_lowest_average_and_at_collapse(values: list[float]) -> Non
         return
     assert verdict.lr_min_loss == kept[averages.index(min(averages))] * 0.1
     useful = next((i for i, a in enumerate(averages) if a < ENTROPY), len(averages))
-    above = [i for i in range(useful, len(averages)) if averages[i] > ENTROPY]
+    lowest = averages.index(min(averages))  # before it, a rise is a wobble on the way down
+    above = [i for i in range(max(useful, lowest), len(averages)) if averages[i] > ENTROPY]
     assert verdict.lr_collapse == (kept[above[0]] * 0.1 if above else None)
 
 

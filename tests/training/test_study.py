@@ -66,8 +66,11 @@ def test_a_study_is_not_continued_unasked(make_ramp: Make, tmp_path: Path) -> No
 @pytest.mark.parametrize("change", [{"steps": 9}, {"seed": 1}, {"batch_size": 5}])
 def test_another_study_is_refused(make_ramp: Make, tmp_path: Path, change: dict[str, int]) -> None:
     write_plan(tmp_path, make_ramp(**change))
-    with pytest.raises(GradlabError, match="another study"):
-        run_study([make_ramp()], tmp_path, resume=True, progress=ignore)
+    (tmp_path / "stability.csv").write_text("what the other study says\n")
+    for resume in (True, False):
+        with pytest.raises(GradlabError, match=r"another study|a study already"):
+            run_study([make_ramp()], tmp_path, resume=resume, progress=ignore)
+    assert (tmp_path / "stability.csv").read_text() == "what the other study says\n"
 
 
 def test_a_damaged_plan_is_refused(make_ramp: Make, tmp_path: Path) -> None:
