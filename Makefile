@@ -40,16 +40,19 @@ clean:  ## Remove .venv, caches and build outputs; studies and runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Written last, so that an installation that was cut short is begun again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "gradlab needs Python 3.11 or newer, which $(PYTHON) is not." \
 			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+
+# Stamps are written last, so that an installation that was cut short is begun again.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --editable . --constraint constraints.txt
 	touch $@
 
-# What the tests need beside: the test tools, and the libraries that gradlab works with.
-$(DEVELOP): $(INSTALLED)
-	$(BIN)/python -m pip install --editable '.[dev]' --constraint constraints.txt
-	touch $@
+# What the tests need beside: the test tools, and the libraries that gradlab works with. Most of
+# those libraries' modules are never imported: compiling them all would take longer than the rest.
+$(DEVELOP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --no-compile --editable '.[dev]' --constraint constraints.txt
+	touch $(INSTALLED) $@
