@@ -1,12 +1,16 @@
 """`gradlab sizes`: the named sizes and what they cost."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from gradlab.cli.command import takes
 from gradlab.cli.command_options import SizesOptions
 from gradlab.cli.screen import output
+
+if TYPE_CHECKING:
+    from gradlab.config import ModelConfig
 
 EXAMPLES = """\
 Examples:
@@ -17,18 +21,8 @@ gradlab sizes --size 125M --arch pre-ln --activation geglu
 
 gradlab sizes --size nano --width 128 --width 256"""
 
-_HEADINGS = (
-    "size",
-    "architecture",
-    "layers",
-    "d_model",
-    "heads",
-    "tokens",
-    "parameters",
-    "FLOPs a token",
-    "fp32 state",
-    "fp16-pure",
-)
+_SHAPE = ("size", "layers", "d_model", "heads", "d_ff", "tokens")
+_COST = ("size", "architecture", "parameters", "FLOPs a token", "fp32 state", "fp16-pure")
 
 
 @takes(SizesOptions)
@@ -41,37 +35,48 @@ def sizes(options: SizesOptions) -> None:
     fp32 weights), 20 in fp16-pure, which holds fp16 copies beside the fp32 ones. Activations come
     on top.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for index, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=True)
-    for row in size_rows(options):
-        table.add_row(*row)
-    output().print(table)
+    configs = list(size_configs(options))
+    shapes = dict.fromkeys((size, *shape_cells(config)) for size, _, config in configs)
+    # Two tables, as one would be wider than a terminal.
+    for headings, rows in (
+        (_SHAPE, list(shapes)),
+        (_COST, [(size, arch, *cost_cells(config)) for size, arch, config in configs]),
+    ):
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for heading in headings:
+            words = heading in ("size", "architecture")
+            table.add_column(heading, justify="left" if words else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        output().print(table)
 
 
-def size_rows(options: SizesOptions) -> Iterator[tuple[str, ...]]:
-    """The table's rows, as text."""
+def size_configs(options: SizesOptions) -> Iterator[tuple[str, str, "ModelConfig"]]:
+    """Size, architecture and model of each row."""
     from gradlab.cli.plan import build_config, size_labels
-    from gradlab.models.cost import flops_per_token, parameter_count, training_state_bytes
     from gradlab.models.presets import SIZES
 
     for size in size_labels(options.size or list(SIZES), options.width):
         for arch in dict.fromkeys(options.arch):
-            config = build_config(options, arch, size)
-            yield (
-                size,
-                arch,
-                str(config.n_layers),
-                str(config.d_model),
-                str(config.n_heads),
-                str(config.max_seq_len),
-                f"{parameter_count(config):,}",
-                f"{flops_per_token(config):.3g}",
-                *(
-                    memory_text(training_state_bytes(config, precision))
-                    for precision in ("fp32", "fp16-pure")
-                ),
-            )
+            yield size, arch, build_config(options, arch, size)
+
+
+def shape_cells(config: "ModelConfig") -> tuple[str, ...]:
+    """What a size is, as text."""
+    shape = (config.n_layers, config.d_model, config.n_heads, config.d_ff, config.max_seq_len)
+    return tuple(str(number) for number in shape)
+
+
+def cost_cells(config: "ModelConfig") -> tuple[str, ...]:
+    """What a model of it costs, as text."""
+    from gradlab.models.cost import flops_per_token, parameter_count, training_state_bytes
+
+    memory = (training_state_bytes(config, precision) for precision in ("fp32", "fp16-pure"))
+    return (
+        f"{parameter_count(config):,}",
+        f"{flops_per_token(config):.3g}",
+        *(memory_text(size) for size in memory),
+    )
 
 
 def memory_text(size: int) -> str:

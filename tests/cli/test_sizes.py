@@ -3,7 +3,7 @@ from typer.testing import CliRunner
 
 from gradlab.cli.command_options import SizesOptions
 from gradlab.cli.main import app
-from gradlab.cli.sizes import memory_text, size_rows
+from gradlab.cli.sizes import cost_cells, memory_text, shape_cells, size_configs
 
 # FACTS of the paper's Table 2, to the last digit.
 PARAMETERS = {
@@ -23,7 +23,7 @@ PARAMETERS = {
 
 
 def test_parameters_of_the_papers_sizes() -> None:
-    rows = {(row[0], row[1]): row[6] for row in size_rows(SizesOptions())}
+    rows = {(s, arch): cost_cells(config)[0] for s, arch, config in size_configs(SizesOptions())}
     assert {key: rows[key] for key in PARAMETERS} == PARAMETERS
 
 
@@ -31,19 +31,26 @@ def test_the_table_is_whole_in_a_pipe() -> None:
     result = CliRunner().invoke(app, ["sizes"])
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert len(lines) == 1 + 7 * 3
+    assert len(lines) == 1 + 7 + 1 + 7 * 3
     assert all(count in result.stdout for count in PARAMETERS.values())
-    nano = next(line.split() for line in lines if line.startswith("nano"))
-    assert nano == ["nano", "pre-ln", "6", "64", "4", "64", "316,416", "2.16e+06", "5.1", "MB",
-                    "6.3", "MB"]  # fmt: skip
+    shape, pre_ln, *_ = (line.split() for line in lines if line.startswith("nano"))
+    assert shape == ["nano", "6", "64", "4", "256", "64"]
+    assert pre_ln == ["nano", "pre-ln", "316,416", "2.16e+06", "5.1", "MB", "6.3", "MB"]
+
+
+def test_the_tables_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, ["sizes"]).stdout
+    assert "…" not in shown
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
 
 
 def test_sizes_widths_and_switches_can_be_chosen() -> None:
     options = SizesOptions(size=["nano"], width=[64, 512], arch=["post-ln"], max_seq_len=128)
-    rows = list(size_rows(options))
-    assert [row[:6] for row in rows] == [
-        ("nano", "post-ln", "6", "64", "4", "128"),
-        ("nano-d512", "post-ln", "6", "512", "8", "128"),
+    rows = [(size, arch, *shape_cells(config)) for size, arch, config in size_configs(options)]
+    assert rows == [
+        ("nano", "post-ln", "6", "64", "4", "256", "128"),
+        ("nano-d512", "post-ln", "6", "512", "8", "2048", "128"),
     ]
 
 
