@@ -104,7 +104,7 @@ def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sizes_module, "size_rows", interrupted)
+    monkeypatch.setattr(sizes_module, "size_configs", interrupted)
     code, _, err = invoke("sizes")
     assert code == 130
     assert err == "interrupted.\n"
@@ -114,6 +114,6 @@ def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sizes_module, "size_rows", broken)
+    monkeypatch.setattr(sizes_module, "size_configs", broken)
     result = CliRunner().invoke(app, ["sizes"])
     assert isinstance(result.exception, ZeroDivisionError)

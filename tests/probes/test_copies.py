@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gradlab
+from gradlab.errors import GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, OptimizerHealth
 from gradlab.probes.own_hook import OwnHook
 
@@ -72,10 +73,15 @@ def test_a_copy_of_the_scaler_is_a_plain_one(
     with gradlab.attach(model, optimizer, scaler=scaler) as attached:
         other = copied(scaler)
         assert other.__dict__.keys() == attributes
-        for each in (other, scaler):
+
+        def step_with(each: torch.amp.GradScaler) -> None:
             each.scale(model(torch.ones(1, 2)).sum()).backward()
             each.step(optimizer)
             each.update()
+
+        with pytest.warns(GradlabWarning, match="does not step this optimizer"):
+            step_with(other)
+        step_with(scaler)
     assert set(vars(scaler)) == attributes
     assert attached.table("steps")["loss_scale"].tolist() == [4.0, 4.0]
 

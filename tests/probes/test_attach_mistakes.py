@@ -1,0 +1,147 @@
+"""What cannot be attached or recorded is said in a sentence, and leaves nothing behind."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import gradlab
+from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe
+
+
+def make() -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(3, 4)).square().sum().backward()
+        optimizer.step()
+
+
+def hooks_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+    """Everything that could be left behind."""
+    found: list[Any] = []
+    for module in model.modules():
+        found += module._forward_hooks.values()
+        found += module._forward_pre_hooks.values()
+        found += module._backward_hooks.values()
+    for parameter in model.parameters():
+        found += (parameter._backward_hooks or {}).values()
+        found += (parameter._post_accumulate_grad_hooks or {}).values()
+    found += optimizer._optimizer_step_pre_hooks.values()
+    found += optimizer._optimizer_step_post_hooks.values()
+    return found
+
+
+ALL = (GradientNorms, LearnedScales, Headroom, OptimizerHealth)
+
+
+def test_a_loop_whose_steps_are_never_seen_is_told_once() -> None:
+    model = nn.Linear(1, 1)
+    loss = model(torch.ones(1))
+
+    def passes() -> None:
+        for _ in range(1500):
+            loss.backward(retain_graph=True)
+
+    probes = gradlab.attach(model, probes=[GradientNorms(every=lambda _: False)])
+    with pytest.warns(GradlabWarning, match="1000 backward passes and no step") as said:
+        passes()
+    probes.close()
+    assert len(said) == 1
+
+
+def refused(match: str, **options: Any) -> None:
+    model, optimizer = make()
+    options = {"model": model, "optimizer": optimizer} | options
+    with pytest.raises(GradlabError, match=match):
+        gradlab.attach(**options)
+    assert hooks_of(model, optimizer) == []
+    gradlab.attach(model, optimizer).close()  # nothing keeps it from being attached
+
+
+def test_what_cannot_be_attached_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    stranger = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    refused("nothing to probe", model=nn.ReLU(), optimizer=None)
+    refused("nothing to probe", model=make()[0].requires_grad_(False), optimizer=None)
+    refused("holds none of the model's parameters", optimizer=stranger)
+    refused(r"no parameters fit 'w\*': there are 0.weight", probes=[GradientNorms("w*")])
+    refused("no modules or parameters fit 'x'", probes=[Headroom("x")])
+    refused("no learned scale", model=nn.Linear(2, 2), optimizer=None, probes=[LearnedScales()])
+    refused("needs the optimizer", optimizer=None, probes=[OptimizerHealth()])
+    refused("at every step", every=0)
+    refused("a number of steps, or a function", every="often")
+    refused("window = 0", window=0)
+    refused("window = '50'", window="50")
+    refused("give the torch.amp.GradScaler", scaler=65536.0)
+    refused("the class GradientNorms is no probe", probes=[GradientNorms])
+    refused("grad_norms is no probe", probes=["grad_norms"])
+    refused("the class object is no probe", probes=object())
+    refused("attach takes the model first", model=stranger)
+    refused("give the torch optimizer", optimizer=[nn.Parameter(torch.ones(1))])
+    refused("is not empty", out=tmp_path / "full")
+
+
+class Steps(Probe):
+    table = "steps"
+    columns: ClassVar = {"x": float}
+
+
+def test_a_cadence_that_fails_at_once_leaves_nothing_behind() -> None:
+    model, optimizer = make()
+    with pytest.raises(ZeroDivisionError):
+        gradlab.attach(model, optimizer, every=lambda step: 1 / step > 0)
+    assert hooks_of(model, optimizer) == []
+    train(model, optimizer, 1)
+
+
+@pytest.mark.parametrize("options", [{"sample": 0}, {"count": 0}])
+def test_a_number_of_looks_is_at_least_one(options: dict[str, int]) -> None:
+    with pytest.raises(GradlabError, match="1 or more"):
+        Headroom(**options)
+
+
+def test_a_loss_may_be_a_number_and_one_noted_too_late_is_told() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, probes=[GradientNorms()]) as probes:
+        probes.loss(0.5)
+        train(model, optimizer, 1)
+    assert probes.table("steps")["loss"].tolist() == [0.5]
+    probes = gradlab.attach(model, optimizer, probes=[GradientNorms()])
+    train(model, optimizer, 1)
+    probes.loss(0.5)
+    with pytest.warns(GradlabWarning, match="before the step"):
+        probes.close()
+
+
+def test_a_scaler_that_does_not_step_the_optimizer_is_told_once() -> None:
+    model, optimizer = make()
+    scaler = torch.amp.GradScaler("cpu")
+    with (
+        gradlab.attach(model, optimizer, scaler=scaler, probes=[GradientNorms()]),
+        pytest.warns(GradlabWarning, match="does not step this optimizer") as said,
+    ):
+        train(model, optimizer, 3)
+    assert len(said) == 1
+
+
+def test_a_table_of_ones_own_cannot_take_a_name_that_is_taken() -> None:
+    refused("gradlab's own", probes=[Steps()])
+
+
+def test_attached_twice_is_refused_and_the_first_goes_on() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, probes=[GradientNorms()]) as probes:
+        with pytest.raises(GradlabError, match="attached to this model already"):
+            gradlab.attach(model, optimizer)
+        train(model, optimizer, 1)
+    assert len(probes.table("grad_norms")) == 6
