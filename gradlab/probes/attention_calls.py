@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.score_bounds import MASKING, FusedCall, aside, fused_call
+from gradlab.probes.shards import is_spread
 from gradlab.probes.sites import in_backward
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
@@ -254,7 +254,7 @@ def _are_scores(x: Tensor, dim: int | None, heads: int | None) -> bool:
     A router's or a classifier's is a product with a parameter, or has no pairs at all. Without a
     graph to ask, four dimensions or a module with heads must do.
     """
-    usable = isinstance(x, Tensor) and not x.is_nested and not isinstance(x, DTensor)
+    usable = isinstance(x, Tensor) and not x.is_nested and not is_spread(x)
     if not usable or x.dim() < 3 or not x.numel() or dim not in (-1, x.dim() - 1):
         return False
     if x.grad_fn is None:

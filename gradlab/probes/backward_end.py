@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
-from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
+
+from gradlab.probes.shards import is_spread
 
 
 class BackwardEnd:
@@ -41,7 +42,8 @@ class BackwardEnd:
         self._changed: dict[str, nn.Parameter] = {}
         self._queued_in = -1
         self._queued_within = False
-        self._sharded = {n: p for n, p in parameters.items() if isinstance(p, DTensor)}
+        names = [name for name, parameter in parameters.items() if is_spread(parameter)]
+        self._sharded = {name: parameters[name] for name in names}
         self.handles: list[RemovableHandle] = [
             parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             for name, parameter in parameters.items()

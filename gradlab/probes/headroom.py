@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError, GradlabWarning
@@ -27,6 +26,7 @@ from gradlab.probes.overflows import overflow_rows, overflows
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, clean_name, is_compiled, select
+from gradlab.probes.shards import is_spread
 from gradlab.probes.sites import (
     Details,
     Direction,
@@ -290,7 +290,7 @@ class Headroom(Probe):
 
 
 def _local(x: Tensor) -> Tensor:
-    return x.to_local() if isinstance(x, DTensor) else x
+    return x.to_local() if is_spread(x) else x
 
 
 def _may_mask(module: nn.Module, output: Tensor) -> bool:

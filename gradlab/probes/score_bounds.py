@@ -1,15 +1,16 @@
 """The largest attention scores: of scores that exist, and bounds on those that a kernel hides."""
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.utils._python_dispatch import _disable_current_modes
+
+from gradlab.probes.shards import is_spread
 
 MASKING = -1e4
 """What is filled in or added to mask: this or less. Biases by distance stay well above it."""
@@ -82,14 +83,16 @@ def fused_call(
         autocast: What autocast makes of q and k before the kernel reads them.
     """
     q, k = query.detach(), key.detach()
-    if q.is_nested or isinstance(q, DTensor) or q.dim() < 2 or not (q.numel() and k.numel()):
+    if q.is_nested or is_spread(q) or q.dim() < 2 or not (q.numel() and k.numel()):
         return None
     if autocast is not None:
         q, k = (x if x.dtype is torch.float64 else x.to(autocast) for x in (q, k))
     queries, keys = q.shape[-2], k.shape[-2]
     offset = 0 if is_causal else None
-    if isinstance(attn_mask, CausalBias):
-        lower_right = attn_mask.variant is CausalVariant.LOWER_RIGHT
+    # Importing that module takes seconds, and without it there can be no such mask.
+    biases = sys.modules.get("torch.nn.attention.bias")
+    if biases is not None and isinstance(attn_mask, biases.CausalBias):
+        lower_right = attn_mask.variant is biases.CausalVariant.LOWER_RIGHT
         offset, attn_mask = keys - queries if lower_right else 0, None
     if q.dim() == 2:
         q, k = q[None], k[None]

@@ -1,19 +1,29 @@
 """Statistics of tensors that are spread over processes: what FSDP2's parameters are."""
 
+import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
-from torch.distributed.tensor.placement_types import Partial
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Statistics = Callable[[Sequence[Tensor]], Tensor]
 
 
+def is_spread(x: Any) -> "TypeGuard[DTensor]":
+    """Whether a tensor is spread over processes."""
+    # Importing that module takes as long as torch, and without it there can be no such tensor.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
 def whole(x: Tensor) -> Tensor:
     """The tensor as one process would have it. A collective call, on every process that has it."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
+    return x.full_tensor() if is_spread(x) else x
 
 
 def over_shards(tensors: Sequence[Tensor], statistics: Statistics) -> Tensor:
@@ -46,8 +56,10 @@ def over_shards(tensors: Sequence[Tensor], statistics: Statistics) -> Tensor:
 
 
 def _local(x: Tensor) -> Tensor:
-    if not isinstance(x, DTensor):
+    if not is_spread(x):
         return x
+    from torch.distributed.tensor import Partial, Replicate
+
     if any(isinstance(placement, Partial) for placement in x.placements):
         x = x.redistribute(
             placements=[Replicate() if isinstance(p, Partial) else p for p in x.placements]
@@ -57,7 +69,7 @@ def _local(x: Tensor) -> Tensor:
 
 def _sharded_over(x: Tensor) -> tuple[dist.ProcessGroup, ...]:
     """The process groups, one a mesh dimension, over which parts of a tensor lie."""
-    if not isinstance(x, DTensor):
+    if not is_spread(x):
         return ()
     mesh = x.device_mesh
     return tuple(

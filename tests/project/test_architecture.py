@@ -256,3 +256,15 @@ def test_public_names_are_there(name: str) -> None:
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match="no attribute 'train_model'"):
         gradlab.train_model  # noqa: B018
+
+
+def test_training_starts_without_what_torch_itself_imports_late() -> None:
+    """Every run of a study is a new process, and those modules take as long as torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import gradlab.training.loop, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    late = {"torch.distributed.tensor", "torch._dynamo", "sympy", "pandas"}
+    assert late & set(done.stdout.split()) == set()
