@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.installed-dev
 
-.PHONY: help install stability test lint bench clean
+.PHONY: help install stability test test-long lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Make .venv with gradlab
 
@@ -23,8 +23,12 @@ stability: $(INSTALLED)  ## The nano LR stability test: three architectures, thr
 
 # One thread a process: two processes fill two cores, and sums have one order.
 test: export OMP_NUM_THREADS = 1
-test: lint  ## Everything CI checks: lint, then all tests but those that need a GPU
-	$(BIN)/python -m pytest -m 'not gpu' --numprocesses $(JOBS)
+test: lint  ## Everything CI checks: lint, then the tests that need no GPU
+	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
+
+test-long: export OMP_NUM_THREADS = 1
+test-long: $(DEVELOP)  ## The tests that CI has no time for
+	$(BIN)/python -m pytest -m long --numprocesses $(JOBS)
 
 lint: $(DEVELOP)  ## Formatting, lint and types
 	$(BIN)/ruff format --check .

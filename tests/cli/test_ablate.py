@@ -261,6 +261,7 @@ def test_options_from_a_file(tmp_path: Path, text: str, fake_jobs: Callable[...,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_study_from_the_command_to_the_table(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,7 @@ def test_mistakes_are_one_sentence_before_anything_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_search_from_the_command_to_the_figure(tmp_path: Path, text: str) -> None:
     out = tmp_path / "study"
     rates = ("--lr", "1e-2", "--lr", "100", "--arch", "pre-ln", "--seeds", "1")

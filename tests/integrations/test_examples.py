@@ -21,6 +21,11 @@ PRINTS = {
 }
 
 QUICK = ("plain_loop", "own_probe")
+LONG = ("wandb_sink", "lightning_trainer", "accelerate_loop")
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow, *([pytest.mark.long] if name in LONG else [])]
 
 
 def test_each_example_is_run() -> None:
@@ -36,7 +41,7 @@ def test_each_example_fits_on_a_screen() -> None:
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is dep:FutureWarning")
 @pytest.mark.parametrize(
     "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PRINTS],
+    [n if n in QUICK else pytest.param(n, marks=_marks(n)) for n in PRINTS],
 )
 def test_example(
     name: str,

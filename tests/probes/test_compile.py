@@ -103,6 +103,7 @@ def test_gradient_probes_break_no_graph_and_are_right(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_gradient_probes_are_right_with_kernels_of_its_own() -> None:
     check(returned, "inductor", late=False, rtol=1e-4)

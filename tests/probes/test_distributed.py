@@ -170,7 +170,7 @@ def together(kind: str, micro: int, folder: Path) -> Run:
     return gradlab.load(folder / "run0")
 
 
-@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize("micro", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", list(WRAPPERS))
 def test_as_one_process_on_the_whole_batch(kind: str, micro: int, tmp_path: Path) -> None:
     run = together(kind, micro, tmp_path)

@@ -140,6 +140,7 @@ def test_jobs_change_nothing_and_a_failure_takes_no_other_down(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_keeps_what_there_is_and_resume_goes_on(make_ramp: Make, tmp_path: Path) -> None:
     configs = [make_ramp(), make_ramp(seed=1, steps=3000), make_ramp(seed=2)]
 
