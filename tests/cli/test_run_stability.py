@@ -51,6 +51,7 @@ def test_a_study_from_the_command_to_the_figures(tmp_path: Path, text: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_leaves_results_and_status_130(tmp_path: Path, text: str) -> None:
     out = tmp_path / "study"
     arguments = ["--corpus", text, "--steps", "100000", "--lr-step", "1e-9", "--seeds", "1"]

@@ -171,7 +171,10 @@ def together(kind: str, micro: int, folder: Path) -> Run:
 
 
 @pytest.mark.parametrize("micro", [1, pytest.param(2, marks=pytest.mark.long)])
-@pytest.mark.parametrize("kind", list(WRAPPERS))
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long) if "-" in kind else kind for kind in WRAPPERS],
+)
 def test_as_one_process_on_the_whole_batch(kind: str, micro: int, tmp_path: Path) -> None:
     run = together(kind, micro, tmp_path)
     alone = train(plain, micro, None)
