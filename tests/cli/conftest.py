@@ -1,9 +1,9 @@
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_runs import STEPS, write_headroom, write_steps
 
 from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.data.corpus import load_corpus
@@ -58,43 +58,11 @@ def write_run() -> WriteRun:
         )
         info = {"params": 316_416, "corpus": {"name": "text", "sha256": "ab" * 32}}
         writer = RunWriter(folder, config, info)
-        steps = list(range(8))
-        nothing = [None] * len(steps)
-        writer.write(
-            "steps",
-            {
-                "step": steps,
-                "update": steps,
-                "lr": [config.lr(step) for step in steps],
-                "loss": [loss] * len(steps),
-                "val_loss": nothing,
-                "loss_scale": nothing,
-                "skipped": [False] * len(steps),
-                "grad_norm": nothing,
-                "tokens": steps,
-                "seconds": [float(step) for step in steps],
-            },
-        )
+        write_steps(writer, config, loss)
         if "headroom" in tables:
-            rows = [(step, layer) for step in steps for layer in range(2)]
-            bits = [-math.inf if step == 7 and not layer else 9.0 - step for step, layer in rows]
-            writer.write(
-                "headroom",
-                {
-                    "step": [step for step, _ in rows],
-                    "site": [f"blocks.{layer}.attention.scores" for _, layer in rows],
-                    "layer": [layer for _, layer in rows],
-                    "op": ["scores"] * len(rows),
-                    "direction": ["forward"] * len(rows),
-                    "dtype": ["float16"] * len(rows),
-                    "max_abs": [1.0] * len(rows),
-                    "headroom_bits": bits,
-                    "underflow_frac": [0.0] * len(rows),
-                    "nonfinite": [0] * len(rows),
-                },
-            )
+            write_headroom(writer)
         if "grad_norms" in tables:
-            rows = [(step, layer) for step in steps for layer in range(2)]
+            rows = [(step, layer) for step in STEPS for layer in range(2)]
             writer.write(
                 "grad_norms",
                 {

@@ -1,8 +1,8 @@
-import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_up_runs import write_headroom, write_steps
 
 from gradlab.analyses.stability import paired_differences, summarise_stability
 from gradlab.analyses.stability_table import read_stability
@@ -22,41 +22,9 @@ def made_up_run(config: RunConfig, out: Path, *, reason: str = "loss_nonfinite")
     """A run directory of eight steps whose layer 0 loses its headroom at the last."""
     info = {"params": 1000 + 10 * (config.arch == "normformer")}
     writer = RunWriter(out / run_name(config), config, info)
-    steps = list(range(8))
-    nothing = [None] * len(steps)
-    writer.write(
-        "steps",
-        {
-            "step": steps,
-            "update": steps,
-            "lr": [config.lr(step) for step in steps],
-            "loss": [2.0] * len(steps),
-            "val_loss": nothing,
-            "loss_scale": nothing,
-            "skipped": [False] * len(steps),
-            "grad_norm": nothing,
-            "tokens": steps,
-            "seconds": [float(step) for step in steps],
-        },
-    )
+    write_steps(writer, config)
     if config.record.probes:
-        rows = [(step, layer) for step in steps for layer in range(2)]
-        bits = [-math.inf if step == 7 and not layer else 9.0 - step for step, layer in rows]
-        writer.write(
-            "headroom",
-            {
-                "step": [step for step, _ in rows],
-                "site": [f"blocks.{layer}.attention.scores" for _, layer in rows],
-                "layer": [layer for _, layer in rows],
-                "op": ["scores"] * len(rows),
-                "direction": ["forward"] * len(rows),
-                "dtype": ["float16"] * len(rows),
-                "max_abs": [1.0] * len(rows),
-                "headroom_bits": bits,
-                "underflow_frac": [0.0] * len(rows),
-                "nonfinite": [0] * len(rows),
-            },
-        )
+        write_headroom(writer)
     lr = 0.07 + 0.001 * config.seed + (0.01 + 0.001 * config.seed) * (config.arch == "normformer")
     site = "blocks.0.attention.scores" if reason == "loss_nonfinite" else None
     verdict = Verdict(reason=reason, step=7, lr=lr, first_overflow=site, lr_min_loss=0.03)

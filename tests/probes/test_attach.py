@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from small_training import ALL, hooks_of, make, train
 from torch import Tensor, nn
 
 import gradlab
@@ -13,37 +14,6 @@ from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe, Reading
 from gradlab.probes.probe import Subject
 from gradlab.runs.writer import RunWriter
-
-
-def make() -> tuple[nn.Sequential, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.ones(3, 4)).square().sum().backward()
-        optimizer.step()
-
-
-def hooks_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
-    """Everything that could be left behind."""
-    found: list[Any] = []
-    for module in model.modules():
-        found += module._forward_hooks.values()
-        found += module._forward_pre_hooks.values()
-        found += module._backward_hooks.values()
-    for parameter in model.parameters():
-        found += (parameter._backward_hooks or {}).values()
-        found += (parameter._post_accumulate_grad_hooks or {}).values()
-    found += optimizer._optimizer_step_pre_hooks.values()
-    found += optimizer._optimizer_step_post_hooks.values()
-    return found
-
-
-ALL = (GradientNorms, LearnedScales, Headroom, OptimizerHealth)
 
 
 def test_a_loop_of_ones_own_becomes_a_run(tmp_path: Path) -> None:

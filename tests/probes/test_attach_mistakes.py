@@ -5,42 +5,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from small_training import hooks_of, make, train
 from torch import nn
 
 import gradlab
 from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe
-
-
-def make() -> tuple[nn.Sequential, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 2))
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.ones(3, 4)).square().sum().backward()
-        optimizer.step()
-
-
-def hooks_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
-    """Everything that could be left behind."""
-    found: list[Any] = []
-    for module in model.modules():
-        found += module._forward_hooks.values()
-        found += module._forward_pre_hooks.values()
-        found += module._backward_hooks.values()
-    for parameter in model.parameters():
-        found += (parameter._backward_hooks or {}).values()
-        found += (parameter._post_accumulate_grad_hooks or {}).values()
-    found += optimizer._optimizer_step_pre_hooks.values()
-    found += optimizer._optimizer_step_post_hooks.values()
-    return found
-
-
-ALL = (GradientNorms, LearnedScales, Headroom, OptimizerHealth)
 
 
 def test_a_loop_whose_steps_are_never_seen_is_told_once() -> None:
