@@ -88,6 +88,42 @@ class Attachment:
             self._probes.close(error)
 
 
+class AttachingCallback:
+    """What a trainer's callback is told, and the probes that it made of it.
+
+    Args:
+        out: Run directory to make.
+        every: Cadence of the probes.
+        probes: What to look at; None for gradient norms, learned scales and headroom.
+        memory: Keep the rows in memory; None: if there is no `out`.
+        sinks: More places for the rows.
+        window: Steps between two copies from the device.
+    """
+
+    def __init__(
+        self,
+        out: str | Path | None = None,
+        *,
+        every: Cadence = 1,
+        probes: Iterable[Probe] | None = None,
+        memory: bool | None = None,
+        sinks: Iterable[Sink] = (),
+        window: int = 50,
+    ) -> None:
+        self._attachment = Attachment(
+            out, every=every, probes=probes, memory=memory, sinks=sinks, window=window
+        )
+
+    @property
+    def probes(self) -> Probes:
+        """The probes at work, or after a training those that were.
+
+        Raises:
+            GradlabError: No training has begun.
+        """
+        return self._attachment.probes
+
+
 def free_folder(out: Path, first_step: int, is_first: bool) -> Path:
     """Where a training is recorded: `out`, or a folder beside it for one that goes on.
 

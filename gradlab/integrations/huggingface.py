@@ -1,7 +1,6 @@
 """Probes in Hugging Face's `Trainer`."""
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,18 +9,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.extra import needs_extra
-from gradlab.integrations.attachment import Attachment
-from gradlab.probes.attach import Probes, Sink
-from gradlab.probes.cadence import Cadence
+from gradlab.integrations.attachment import AttachingCallback
 from gradlab.probes.own_hook import own
-from gradlab.probes.probe import Probe
 from gradlab.probes.selection import unwrapped
 
 with needs_extra("transformers", "gradlab.integrations.huggingface", "transformers"):
     from transformers import TrainerCallback
 
 
-class GradlabCallback(TrainerCallback):
+class GradlabCallback(AttachingCallback, TrainerCallback):
     """Records a `Trainer`'s training.
 
         trainer = Trainer(model, args, ..., callbacks=[callback := GradlabCallback("runs/mine")])
@@ -49,31 +45,9 @@ class GradlabCallback(TrainerCallback):
         window: Steps between two copies from the device.
     """
 
-    def __init__(
-        self,
-        out: str | Path | None = None,
-        *,
-        every: Cadence = 1,
-        probes: Iterable[Probe] | None = None,
-        memory: bool | None = None,
-        sinks: Iterable[Sink] = (),
-        window: int = 50,
-    ) -> None:
-        self._attachment = Attachment(
-            out, every=every, probes=probes, memory=memory, sinks=sinks, window=window
-        )
-        self._losses: list[Tensor] = []
-        self._is_share = False
-        self._hook: RemovableHandle | None = None
-
-    @property
-    def probes(self) -> Probes:
-        """The probes at work, or after a training those that were.
-
-        Raises:
-            GradlabError: No training has begun.
-        """
-        return self._attachment.probes
+    _losses: list[Tensor]
+    _is_share = False
+    _hook: RemovableHandle | None = None
 
     def __enter__(self) -> Self:
         return self

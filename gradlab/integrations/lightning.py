@@ -1,7 +1,5 @@
 """Probes in Lightning's `Trainer`."""
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,16 +7,13 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from gradlab.extra import needs_extra
-from gradlab.integrations.attachment import Attachment
-from gradlab.probes.attach import Probes, Sink
-from gradlab.probes.cadence import Cadence
-from gradlab.probes.probe import Probe
+from gradlab.integrations.attachment import AttachingCallback
 
 with needs_extra("lightning", "gradlab.integrations.lightning", "lightning"):
     from lightning.pytorch import Callback
 
 
-class GradlabCallback(Callback):
+class GradlabCallback(AttachingCallback, Callback):
     """Records a `Trainer`'s training.
 
         trainer = Trainer(..., callbacks=[callback := GradlabCallback("runs/mine")])
@@ -41,29 +36,6 @@ class GradlabCallback(Callback):
         sinks: More places for the rows.
         window: Steps between two copies from the device.
     """
-
-    def __init__(
-        self,
-        out: str | Path | None = None,
-        *,
-        every: Cadence = 1,
-        probes: Iterable[Probe] | None = None,
-        memory: bool | None = None,
-        sinks: Iterable[Sink] = (),
-        window: int = 50,
-    ) -> None:
-        self._attachment = Attachment(
-            out, every=every, probes=probes, memory=memory, sinks=sinks, window=window
-        )
-
-    @property
-    def probes(self) -> Probes:
-        """The probes at work, or after a training those that were.
-
-        Raises:
-            GradlabError: No training has begun.
-        """
-        return self._attachment.probes
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach: the model is on its device, optimizers and a checkpoint are there."""
