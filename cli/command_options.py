@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from gradlab.cli.options import RECORD, ModelOptions, RunOptions, option
+from gradlab.cli.options import RECORD, ModelOptions, RunOptions, StudyOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class StabilityOptions(RunOptions):
+class StabilityOptions(StudyOptions):
     """`gradlab run-stability`."""
 
     arch: Annotated[list[str], option("An architecture; repeat for more.", metavar="NAME")] = field(
@@ -26,7 +26,6 @@ class StabilityOptions(RunOptions):
     width: Annotated[
         list[int], option("Take each size at this width; repeat for more.", metavar="D")
     ] = field(default_factory=list)
-    seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
     lr_step: Annotated[
         list[float],
         option(
@@ -47,21 +46,14 @@ class StabilityOptions(RunOptions):
             metavar="NAME",
         ),
     ] = "auto"
-    jobs: Annotated[
-        int | None, option("Runs at the same time; a core each by default, one on CUDA.")
-    ] = None
     out: Annotated[
         Path | None,
         option("The study's folder; studies/stability-SIZES by default."),
     ] = None
-    resume: Annotated[
-        bool,
-        option("Go on with the study in the folder: finished runs are kept.", "--resume"),
-    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradNormsOptions(RunOptions):
+class GradNormsOptions(StudyOptions):
     """`gradlab grad-norms`."""
 
     arch: Annotated[list[str], option("An architecture; repeat for more.", metavar="NAME")] = field(
@@ -71,7 +63,6 @@ class GradNormsOptions(RunOptions):
         str, option("A named size; nano-d128 is nano at width 128.", metavar="NAME")
     ] = "micro"
     width: Annotated[int | None, option("Take the size at this width.")] = None
-    seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
     steps: Annotated[int, option("Steps to take.")] = 300
     lr: Annotated[float, option("Learning rate after the warm-up.")] = 1e-3
     warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 100
@@ -93,16 +84,9 @@ class GradNormsOptions(RunOptions):
         str,
         option("Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32.", metavar="NAME"),
     ] = "auto"
-    jobs: Annotated[
-        int | None, option("Runs at the same time; a core each by default, one on CUDA.")
-    ] = None
     out: Annotated[
         Path | None, option("The study's folder; studies/gradients-SIZE by default.")
     ] = None
-    resume: Annotated[
-        bool,
-        option("Go on with the study in the folder: finished runs are kept.", "--resume"),
-    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from gradlab.cli.options import RECORD, RunOptions, option
+from gradlab.cli.options import RECORD, StudyOptions, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossStudyOptions(RunOptions):
+class LossStudyOptions(StudyOptions):
     """What both can be told."""
 
     size: Annotated[
         str, option("A named size; nano-d128 is nano at width 128.", metavar="NAME")
     ] = "nano"
     width: Annotated[int | None, option("Take the size at this width.")] = None
-    seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
     schedule: Annotated[
         str, option("What follows the warm-up: constant, linear, cosine.", metavar="KIND")
     ] = "linear"
@@ -34,13 +33,6 @@ class LossStudyOptions(RunOptions):
         str,
         option("Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32.", metavar="NAME"),
     ] = "auto"
-    jobs: Annotated[
-        int | None, option("Runs at the same time; a core each by default, one on CUDA.")
-    ] = None
-    resume: Annotated[
-        bool,
-        option("Go on with the study in the folder: finished runs are kept.", "--resume"),
-    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

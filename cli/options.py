@@ -187,3 +187,17 @@ class RunOptions(ModelOptions):
         option("Steps between two looks, or two rows of a site away from overflows.", panel=RECORD),
     ] = 10
     window: Annotated[int, option("Steps between two writes.", panel=RECORD)] = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(RunOptions):
+    """What every study of several runs can be told."""
+
+    seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
+    jobs: Annotated[
+        int | None, option("Runs at the same time; a core each by default, one on CUDA.")
+    ] = None
+    resume: Annotated[
+        bool,
+        option("Go on with the study in the folder: finished runs are kept.", "--resume"),
+    ] = False
