@@ -137,7 +137,7 @@ class Session:
 
     def end_unfinished(self) -> None:
         """Keep what is there of a step that had a backward pass and will not go on."""
-        if self._backward_seen:
+        if self._passes:
             self.end_step()
         elif self._losses:
             warnings.warn(
@@ -166,7 +166,6 @@ class Session:
     def _begin(self, step: int) -> None:
         self._step = step
         self._stepped: set[int] = set()
-        self._backward_seen = False
         self._passes = 0
         self._loss_scale = self._one_on(torch.device("cpu"))
         self._skipped: Tensor | None = None
@@ -180,7 +179,6 @@ class Session:
                 probe.begin(step)
 
     def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
-        self._backward_seen = True
         self._passes += 1
         if self._passes == _PASSES_IN_A_STEP:
             warnings.warn(
