@@ -9,6 +9,7 @@ import pandas as pd
 
 from gradlab.analyses.comparable import check_comparable, name_of, run_key
 from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.validations import planned_validations
 from gradlab.errors import GradlabError, unknown
 from gradlab.models.cost import flops_per_token
 from gradlab.runs.reader import Run
@@ -49,7 +50,7 @@ def perplexity_curves(runs: Sequence[Run]) -> pd.DataFrame:
     curves = []
     for run in runs:
         steps = run.table("steps", ["step", "tokens", "seconds", "val_loss"])
-        steps = steps[steps["step"].isin(_validated(run, steps))]
+        steps = steps[planned_validations(run, steps)]
         if steps.empty:
             raise GradlabError(f"{name_of(run)} has no validation: train it with --val-every.")
         size, arch, seed = run_key(run)
@@ -59,13 +60,6 @@ def perplexity_curves(runs: Sequence[Run]) -> pd.DataFrame:
             steps.assign(size=size, arch=arch, seed=seed, flops=flops, perplexity=perplexity)
         )
     return pd.concat(curves, ignore_index=True)[_CURVE]
-
-
-def _validated(run: Run, steps: pd.DataFrame) -> "pd.Series[int]":
-    """The steps after which there was a validation: a NaN among the others is a missing value."""
-    every = run.config.val_every
-    planned = (steps["step"] + 1) % every == 0 if every else steps["val_loss"].notna()
-    return steps.loc[planned | steps["val_loss"].notna(), "step"]
 
 
 def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from gradlab.analyses.comparable import check_comparable, name_of, what_differs
+from gradlab.analyses.validations import planned_validations
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
@@ -88,10 +89,9 @@ def _row(run: Run) -> dict[str, object]:
 
 
 def _last_validation(run: Run, steps: pd.DataFrame) -> float:
-    every = run.config.val_every
-    if not every or run.config.steps % every:
+    last = steps.iloc[[-1]]
+    if not planned_validations(run, last).all():
         raise GradlabError(
-            f"{name_of(run)} was not validated after its last step: --val-every should divide "
-            "--steps."
+            f"{name_of(run)} was not validated after its last step: train it with --val-every."
         )
-    return float(steps["val_loss"].iloc[-1])
+    return float(last["val_loss"].iloc[0])

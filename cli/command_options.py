@@ -111,7 +111,10 @@ class TrainOptions(RunOptions):
     ] = "constant"
     warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 0
     lr_step: Annotated[float | None, option("The ramp's rise at each step.")] = None
-    val_every: Annotated[int, option("Steps between two validations; 0 for none.")] = 0
+    val_every: Annotated[
+        int,
+        option("Steps between two validations; one comes after the last step too. 0 for none."),
+    ] = 0
     val_batches: Annotated[int, option("Batches of a validation.")] = 8
     precision: Annotated[
         str,

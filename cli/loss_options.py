@@ -19,7 +19,13 @@ class LossStudyOptions(StudyOptions):
         str, option("What follows the warm-up: constant, linear, cosine.", metavar="KIND")
     ] = "linear"
     warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 30
-    val_batches: Annotated[int, option("Batches of the validation after the last step.")] = 64
+    val_every: Annotated[
+        int,
+        option(
+            "Steps between two validations, for figure 2; 0 for the one after the last step alone."
+        ),
+    ] = 0
+    val_batches: Annotated[int, option("Batches of a validation.")] = 64
     probes: Annotated[
         list[str],
         option(

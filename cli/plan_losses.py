@@ -61,16 +61,21 @@ def steps_in_time(seconds: Mapping[str, float], steps: int) -> dict[str, int]:
 
 
 def with_steps(configs: Sequence[RunConfig], steps: Mapping[str, int]) -> list[RunConfig]:
-    """The runs with the steps of their row, validated after the last.
+    """The runs with the steps of their row.
+
+    One that was validated after its last step alone still is.
 
     Raises:
         ConfigError: A row's steps leave none after the warm-up.
     """
     for config in configs:
         _check_warmup(config.schedule.warmup_steps, steps[config.arch], config.arch)
-    return [
-        config.replace(steps=steps[config.arch], val_every=steps[config.arch]) for config in configs
-    ]
+    return [_lasting(config, steps[config.arch]) for config in configs]
+
+
+def _lasting(config: RunConfig, steps: int) -> RunConfig:
+    once = config.val_every >= config.steps
+    return config.replace(steps=steps, val_every=steps if once else config.val_every)
 
 
 def plan_lr_search(options: LrSearchOptions) -> list[RunConfig]:
@@ -88,7 +93,7 @@ def plan_lr_search(options: LrSearchOptions) -> list[RunConfig]:
 
 
 def _run(options: AblateOptions | LrSearchOptions, arch: str, lr: float, seed: int) -> RunConfig:
-    """One run, validated once, after its last step."""
+    """One run, validated after its last step, and on the way if asked to."""
     (size,) = size_labels([options.size], [] if options.width is None else [options.width])
     _check_schedule(options)
     _check_warmup(options.warmup, options.steps)
@@ -101,7 +106,7 @@ def _run(options: AblateOptions | LrSearchOptions, arch: str, lr: float, seed: i
         ),
         steps=options.steps,
         seed=seed,
-        val_every=options.steps,
+        val_every=options.val_every or options.steps,
         val_batches=options.val_batches,
         **shared_fields(options, "fp32" if options.precision == "auto" else options.precision),
     )

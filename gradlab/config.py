@@ -253,7 +253,7 @@ class RunConfig(Config):
     data: DataConfig = DataConfig()
     record: RecordConfig = RecordConfig()
     val_every: int = Field(default=0, ge=0)
-    """Steps between two validations; 0 for none."""
+    """Steps between two validations, of which one comes after the last step too; 0 for none."""
     val_batches: int = Field(default=8, ge=1)
     device: str = "auto"
     stop_when_destabilised: bool = True
@@ -262,6 +262,12 @@ class RunConfig(Config):
     def tokens_per_step(self) -> int:
         """Tokens whose loss one step averages."""
         return self.batch_size * self.accumulation * self.model.max_seq_len
+
+    def validates_after(self, step: int) -> bool:
+        """Whether a validation comes after a 0-based step: every `val_every`, and the last."""
+        if not self.val_every:
+            return False
+        return (step + 1) % self.val_every == 0 or step + 1 == self.steps
 
     def lr(self, step: int) -> float:
         """Learning rate at a 0-based step."""

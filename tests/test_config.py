@@ -25,6 +25,17 @@ def test_the_ramp_rises_by_lr_step_from_zero() -> None:
     assert rates(run_of(kind="ramp", lr_step=5e-5)) == [step * 5e-5 for step in range(10)]
 
 
+def test_a_run_that_validates_does_so_after_its_last_step_too() -> None:
+    def validated(every: int) -> list[int]:
+        config = run_of(lr=1e-3).replace(val_every=every)
+        return [step for step in range(10) if config.validates_after(step)]
+
+    assert validated(0) == []
+    assert validated(4) == [3, 7, 9]
+    assert validated(5) == [4, 9]
+    assert validated(99) == [9]
+
+
 def test_constant_after_a_linear_warm_up() -> None:
     config = run_of(kind="constant", lr=1.0, warmup_steps=4)
     assert rates(config) == [0.25, 0.5, 0.75, 1.0, *[1.0] * 6]

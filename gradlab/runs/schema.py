@@ -17,8 +17,11 @@ import pyarrow as pa
 
 from gradlab.errors import GradlabError, unknown
 
-SCHEMA_VERSION = 1
-"""Raised when a reader of the old tables would misread the new ones."""
+SCHEMA_VERSION = 2
+"""Raised when a reader of the old tables would misread the new ones.
+
+2: a run that validates does so after its last step too, whatever `val_every`.
+"""
 
 _INT = pa.int64()
 _REAL = pa.float64()

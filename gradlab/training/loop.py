@@ -96,7 +96,7 @@ def _run_steps(
         for step in range(config.steps):
             batches = step_batches(config, corpus, device, step)
             result = training_step(learner, batches, config.lr(step))
-            due = config.val_every and (step + 1) % config.val_every == 0
+            due = config.validates_after(step)
             recording.keep(result, _validate(config, corpus, device, learner) if due else None)
             if (step + 1) % window == 0 or step + 1 == config.steps:
                 broke = recording.look()

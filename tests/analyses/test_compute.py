@@ -20,14 +20,17 @@ from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 
 
-def recorded(losses: list[float], arch: str = "pre-ln", seed: int = 0, **fields: Any) -> Run:
-    """A validation every second step; steps take a second."""
+def recorded(
+    losses: list[float], arch: str = "pre-ln", seed: int = 0, *, version: int = 2, **fields: Any
+) -> Run:
+    """A validation every second step, and after the last; steps take a second."""
     values: dict[str, Any] = {"size": "nano", "schedule": ScheduleConfig(lr=1e-3), "val_every": 2}
     values |= {"model": model_config(arch, "nano"), "steps": 2 * len(losses) or 1, **fields}
     config = RunConfig(arch=arch, seed=seed, **values)
-    writer = MemoryWriter(config, {"corpus": {"sha256": "a"}})
+    writer = MemoryWriter(config, {"corpus": {"sha256": "a"}, "schema_version": version})
     steps = list(range(config.steps))
     nothing = [None] * config.steps
+    found = dict(zip(filter(config.validates_after, steps), losses, strict=False))
     writer.write(
         "steps",
         {
@@ -35,7 +38,7 @@ def recorded(losses: list[float], arch: str = "pre-ln", seed: int = 0, **fields:
             "update": steps,
             "lr": nothing,
             "loss": nothing,
-            "val_loss": [losses[s // 2] if s % 2 and losses else None for s in steps],
+            "val_loss": [found.get(step) for step in steps],
             "loss_scale": nothing,
             "skipped": [False] * config.steps,
             "grad_norm": nothing,
@@ -48,14 +51,14 @@ def recorded(losses: list[float], arch: str = "pre-ln", seed: int = 0, **fields:
 
 def test_a_real_run_as_plain_pandas_has_it(trained: list[Run]) -> None:
     found = perplexity_curves(trained)
-    assert found["step"].unique().tolist() == [2, 5, 8, 11]
+    assert found["step"].unique().tolist() == [2, 5, 8, 11, 13]
     for run in trained:
         key = (found["arch"] == run.config.arch) & (found["seed"] == run.config.seed)
         steps = run.table("steps").dropna(subset="val_loss")
         np.testing.assert_allclose(found.loc[key, "perplexity"], np.exp(steps["val_loss"]))
         assert found.loc[key, "seconds"].tolist() == steps["seconds"].tolist()
         # 6 · (3 layers · (4 · 16² + 2 · 16 · 32) + 256 · 16) + 12 · 3 · 16 · 8 a token, 16 tokens
-        flops = [16 * (step + 1) * (6 * (3 * 2048 + 4096) + 4608) for step in (2, 5, 8, 11)]
+        flops = [16 * (step + 1) * (6 * (3 * 2048 + 4096) + 4608) for step in (2, 5, 8, 11, 13)]
         assert found.loc[key, "flops"].tolist() == flops
 
 
@@ -117,6 +120,14 @@ def test_validations_that_are_not_finite_are_rows() -> None:
     found = perplexity_curves([recorded([2.0, math.nan, math.inf, 1000.0])])
     assert np.isnan(found["perplexity"][1])
     assert found["perplexity"][2:].tolist() == [math.inf, math.inf]
+
+
+def test_the_last_step_is_validated_whatever_val_every() -> None:
+    found = perplexity_curves([recorded([2.0, 1.5, math.nan], steps=5)])
+    assert found["step"].tolist() == [1, 3, 4]
+    assert np.isnan(found["perplexity"][2])
+    old = perplexity_curves([recorded([2.0, 1.5], steps=5, version=1)])
+    assert old["step"].tolist() == [1, 3]
 
 
 def test_the_schedule_may_differ_and_nothing_else() -> None:

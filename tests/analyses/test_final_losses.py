@@ -29,9 +29,9 @@ def config(arch: str = "pre-ln", seed: int = 0, lr: float = 1e-3, **fields: Any)
 
 def recorded(
     config: RunConfig, *, losses: tuple[float, ...] = (5.0, 4.0, 3.0, 2.5), val_loss: float = 2.25,
-    reason: str | None = "completed", sha256: str = "a",
+    reason: str | None = "completed", sha256: str = "a", **info: Any,
 ) -> Run:  # fmt: skip
-    writer = MemoryWriter(config, {"corpus": {"name": "x", "sha256": sha256}})
+    writer = MemoryWriter(config, {"corpus": {"name": "x", "sha256": sha256}, **info})
     count = len(losses)
     columns = {
         "step": list(range(count)),
@@ -74,6 +74,17 @@ def test_no_run_is_no_row() -> None:
     assert list(final_losses([], vary="lr").columns) == COLUMNS
 
 
+def test_the_last_step_is_validated_whatever_val_every() -> None:
+    uneven = config(val_every=3)
+    runs = [recorded(uneven), recorded(uneven.replace(seed=1), val_loss=math.nan)]
+    assert final_losses(runs, vary="lr")["val_loss"].tolist() == [
+        2.25,
+        pytest.approx(math.nan, nan_ok=True),
+    ]
+    old = recorded(config(val_every=2), schema_version=1)
+    assert final_losses([old], vary="lr")["val_loss"].tolist() == [2.25]
+
+
 def test_what_varies_may_differ() -> None:
     longer = recorded(config("normformer", steps=6), losses=(5.0,) * 6)
     assert final_losses([recorded(config()), longer], vary="steps")["steps"].tolist() == [4, 6]
@@ -95,8 +106,11 @@ SCHEDULE = ScheduleConfig(kind="cosine", lr=1e-3, warmup_steps=1)
         (recorded(config("post-ln", batch_size=9)), "lr", "their batches differ"),
         (recorded(config("pre-ln")), "lr", "are both pre-ln with seed 0"),
         (recorded(config("pre-ln")), "steps", "are both pre-ln with seed 0"),
-        (recorded(config("post-ln", val_every=3)), "lr", "not validated after its last step"),
         (recorded(config("post-ln", val_every=0)), "lr", "not validated after its last step"),
+        (
+            recorded(config("post-ln", val_every=3), val_loss=math.nan, schema_version=1),
+            *("lr", "not validated after its last step"),
+        ),
     ],
 )
 def test_runs_that_do_not_compare_are_refused(other: Run, vary: Any, sentence: str) -> None:

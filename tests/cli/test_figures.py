@@ -63,7 +63,7 @@ def record(
     writer = RunWriter(folder, config, {"corpus": {"sha256": "a"}, "params": 100})
     every = list(range(steps))
     count = len(every)
-    due = [val_every and (step + 1) % val_every == 0 for step in every]
+    due = [config.validates_after(step) for step in every]
     writer.write(
         "steps",
         {

@@ -130,6 +130,8 @@ def test_loss_falls_and_validation_is_the_plain_computation(make_config: Make) -
     steps = train(config).table("steps")
     assert steps["loss"].iloc[-5:].mean() < steps["loss"].iloc[0] - 1
     assert steps["val_loss"].dropna().index.tolist() == [19, 39]
+    uneven = train(config.replace(steps=5, val_every=3)).table("steps")
+    assert uneven["val_loss"].dropna().index.tolist() == [2, 4]
 
     corpus = load_corpus(config.data, seq_len=16)
     learner = make_learner(config, torch.device("cpu"))
