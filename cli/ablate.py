@@ -54,10 +54,10 @@ def ablate(options: AblateOptions) -> None:
         configs = with_steps(configs, {arch: time.steps for arch, time in times.items()})
         notes[NOTE] = {arch: time.as_json() for arch, time in times.items()}
     train_study(
+        "ablate",
+        options,
         configs,
         out,
-        jobs=options.jobs,
-        resume=options.resume,
         table=RUNS,
         show_result=lambda _: show_result(configs, out, times),
         notes=notes,

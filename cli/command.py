@@ -18,10 +18,6 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
 
     def decorate(command: Callable[[Options], None]) -> Callable[..., None]:
         hints = get_type_hints(options, include_extras=True)
-        own_first = sorted(
-            fields(options),  # type: ignore[arg-type]
-            key=lambda field: field.name not in options.__annotations__,
-        )
 
         def call(**values: Any) -> None:
             command(options(**values))
@@ -33,10 +29,10 @@ def takes(options: type[Options]) -> Callable[[Callable[[Options], None]], Calla
                 inspect.Parameter(
                     field.name,
                     inspect.Parameter.KEYWORD_ONLY,
-                    default=_default(field),
+                    default=inspect.Parameter.empty if _is_required(field) else default_of(field),
                     annotation=hints[field.name],
                 )
-                for field in own_first
+                for field in own_first(options)
             ]
         )
         return call
@@ -49,7 +45,15 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
-def _default(field: Field[Any]) -> Any:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return inspect.Parameter.empty if field.default is MISSING else field.default
+def own_first(options: type[Any]) -> list[Field[Any]]:
+    """The fields of a command's options: its own before those that it shares."""
+    return sorted(fields(options), key=lambda field: field.name not in options.__annotations__)
+
+
+def default_of(field: Field[Any]) -> Any:
+    """What an option is unless it is given; `dataclasses.MISSING` if it has to be."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING

@@ -68,7 +68,10 @@ class GradNormsOptions(StudyOptions):
     warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 100
     average: Annotated[
         int,
-        option("Steps that each window averages: the first after the warm-up, and the last."),
+        option(
+            "Steps that each window averages: the first after the warm-up, and the last. Another "
+            "number with --resume looks at the same runs again."
+        ),
     ] = 50
     probes: Annotated[
         list[str],
@@ -168,7 +171,10 @@ class FiguresOptions:
     ] = "flops"
     average: Annotated[
         int | None,
-        option("Steps of the windows of figures 3 and 7; 50, or as many as there is room for."),
+        option(
+            "Steps of the windows of figures 3 and 7; as many as the study was told, or else 50, "
+            "or as many as there is room for."
+        ),
     ] = None
     force: Annotated[
         bool, option("Write into a folder that is there, over files of the same names.", "--force")

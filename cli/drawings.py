@@ -159,11 +159,18 @@ def choose_baseline(runs: Sequence["Run"], options: "FiguresOptions") -> str:
 
 
 def window_length(runs: Sequence["Run"], options: "FiguresOptions") -> int:
-    """The steps asked for, else as many as two windows have room for, up to the usual."""
+    """The steps asked for, here or of the study, else as many as two windows have room for.
+
+    No more than the usual then. Runs of studies that were asked for several have the usual too.
+    """
     from gradlab.analyses.gradients import WINDOW_STEPS
+    from gradlab.cli.study_command import study_commands
 
     if options.average is not None:
         return options.average
+    asked = {study.options.get("average") for study in study_commands(runs) if study is not None}
+    if len(asked) == 1 and isinstance(average := asked.pop(), int):
+        return average
     config = runs[0].config
     return min(WINDOW_STEPS, max(1, (config.steps - config.schedule.warmup_steps) // 2))
 

@@ -50,10 +50,10 @@ def grad_norms(options: GradNormsOptions) -> None:
     windows_of(configs[0], options.average)
     out = options.out or default_folder("gradients", configs)
     train_study(
+        "grad-norms",
+        options,
         configs,
         out,
-        jobs=options.jobs,
-        resume=options.resume,
         table=RUNS,
         show_result=lambda figures: show_result(
             configs, out, length=options.average, figures=figures

@@ -44,10 +44,10 @@ def lr_search(options: LrSearchOptions) -> None:
     configs = plan_lr_search(options)
     out = options.out or default_folder("lr-search", configs)
     train_study(
+        "lr-search",
+        options,
         configs,
         out,
-        jobs=options.jobs,
-        resume=options.resume,
         table=RUNS,
         show_result=lambda figures: show_result(configs, out, figures=figures),
     )

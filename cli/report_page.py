@@ -50,7 +50,7 @@ def report_page(gathered: Gathered, paths: Sequence[Path]) -> str:
         "runs": ("The runs", runs_section(gathered.runs)),
         "compared": ("Figures and tables", joined(comparisons)),
         "settings": ("Settings side by side", settings_section(found)),
-        "repeat": ("How to repeat it", repeat_section(gathered.runs, compared, paths)),
+        "repeat": ("How to repeat it", repeat_section(gathered.runs, paths)),
     }
     sections = {name: section for name, section in sections.items() if section[1]}
     links = (element("a", words, href=f"#{name}") for name, (words, _) in sections.items())

@@ -2,32 +2,27 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from gradlab.cli.html import Markup, element, joined
-from gradlab.cli.report_groups import Group
+from gradlab.cli.study_command import command_of, study_commands
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
 
-def repeat_section(
-    runs: Mapping[str, Run], compared: Sequence[Group], paths: Sequence[Path]
-) -> Markup:
+def repeat_section(runs: Mapping[str, Run], paths: Sequence[Path]) -> Markup:
     """Commands, versions, text and machine of the runs, and the command of the page itself."""
     parts = []
-    for group in compared:
-        configs = {name: run.config for name, run in group.runs.items() if not run.attached}
-        commands = commands_for(list(configs.values()))
-        if commands:
-            parts.append(element("pre", "\n".join(commands), tabindex="0"))
-        left = [name for name, config in configs.items() if not commands_for([config])]
-        if left:
-            sentence = f"No options describe {', '.join(left)}: what was asked for is in run.json."
-            parts.append(element("p", sentence))
+    own = {name: run for name, run in runs.items() if not run.attached}
+    commands = dict(zip(own, commands_for(own.values()), strict=True))
+    lines = list(dict.fromkeys(line for line in commands.values() if line is not None))
+    if lines:
+        parts.append(element("pre", "\n".join(lines), tabindex="0"))
+    if left := [name for name, line in commands.items() if line is None]:
+        sentence = f"No options describe {', '.join(left)}: what was asked for is in run.json."
+        parts.append(element("p", sentence))
     attached = [name for name, run in runs.items() if run.attached]
     if attached:
         sentence = f"Recorded by gradlab.attach in a loop of the user's own: {', '.join(attached)}."
@@ -36,6 +31,8 @@ def repeat_section(
         "The same command gives the same losses to the bit with the same versions, text and "
         "machine; python-stdlib is the source of the Python that runs it."
     )
+    if any(line.startswith("gradlab ablate") for line in lines):
+        same += " Where rows take equal time, the steps that fit in it are measured again."
     words = ["gradlab", "report", *(str(path) for path in paths), "--out", "report.html"]
     parts += [
         element("p", same, class_="quiet"),
@@ -65,57 +62,17 @@ def _facts(runs: Iterable[Run]) -> Markup:
     return element("dl", *items)
 
 
-def commands_for(configs: Sequence[RunConfig]) -> list[str]:
-    """Commands that make these runs: one for a whole study where there is one, else one a run.
+def commands_for(runs: Iterable[Run]) -> list[str | None]:
+    """The command that makes each run: of its study where one made it, else `gradlab train`.
 
-    A command is given only if planning it makes these configs, to the last field; a study's may
-    make further runs. A run that no options describe has none.
+    A study's command makes its other runs as well. One of `gradlab train` is given only if
+    planning it makes the run's config, to the last field; None where no options describe it.
     """
-    unique = list(dict.fromkeys(configs))
-    if not unique:
-        return []
-    whole = _stability(unique) or _grad_norms(unique)
-    if whole is not None:
-        return [whole]
-    found = (_train(config) for config in unique)
-    return [command for command in found if command is not None]
-
-
-def _stability(configs: Sequence[RunConfig]) -> str | None:
-    from gradlab.cli.command_options import StabilityOptions
-    from gradlab.cli.plan import plan_stability
-
-    if any(config.schedule.kind != "ramp" for config in configs):
-        return None
-    values = {
-        "size": _each(configs, "size"),
-        "lr_step": list(dict.fromkeys(config.schedule.lr_step for config in configs)),
-        **_study_values(configs),
-    }
-    caps = {config.steps for config in configs}
-    for steps in (None, *caps) if len(caps) == 1 else (None,):
-        command = _checked("run-stability", StabilityOptions, {**values, "steps": steps},
-                           plan_stability, configs)  # fmt: skip
-        if command is not None:
-            return command
-    return None
-
-
-def _grad_norms(configs: Sequence[RunConfig]) -> str | None:
-    from gradlab.cli.command_options import GradNormsOptions
-    from gradlab.cli.plan import plan_grad_norms
-
-    first = configs[0]
-    if first.schedule.kind != "constant" or "grad_norms" not in first.record.probes:
-        return None
-    values = {
-        "size": first.size,
-        "lr": first.schedule.lr,
-        "warmup": first.schedule.warmup_steps,
-        "steps": first.steps,
-        **_study_values(configs),
-    }
-    return _checked("grad-norms", GradNormsOptions, values, plan_grad_norms, configs)
+    runs = list(runs)
+    return [
+        _train(run.config) if study is None else study.line
+        for run, study in zip(runs, study_commands(runs), strict=True)
+    ]
 
 
 def _train(config: RunConfig) -> str | None:
@@ -124,67 +81,8 @@ def _train(config: RunConfig) -> str | None:
     from gradlab.cli.plan import plan_train
 
     try:
-        values = run_options(config)
+        options = TrainOptions(**run_options(config))
+        planned = plan_train(options)
     except GradlabError:  # an architecture or size of the user's own
         return None
-    return _checked("train", TrainOptions, values, lambda options: [plan_train(options)], [config])
-
-
-def _study_values(configs: Sequence[RunConfig]) -> dict[str, Any]:
-    """What a study's runs share, and their architectures and seeds."""
-    from gradlab.cli.config_file import run_options
-
-    try:
-        shared = run_options(configs[0])
-    except GradlabError:
-        shared = {}
-    own = ("arch", "size", "seed", "steps", "width", "schedule", "lr", "lr_step", "warmup")
-    return {
-        **{name: value for name, value in shared.items() if name not in own},
-        "arch": _each(configs, "arch"),
-        "seeds": 1 + max(config.seed for config in configs),
-    }
-
-
-def _each(configs: Sequence[RunConfig], name: str) -> list[Any]:
-    return list(dict.fromkeys(getattr(config, name) for config in configs))
-
-
-def _checked(
-    command: str,
-    options: type[Any],
-    values: Mapping[str, Any],
-    plan: Any,
-    configs: Sequence[RunConfig],
-) -> str | None:
-    """The command, if its plan has all the configs."""
-    known = {field.name: field for field in fields(options)}
-    values = {name: value for name, value in values.items() if name in known}
-    try:
-        planned = set(plan(options(**values)))
-    except GradlabError:
-        return None
-    if not planned.issuperset(configs):
-        return None
-    words = ["gradlab", command]
-    for name, value in values.items():
-        words += _words(known[name], value)
-    return shlex.join(words)
-
-
-def _words(field: Field[Any], value: Any) -> list[str]:
-    """An option on the command line; nothing if it has its default."""
-    named = field.name in ("arch", "size", "seeds", "lr_step", "lr")
-    default = field.default if field.default_factory is MISSING else field.default_factory()
-    if value is None or (value == default and not named):
-        return []
-    option = f"--{field.name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [option if value else f"--no-{option[2:]}"]
-    if isinstance(value, list):
-        return [word for item in value for word in (option, _word(item))]
-    return [option, _word(value)]
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    return command_of("train", options).line if planned == config else None

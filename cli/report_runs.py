@@ -1,15 +1,13 @@
 """The runs that a report is about: those named, and those of the studies named."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradlab.cli.study_command import read_study_file
 from gradlab.errors import GradlabError
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
-
-_STUDY_FILE = "study.json"
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,8 @@ def _place(folder: Path) -> Path:
 
 def _planned(study: Path) -> list[str]:
     """The names of a study's runs, in the order in which it makes them."""
-    file = study / _STUDY_FILE
-    try:
-        return list(json.loads(file.read_bytes())["runs"])
-    except FileNotFoundError:  # a folder of runs that no study made
-        return []
-    except OSError as error:
-        raise GradlabError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError):
-        raise GradlabError(f"{file} is damaged: which runs it planned is not known.") from None
+    document = read_study_file(study)
+    return [] if document is None else list(document["runs"])
 
 
 def _missing_sentence(study: Path, missing: Sequence[str], planned: int) -> str:

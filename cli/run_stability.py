@@ -41,10 +41,10 @@ def run_stability(options: StabilityOptions) -> None:
     configs = plan_stability(options)
     out = options.out or default_folder("stability", configs)
     train_study(
+        "run-stability",
+        options,
         configs,
         out,
-        jobs=options.jobs,
-        resume=options.resume,
         table=STABILITY,
         show_result=lambda figures: show_result(configs, out, figures=figures),
     )

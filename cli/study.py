@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 
 from gradlab.cli.live import watching
+from gradlab.cli.options import StudyOptions
+from gradlab.cli.study_command import command_of
 
 if TYPE_CHECKING:
     from gradlab.config import RunConfig
@@ -17,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def train_study(
+    command: str,
+    options: StudyOptions,
     configs: Sequence["RunConfig"],
     out: Path,
     *,
-    jobs: int | None,
-    resume: bool,
     table: "StudyTable",
     show_result: Callable[[bool], None],
     notes: Mapping[str, Any] | None = None,
@@ -29,14 +31,14 @@ def train_study(
     """Train a study's runs under the live view, show what they say, and name those that failed.
 
     Args:
+        command: The name of the command, which the study's file keeps with the options.
+        options: Of the command.
         configs: The runs, on one device.
         out: The study's folder.
-        jobs: Runs at the same time, or None for the device's default.
-        resume: Go on with the study in the folder.
         table: What the study's own table says of each run.
         show_result: Prints and writes the results: the figures too (true), or no figures where the
             study was interrupted.
-        notes: Kept in the study's file.
+        notes: Kept in the study's file beside the command.
 
     Raises:
         GradlabError: The corpus, the device, the number of jobs or the folder cannot be used.
@@ -46,7 +48,7 @@ def train_study(
     from gradlab.training.device import resolve_device
     from gradlab.training.study import run_study
 
-    jobs = check_jobs(jobs, resolve_device(configs[0].device).type)
+    jobs = check_jobs(options.jobs, resolve_device(configs[0].device).type)
     check_corpus(configs)
     reasons: dict[str, str] = {}
     try:
@@ -61,9 +63,9 @@ def train_study(
                 configs,
                 out,
                 jobs=jobs,
-                resume=resume,
+                resume=options.resume,
                 table=table,
-                notes=notes,
+                notes={**command_of(command, options).note(), **(notes or {})},
                 progress=progress,
             )
     except KeyboardInterrupt:

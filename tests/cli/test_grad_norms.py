@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from gradlab.cli.command_options import GradNormsOptions
+from gradlab.cli.command_options import FiguresOptions, GradNormsOptions
+from gradlab.cli.drawings import window_length
 from gradlab.cli.main import app
 from gradlab.cli.plan import plan_grad_norms
 from gradlab.config import (
@@ -18,7 +19,7 @@ from gradlab.config import (
 )
 from gradlab.errors import GradlabError
 from gradlab.models.presets import model_config
-from gradlab.runs.reader import load
+from gradlab.runs.reader import Run, load
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.training import study as study_module
@@ -182,6 +183,42 @@ def test_a_study_without_a_whole_run_says_so(
     assert result.exit_code == 0
     assert "has reached its last step: there is nothing to compare." in result.stdout
     assert (tmp_path / "runs.csv").exists()
+
+
+def test_another_average_looks_at_the_same_runs_again(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def run_jobs(jobs, *, on_end, **_):  # type: ignore[no-untyped-def]
+        for job in jobs:
+            trained.append(job.name)
+            write_run(job.config, job.path.parent)
+            on_end(job.name, None)
+
+    monkeypatch.setattr(study_module, "run_jobs", run_jobs)
+    monkeypatch.setattr("gradlab.training.study._check_corpora", lambda _: None)
+    monkeypatch.setattr("gradlab.figures.save.rendered", lambda figure, form: b"<svg></svg>")
+    out = tmp_path / "study"
+    study = ("--corpus", text, "--out", str(out), "--seeds", "2")
+    assert invoke(*study).exit_code == 0
+    assert len(trained) == 6
+    for average, late in ((4, "6–9"), (3, "7–9")):
+        result = invoke(*study, "--resume", "--average", str(average))
+        assert result.exit_code == 0, result.output
+        assert late in result.stdout
+        written = pd.read_csv(out / "gradients.csv")
+        assert set(written["last"] - written["first"]) == {average - 1}
+        assert window_length(study_runs(out), FiguresOptions(runs=[out])) == average
+        page = tmp_path / f"{average}.html"
+        assert CliRunner().invoke(app, ["report", str(out), "--out", str(page)]).exit_code == 0
+        assert f"--average {average}" in page.read_text()
+    assert len(trained) == 6
+    assert window_length(study_runs(out), FiguresOptions(runs=[out], average=2)) == 2
+
+
+def study_runs(out: Path) -> list[Run]:
+    return [load(file.parent) for file in sorted(out.glob("*/run.json"))]
 
 
 @pytest.mark.parametrize(

@@ -1,63 +1,88 @@
+import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from gradlab.cli.command_options import GradNormsOptions, StabilityOptions, TrainOptions
+from gradlab.cli.loss_options import AblateOptions, LrSearchOptions
 from gradlab.cli.main import app
 from gradlab.cli.plan import plan_grad_norms, plan_stability, plan_train
+from gradlab.cli.plan_losses import plan_ablation, plan_lr_search
 from gradlab.cli.report_repeat import commands_for
+from gradlab.cli.study_command import command_of
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.reader import Run
 
 PLANS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "run-stability": (StabilityOptions, plan_stability),
     "grad-norms": (GradNormsOptions, plan_grad_norms),
+    "ablate": (AblateOptions, plan_ablation),
+    "lr-search": (LrSearchOptions, plan_lr_search),
     "train": (TrainOptions, lambda options: [plan_train(options)]),
 }
 
 
-def planned(command: str) -> list[RunConfig]:
-    """The runs that a command line makes, as the command itself reads it."""
+def read(command: str) -> tuple[str, Any]:
+    """A command line's name and options, as the command itself reads them."""
     program, name, *words = shlex.split(command)
     assert program == "gradlab"
     group: Any = get_command(app)
-    options, plan = PLANS[name]
-    found: list[RunConfig] = plan(options(**group.commands[name].make_context(name, words).params))
+    return name, PLANS[name][0](**group.commands[name].make_context(name, words).params)
+
+
+def planned(command: str) -> list[RunConfig]:
+    """The runs that a command line makes."""
+    name, options = read(command)
+    found: list[RunConfig] = PLANS[name][1](options)
     return found
 
 
-STUDIES = [
-    plan_stability(StabilityOptions(lr_step=[2e-4], seeds=2)),
-    plan_stability(
-        StabilityOptions(
-            arch=["post-ln", "pre-ln"],
-            size=["nano", "micro-d64"],
-            lr_step=[5e-5, 1e-3],
-            steps=77,
-            weight_decay=0.1,
-            precision="fp16-pure",
-            master_weights=False,
-            norm="rmsnorm",
-            qkv_norm=True,
-            attn_out_norm=False,
-            probes=["none"],
-            corpus="some text.txt",
-        )
-    ),
-    plan_grad_norms(GradNormsOptions(seeds=2, lr=3e-4, warmup=7)),
-    plan_grad_norms(
-        GradNormsOptions(arch=["pre-ln"], size="nano", steps=300, every=2, clip_norm=0.1)
-    ),
-]
+def made(configs: Sequence[RunConfig]) -> list[Run]:
+    """Runs of these configs that no study made."""
+    return [MemoryWriter(config, {}).run() for config in configs]
 
 
-@pytest.mark.parametrize("configs", STUDIES, ids=range(len(STUDIES)))
-def test_a_study_is_one_command_that_plans_the_same_runs(configs: list[RunConfig]) -> None:
-    (command,) = commands_for(configs)
-    assert planned(command) == configs
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("run-stability", StabilityOptions(lr_step=[2e-4], seeds=2)),
+        (
+            "run-stability",
+            StabilityOptions(
+                arch=["post-ln", "pre-ln"],
+                size=["nano", "micro-d64"],
+                lr_step=[5e-5, 1e-3],
+                steps=77,
+                weight_decay=0.1,
+                precision="fp16-pure",
+                master_weights=False,
+                norm="rmsnorm",
+                qkv_norm=True,
+                attn_out_norm=False,
+                probes=["none"],
+                corpus="some text.txt",
+            ),
+        ),
+        ("grad-norms", GradNormsOptions(seeds=2, lr=3e-4, warmup=7, average=20)),
+        ("grad-norms", GradNormsOptions()),
+        ("ablate", AblateOptions(row=["pre-ln", "minus-ffn-ln"], equal="steps", clip_norm=0.1)),
+        ("lr-search", LrSearchOptions(lr=[1e-3, 1 / 3], val_batches=3)),
+    ],
+    ids=range(6),
+)
+def test_a_command_says_what_was_asked(name: str, options: Any) -> None:
+    assert read(command_of(name, options).line) == (name, options)
+
+
+def test_where_a_study_lies_and_how_it_is_trained_is_no_part_of_it() -> None:
+    options = LrSearchOptions(out=Path("here"), jobs=7, resume=True, config=Path("mine.toml"))
+    assert command_of("lr-search", options).line == "gradlab lr-search"
 
 
 @pytest.mark.parametrize(
@@ -67,28 +92,16 @@ def test_a_study_is_one_command_that_plans_the_same_runs(configs: list[RunConfig
         TrainOptions(arch="normformer", size="micro", lr=3e-3, warmup=10, schedule="cosine"),
         TrainOptions(seed=3, val_every=5, keep_going=True, dropout=0.1, probes=["scales"]),
         TrainOptions(width=128, attention="sdpa", precision="bf16", head_scale="output"),
+        TrainOptions(schedule="ramp", lr_step=2e-4, precision="fp16"),
     ],
-    ids=range(4),
+    ids=range(5),
 )
-def test_a_run_is_one_command(options: TrainOptions) -> None:
+def test_a_run_of_no_study_is_one_command(options: TrainOptions) -> None:
     config = plan_train(options)
-    (command,) = commands_for([config, config])
+    (command,) = commands_for(made([config]))
+    assert command is not None
     assert command.startswith("gradlab train")
     assert planned(command) == [config]
-
-
-def test_some_runs_of_a_study_are_the_studys_command() -> None:
-    configs = STUDIES[0]
-    (command,) = commands_for(configs[3:5])
-    assert set(configs[3:5]) < set(planned(command))
-
-
-def test_runs_that_are_no_study_have_a_command_each() -> None:
-    configs = [
-        plan_train(TrainOptions(lr=1e-3, seed=1)),
-        plan_train(TrainOptions(lr=2e-3, arch="normformer")),
-    ]
-    assert [planned(command) for command in commands_for(configs)] == [[c] for c in configs]
 
 
 def test_a_run_that_no_options_describe_has_none() -> None:
@@ -99,5 +112,28 @@ def test_a_run_that_no_options_describe_has_none() -> None:
         schedule=ScheduleConfig(lr=1e-3),
         steps=3,
     )
-    assert commands_for([config]) == []
+    assert commands_for(made([config])) == [None]
     assert commands_for([]) == []
+
+
+@pytest.mark.parametrize(
+    ("study", "command"),
+    [
+        ({"command": {"name": "lr-search", "options": {"seeds": 2}}}, "gradlab lr-search --seeds"),
+        ({"command": {"name": "lr-search"}}, "gradlab train"),
+        ({"command": "gradlab lr-search"}, "gradlab train"),
+        ({}, "gradlab train"),
+    ],
+)
+def test_a_run_of_a_study_is_its_studys(
+    tmp_path: Path, write_run: Callable[..., Path], study: dict[str, Any], command: str
+) -> None:
+    from gradlab.runs.reader import load
+
+    inside, beside = (load(write_run(tmp_path / name)) for name in ("inside", "beside"))
+    (tmp_path / "study.json").write_text(json.dumps({"runs": {"inside": {}}, **study}))
+    first, second = commands_for([inside, beside])
+    assert str(first).startswith(command)
+    assert str(second).startswith("gradlab train")
+    (tmp_path / "study.json").write_text("{")
+    assert commands_for([inside]) == [second]
