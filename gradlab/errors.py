@@ -27,5 +27,16 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(options)}."
 
 
+def in_words(error: BaseException) -> str:
+    """An error as one reads it: our sentence, or another's after its type.
+
+    >>> in_words(KeyError("loss")), in_words(KeyboardInterrupt())
+    ("KeyError: 'loss'", 'KeyboardInterrupt')
+    """
+    if isinstance(error, GradlabError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 class GradlabWarning(UserWarning):
     """Something that the user should know, said once; what goes on stays right."""

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch.distributed as dist
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -80,6 +81,8 @@ class Attachment:
             sinks=self._sinks,
             window=self._window,
             first_step=first_step,
+            # A trainer hands over the model without the wrapper that would show it.
+            group=dist.group.WORLD if dist.is_initialized() else None,
         )
 
     def end(self, error: BaseException | None = None) -> None:

@@ -16,14 +16,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.errors import GradlabError, GradlabWarning, in_words
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.headroom import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
 from gradlab.probes.probe import Probe, Subject
-from gradlab.probes.selection import clean_name, is_compiled, unwrapped
+from gradlab.probes.processes import processes_of
+from gradlab.probes.selection import is_compiled
 from gradlab.probes.session import Session
+from gradlab.probes.subject import optimizers_of, subject_of
 from gradlab.probes.tables import append, step_rows
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
@@ -60,6 +62,7 @@ def attach(
     sinks: Iterable[Sink] = (),
     window: int = 50,
     first_step: int = 0,
+    group: "dist.ProcessGroup | None" = None,
 ) -> "Probes":
     """Record what happens inside a model while the user's own loop trains it.
 
@@ -80,11 +83,14 @@ def attach(
         probes: What to look at; None for gradient norms, learned scales and headroom.
         every: Look at every n-th step, or where a function of the step says so; a probe may have
             a cadence of its own.
-        out: Run directory to make. With several processes the first one writes it.
+        out: Run directory to make. With several processes the first one, of rank 0, writes it.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
         window: Steps between two copies from the device.
         first_step: Number of the next step: that of the checkpoint in a training resumed.
+        group: Processes that train the model together, each with its share of the batch, all of
+            which attach: the first records the largest activations, the overflows and the mean
+            loss of all. None for those that DistributedDataParallel or FSDP2 show.
 
     Raises:
         GradlabError: There is nothing to train in the model, none of it is the optimizer's, probes
@@ -92,7 +98,7 @@ def attach(
     """
     return Probes(
         model,
-        _optimizers(optimizer),
+        optimizers_of(optimizer),
         scaler=scaler,
         probes=probes,
         every=every,
@@ -101,6 +107,7 @@ def attach(
         sinks=tuple(sinks),
         window=window,
         first_step=first_step,
+        group=group,
     )
 
 
@@ -120,6 +127,7 @@ class Probes:
         sinks: tuple[Sink, ...],
         window: int,
         first_step: int,
+        group: "dist.ProcessGroup | None",
     ) -> None:
         if not isinstance(window, int) or window < 1:
             raise GradlabError(
@@ -142,6 +150,7 @@ class Probes:
         self._updates = 0
         self._closed = False
         self._is_first = not dist.is_initialized() or dist.get_rank() == 0
+        self._processes = processes_of(model, group)
         self._session = Session(
             subject,
             chosen,
@@ -149,6 +158,7 @@ class Probes:
             scaler=scaler,
             first_step=first_step,
             on_step=self._after_step,
+            processes=self._processes,
         )
         try:
             info = _info(subject, chosen)
@@ -200,9 +210,16 @@ class Probes:
         self._session.note_loss(loss)
 
     def flush(self) -> None:
-        """Copy what is on the device, and write it. Happens by itself once a window."""
+        """Copy what is on the device, and write it. Happens by itself once a window.
+
+        With several processes, the first writes up to what the others have delivered, which they do
+        once a window and where they flush themselves.
+        """
+        self._flush(wait=False)
+
+    def _flush(self, *, wait: bool) -> None:
         tables: dict[str, dict[str, list[Any]]] = {}
-        for recorded in self._session.collect():
+        for recorded in self._session.collect(wait=wait):
             self._updates += recorded.updated
             append(tables, {"steps": step_rows(recorded, self._updates)})
             for rows in recorded.tables:
@@ -249,8 +266,10 @@ class Probes:
             _attached.discard(self._model)
             atexit.unregister(self._at_exit)
             try:
-                self.flush()
+                self._flush(wait=True)
             finally:
+                if self._processes is not None:
+                    self._processes.leave()
                 self._finish(error)
 
     def _finish(self, error: BaseException | None) -> None:
@@ -258,7 +277,7 @@ class Probes:
         status = "finished"
         if error is not None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
-        told: dict[str, Any] = {} if error is None else {"error": str(error) or repr(error)}
+        told = {} if error is None else {"error": in_words(error)}
         for writer in list(self._open):
             if isinstance(writer, RunWriter | MemoryWriter):
                 self._guarded(writer, partial(writer.finish, status, None, **told))
@@ -272,7 +291,7 @@ class Probes:
 
     def _after_step(self) -> None:
         if self._session.waiting >= self._window:
-            self.flush()
+            self._flush(wait=True)
 
     def _guarded(self, writer: Any, action: Any) -> None:
         """Do it; if it fails, say so once and go on without that writer: training comes first."""
@@ -284,10 +303,9 @@ class Probes:
             self._open.remove(writer)
             if isinstance(writer, RunWriter):  # not to stand there as if it were still written
                 with suppress(GradlabError):
-                    writer.finish("error", None, error=str(error))
-            kind = "" if isinstance(error, GradlabError) else f"{type(error).__name__}: "
+                    writer.finish("error", None, error=in_words(error))
             warnings.warn(
-                f"recording stops here, training goes on: {kind}{error}",
+                f"recording stops here, training goes on: {in_words(error)}",
                 GradlabWarning,
                 stacklevel=3,
             )
@@ -295,49 +313,6 @@ class Probes:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise GradlabError("these probes are closed: attach again to record more.")
-
-
-def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
-    """What probes see of a model and of the optimizers that train it.
-
-    Raises:
-        GradlabError: The model is none, has nothing to train, or none of it is the optimizers'.
-    """
-    if not isinstance(model, nn.Module):
-        raise GradlabError(
-            f"model = {type(model).__name__}: attach takes the model first, a Module."
-        )
-    inner = unwrapped(model)
-    parameters = {clean_name(n): p for n, p in inner.named_parameters() if p.requires_grad}
-    if not parameters:
-        raise GradlabError("the model has no parameters that require gradients: nothing to probe.")
-    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
-    trained: dict[str, Tensor] = {n: p for n, p in parameters.items() if id(p) in held}
-    for one in optimizers:
-        own = {id(p) for group in one.param_groups for p in group["params"]}
-        if not any(id(p) in own for p in parameters.values()):
-            raise GradlabError(
-                f"the optimizer ({type(one).__name__}) holds none of the model's parameters: make "
-                "it from this model's parameters, after moving or sharding the model."
-            )
-    modules = {clean_name(n): m for n, m in inner.named_modules() if clean_name(n)}
-    return Subject(inner, parameters, modules, trained, optimizers)
-
-
-def _optimizers(given: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
-    if given is None:
-        return ()
-    several = list(given) if isinstance(given, Iterable) else [given]
-    for one in several:
-        if not isinstance(one, Optimizer):
-            raise GradlabError(
-                f"optimizer = {type(one).__name__}: give the torch optimizer, or a list of several."
-            )
-    # Accelerate's and others' wrappers, themselves optimizers, keep the real one under this name.
-    return tuple(
-        inner if isinstance(inner := getattr(one, "optimizer", None), Optimizer) else one
-        for one in several
-    )
 
 
 def _checked(probes: Any) -> tuple[Probe, ...]:

@@ -1,7 +1,7 @@
 """The largest attention scores of every layer and head: where FP16 overflows first."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.models.attention import CausalSoftmax, Scores
 from gradlab.probes.attention_calls import AttentionCalls, Caller
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.compiled import CompiledLater
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
 from gradlab.probes.score_bounds import (
@@ -75,6 +76,8 @@ class AttentionScores(Probe):
         named = {type(subject.model).__name__: subject.model, **subject.modules}
         chosen = select(named, self._patterns, "modules")
         self._sites = {module: name for name, module in chosen.items()}
+        self._compiled = CompiledLater(subject.model, _COMPILED)
+        self._forward_seen = self._backward_seen = False
         self._near: set[str] = set()
         self._window_ended = False
         self._pass_ended = False
@@ -95,12 +98,14 @@ class AttentionScores(Probe):
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
-        self._pass_ended = True
+        self._pass_ended = self._backward_seen = True
 
     def after_step(self) -> Reading | None:
         """A row for each site, head and kind of bound."""
         seen = self._seen
         self._calls.reset()
+        if self._backward_seen:
+            self._compiled.look(hooks_called=self._forward_seen)
         if not seen:
             return None
         self._window_ended = True
@@ -116,6 +121,25 @@ class AttentionScores(Probe):
                 "max_abs": _joined([found.max_abs for found in seen.values()]),
             },
         )
+
+    def joined(self, readings: Sequence[Columns]) -> Columns:
+        """The largest of all processes; exact where no process's bound leaves room for a larger."""
+        found: list[dict[tuple[str, int | None, str], tuple[float, float]]] = []
+        for reading in readings:
+            labels = zip(reading["site"], reading["head"], reading["bound"], strict=True)
+            numbers = zip(reading["max"], reading["max_abs"], strict=True)
+            found.append(dict(zip(labels, numbers, strict=True)))
+        rows = []
+        for site, head, bound in dict.fromkeys(key for part in found for key in part):
+            key = (site, head, bound)
+            largest = [part[key] for part in found if key in part]
+            high = max(each[0] for each in largest)
+            max_abs = max(each[1] for each in largest)
+            above = [part.get((site, head, "upper")) for part in found if key not in part]
+            if bound == "exact" and any(upper and not upper[1] <= high for upper in above):
+                continue
+            rows.append((site, head, bound, high, max_abs))
+        return dict(zip(_READ, zip(*rows, strict=True), strict=True))
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Leave out what was hidden; see which sites are near the limit."""
@@ -136,9 +160,11 @@ class AttentionScores(Probe):
     def _clear(self) -> None:
         self._passed.clear()
         self._seen.clear()
+        self._forward_seen = self._backward_seen = False
         self._exact_now: frozenset[str] | None = None
 
     def _looking(self) -> bool:
+        self._forward_seen = True
         if self._pass_ended and not in_backward():
             self._pass_ended = False
             self._passed.clear()
@@ -186,6 +212,11 @@ class AttentionScores(Probe):
             max_abs = torch.maximum(before.max_abs, max_abs.to(device))
         self._seen[key] = Largest(high, max_abs)
 
+
+_COMPILED = (
+    "no attention scores are recorded there. Attach AttentionScores to a model that is not "
+    "compiled."
+)
 
 _READ = ("site", "head", "bound", "max", "max_abs")
 _COLUMNS = ("step", "site", "layer", "head", "max", "max_abs", "bound")

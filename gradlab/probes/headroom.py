@@ -7,7 +7,6 @@ take more reads are made at some looks and, on a CPU, wherever an extreme is not
 """
 
 import math
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.errors import GradlabError
 from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.compiled import CompiledLater
 from gradlab.probes.overflows import overflow_rows, overflows
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
-from gradlab.probes.selection import Patterns, clean_name, is_compiled, select
+from gradlab.probes.selection import Patterns, clean_name, select
 from gradlab.probes.shards import is_spread
 from gradlab.probes.sites import (
     Details,
@@ -117,9 +117,7 @@ class Headroom(Probe):
         self._passed: set[str] = set()
         self._pass_ended = False
         self._forward_seen = self._backward_seen = False
-        self._model = subject.model
-        self._hooks_modules = self._said_compiled = False
-        self._first_step = True
+        self._compiled: CompiledLater | None = None
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
         self._lead.clear()
         self.latest: SiteStep | None = None
@@ -129,7 +127,7 @@ class Headroom(Probe):
                     continue
                 yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             else:
-                self._hooks_modules = True
+                self._compiled = self._compiled or CompiledLater(subject.model, _COMPILED)
                 yield chosen.register_forward_hook(partial(self._on_forward, name))
 
     def begin(self, step: int) -> None:
@@ -145,12 +143,13 @@ class Headroom(Probe):
 
     def after_step(self) -> Reading | None:
         """What the step's passes showed."""
-        if self._backward_seen:
-            self._say_if_compiled()
+        if self._backward_seen and self._compiled is not None:
+            self._compiled.look(hooks_called=self._forward_seen)
         seen = self._pass
         if not seen.order:
             return None
         labels: Columns = {
+            "places": tuple(self._places),
             "order": seen.order,
             "counted": seen.counted,
             "poisoned": seen.poisoned,
@@ -161,9 +160,24 @@ class Headroom(Probe):
             values["counts"] = _stacked(seen.counts).reshape(-1)
         return Reading(labels, values)
 
+    def joined(self, readings: Sequence[Columns]) -> Columns:
+        """Every process's passes, as if they were micro-batches."""
+        places: dict[tuple[str, Direction], Place] = {}
+        for reading in readings:
+            for place in reading["places"]:
+                places.setdefault((place.site, place.direction), place)
+        index = {key: at for at, key in enumerate(places)}
+        whole: dict[str, list[Any]] = {name: [] for name in readings[0]}
+        for reading in readings:
+            at = [index[place.site, place.direction] for place in reading["places"]]
+            for name, column in reading.items():
+                indices = name in ("order", "counted", "poisoned")
+                whole.setdefault(name, []).extend([at[i] for i in column] if indices else column)
+        return {**whole, "places": tuple(places.values())}
+
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Overflow events; headroom at a sampled step, or of all steps that led to an overflow."""
-        sites = _merge(step.step, tuple(self._places), columns)
+        sites = _merge(step.step, columns)
         self.latest = sites
         events = overflows(sites)
         tables = {}
@@ -183,23 +197,6 @@ class Headroom(Probe):
         due = [sites for sites in self._lead if sites.step <= until]
         self._lead.clear()
         return {"headroom": _headroom_rows(due)} if due else {}
-
-    def _say_if_compiled(self) -> None:
-        """Say once if modules were compiled after their hooks were put on: it leaves them out."""
-        if self._said_compiled or not self._hooks_modules:
-            return
-        first, self._first_step = self._first_step, False
-        partly = first and any(is_compiled(module) for module in self._model.modules())
-        if self._forward_seen and not partly:
-            return
-        self._said_compiled = True
-        some = "some of the" if self._forward_seen else "the"
-        warnings.warn(
-            f"torch.compile left out {some} modules' sites: no headroom is recorded there. The "
-            "parameters' gradients are seen; attach Headroom to a model that is not compiled.",
-            GradlabWarning,
-            stacklevel=2,
-        )
 
     def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not self.active:
@@ -289,6 +286,12 @@ class Headroom(Probe):
         return is_finite
 
 
+_COMPILED = (
+    "no headroom is recorded there. The parameters' gradients are seen; attach Headroom to a model "
+    "that is not compiled."
+)
+
+
 def _local(x: Tensor) -> Tensor:
     return x.to_local() if is_spread(x) else x
 
@@ -322,8 +325,9 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([x if x.device == device else x.to(device) for x in tensors])
 
 
-def _merge(step: int, places: tuple[Place, ...], columns: Columns) -> SiteStep:
+def _merge(step: int, columns: Columns) -> SiteStep:
     """One entry a place, in the places' order, from a step whose micro-batches each passed it."""
+    places = tuple(columns["places"])
     n = len(places)
     low, high = [math.nan] * n, [math.nan] * n
     seen: dict[int, int] = {}  # how often, in order

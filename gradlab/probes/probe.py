@@ -117,6 +117,16 @@ class Probe:
         """The optimizer has stepped or skipped: the step's rows, if there are any."""
         return None
 
+    def joined(self, readings: Sequence[Columns]) -> Columns:
+        """What several processes saw of one step, each with its share of the batch, as one reading.
+
+        The first one's, unless overridden: reduced gradients are the same in every process.
+
+        Args:
+            readings: Labels and values, copied to the host, one of each process that has some.
+        """
+        return readings[0]
+
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Rows by table, from a reading that has been copied to the host.
 

@@ -1,6 +1,6 @@
 """Keeps readings on the device, and copies a window of them to the host at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ class PendingStep:
         loss_scale: 0-dim.
         skipped: 0-dim, above 0 if the optimizer did not step; None if that cannot be.
         losses: 0-dim each, those of the micro-batches.
-        readings: The probes', in their order.
+        readings: By the probe's position among the session's.
     """
 
     step: int
@@ -31,12 +31,37 @@ class PendingStep:
     loss_scale: Tensor
     skipped: Tensor | None
     losses: tuple[Tensor, ...]
-    readings: tuple[tuple[Probe, Reading], ...]
+    readings: Mapping[int, Reading]
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """A step whose numbers have been copied to the host: what one process saw of it.
+
+    Attributes:
+        step: Its number.
+        updated: Whether the optimizer stepped.
+        lr: The first optimizer's learning rate; None without an optimizer.
+        seconds: Since the recording began.
+        loss_scale: What the loss was multiplied by.
+        skipped: Whether a gradient that was not finite kept the optimizer from stepping.
+        losses: Those of the micro-batches.
+        readings: Columns by the probe's position among the session's.
+    """
+
+    step: int
+    updated: bool
+    lr: float | None
+    seconds: float
+    loss_scale: float
+    skipped: bool
+    losses: tuple[float, ...]
+    readings: Mapping[int, Columns]
 
 
 @dataclass(frozen=True)
 class RecordedStep:
-    """A step on the host: what is known of it, and its probes' rows by table."""
+    """What is known of a step, and its probes' rows by table."""
 
     step: Step
     updated: bool
@@ -46,14 +71,30 @@ class RecordedStep:
     tables: tuple[Mapping[str, Columns], ...]
 
 
-def collect(pending: Sequence[PendingStep]) -> Iterator[RecordedStep]:
-    """Copy the steps' numbers to the host, in one copy a device, and make their rows.
+def to_host(pending: Sequence[PendingStep]) -> list[HostStep]:
+    """Copy the steps' numbers to the host, in one copy a device."""
+    numbers = iter(_numbers([tensor for step in pending for tensor in _tensors(step)]))
+    return [_on_host(step, [next(numbers) for _ in _tensors(step)]) for step in pending]
 
-    A step's rows are made as it is asked for: probes know of no step behind the last one taken.
+
+def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep:
+    """A step's rows.
+
+    Args:
+        parts: What each process saw of it; that of the process that writes is the first.
+        probes: The session's.
     """
-    numbers = iter(_to_host([tensor for step in pending for tensor in _tensors(step)]))
-    for step in pending:
-        yield _recorded(step, [next(numbers) for _ in _tensors(step)])
+    own = parts[0]
+    step = Step(own.step, own.loss_scale, own.skipped)
+    tables = []
+    for index, probe in enumerate(probes):
+        readings = [part.readings[index] for part in parts if index in part.readings]
+        if readings:
+            columns = readings[0] if len(parts) == 1 else probe.joined(readings)
+            tables.append(probe.rows(step, columns))
+    losses = [loss for part in parts for loss in part.losses]
+    loss = sum(losses) / len(losses) if losses else None
+    return RecordedStep(step, own.updated, own.lr, own.seconds, loss, tuple(tables))
 
 
 def has_numbers(pending: PendingStep) -> bool:
@@ -62,30 +103,30 @@ def has_numbers(pending: PendingStep) -> bool:
 
 
 def _tensors(pending: PendingStep) -> list[Tensor]:
-    """All of a step's tensors, in the order in which `_recorded` takes their numbers."""
+    """All of a step's tensors, in the order in which `_on_host` takes their numbers."""
     lr = [pending.lr] if isinstance(pending.lr, Tensor) else []
     skipped = [] if pending.skipped is None else [pending.skipped]
-    values = [value for _, reading in pending.readings for value in reading.values.values()]
+    values = [value for reading in pending.readings.values() for value in reading.values.values()]
     return [pending.loss_scale, *lr, *skipped, *pending.losses, *values]
 
 
-def _recorded(pending: PendingStep, numbers: list[list[float]]) -> RecordedStep:
+def _on_host(pending: PendingStep, numbers: list[list[float]]) -> HostStep:
     left = iter(numbers)
     loss_scale = next(left)[0]
     lr = next(left)[0] if isinstance(pending.lr, Tensor) else pending.lr
     skipped = pending.skipped is not None and next(left)[0] > 0
-    losses = [next(left)[0] for _ in pending.losses]
-    step = Step(pending.step, loss_scale, skipped)
-    tables = tuple(
-        probe.rows(step, {**reading.labels, **{name: next(left) for name in reading.values}})
-        for probe, reading in pending.readings
-    )
-    loss = sum(losses) / len(losses) if losses else None
+    losses = tuple(next(left)[0] for _ in pending.losses)
+    readings = {
+        index: {**reading.labels, **{name: next(left) for name in reading.values}}
+        for index, reading in pending.readings.items()
+    }
     updated = pending.reached and not skipped
-    return RecordedStep(step, updated, lr, pending.seconds, loss, tables)
+    return HostStep(
+        pending.step, updated, lr, pending.seconds, loss_scale, skipped, losses, readings
+    )
 
 
-def _to_host(tensors: Sequence[Tensor]) -> list[list[float]]:
+def _numbers(tensors: Sequence[Tensor]) -> list[list[float]]:
     """Each tensor's numbers as floats."""
     by_device: dict[torch.device, list[int]] = {}
     for index, tensor in enumerate(tensors):

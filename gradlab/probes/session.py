@@ -15,7 +15,8 @@ from gradlab.probes.backward_end import BackwardEnd
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.own_hook import own
 from gradlab.probes.probe import Probe, Subject
-from gradlab.probes.recorder import PendingStep, RecordedStep, collect, has_numbers
+from gradlab.probes.processes import Processes
+from gradlab.probes.recorder import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.shards import whole
 from gradlab.probes.sites import in_backward
 from gradlab.probes.step_end import StepEnd
@@ -40,6 +41,7 @@ class Session:
         scaler: That scales the loss, if there is one.
         first_step: Number of the step that comes first.
         on_step: Called after each step.
+        processes: That train the model together, each with a session.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Session:
         scaler: GradScaler | None = None,
         first_step: int = 0,
         on_step: Callable[[], None] = lambda: None,
+        processes: Processes | None = None,
     ) -> None:
+        self._processes = processes
         self._subject = subject
         self._scaler = scaler
         self._on_step = on_step
@@ -118,7 +122,11 @@ class Session:
 
     def end_step(self) -> None:
         """The current step is over: take its readings and begin the next."""
-        readings = tuple((p, reading) for p in self._active if (reading := p.after_step()))
+        readings = {
+            index: reading
+            for index, (probe, _) in enumerate(self._probes)
+            if probe.active and (reading := probe.after_step())
+        }
         reached = bool(self._stepped)
         self._pending.append(
             PendingStep(
@@ -147,10 +155,15 @@ class Session:
                 stacklevel=2,
             )
 
-    def collect(self) -> Iterator[RecordedStep]:
+    def collect(self, *, wait: bool = True) -> Iterator[RecordedStep]:
         """The steps that have ended since the last call, copied from the device.
 
-        The rows of each are made as it is taken; those of the others are lost.
+        The rows of each are made as it is taken, as probes know of no step behind the last one
+        taken; those of the others are lost.
+
+        Args:
+            wait: For what other processes saw of these steps. Else those come later of which it is
+                not here yet.
         """
         pending, self._pending = self._pending, []
         known = [step for step in pending if has_numbers(step)]
@@ -161,7 +174,14 @@ class Session:
                 GradlabWarning,
                 stacklevel=2,
             )
-        return collect(known)
+        steps = to_host(known)
+        parts = (
+            [[s] for s in steps]
+            if self._processes is None
+            else self._processes.together(steps, wait=wait)
+        )
+        probes = [probe for probe, _ in self._probes]
+        return (recorded(part, probes) for part in parts)
 
     def _begin(self, step: int) -> None:
         self._step = step

@@ -13,6 +13,7 @@ from gradlab.config import RunConfig
 from gradlab.data.batches import Batch, train_batch, validation_batches
 from gradlab.data.corpus import Corpus, load_corpus
 from gradlab.data.entropy import unigram_entropy
+from gradlab.errors import in_words
 from gradlab.models.loss import next_token_loss
 from gradlab.probes.headroom import Headroom
 from gradlab.probes.named import named_probes
@@ -121,7 +122,7 @@ def _save_what_there_is(
     try:
         recording.look()
         recording.flush_all(broke=False)
-        writer.finish(reason, recording.verdict(reason), error=str(error) or repr(error))
+        writer.finish(reason, recording.verdict(reason), error=in_words(error))
     except Exception as second:
         error.add_note(f"The run could not be closed either: {second}")
 

@@ -200,7 +200,7 @@ def test_a_training_that_raises(trainer: Callable[..., Any], tmp_path: Path) -> 
     with pytest.raises(OSError, match="gone"), probe:
         training.train()
     run = gradlab.load(tmp_path / "run")
-    assert (run.status, run.info["error"]) == ("error", "the disk is gone")
+    assert (run.status, run.info["error"]) == ("error", "OSError: the disk is gone")
     assert hooks_of(training.model) == 0
 
 

@@ -95,7 +95,7 @@ def test_a_loop_that_raised_leaves_its_last_step_and_says_so(tmp_path: Path) -> 
         fail()
     run = gradlab.load(tmp_path / "run")
     assert run.status == "error"
-    assert run.info["error"] == "on purpose"
+    assert run.info["error"] == "ValueError: on purpose"
     assert run.table("steps")["update"].tolist() == [1, 2, 2]
     last = run.table("grad_norms").query("step == 2")
     assert (last["nonfinite"] == last["numel"]).any()

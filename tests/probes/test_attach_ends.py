@@ -61,7 +61,7 @@ def test_a_recording_says_how_it_ended(error: BaseException | None, status: str)
     probes.close(error)
     assert probes.run().status == status
     if status == "error":
-        assert probes.run().info["error"] == "a bad batch"
+        assert probes.run().info["error"] == "ValueError: a bad batch"
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -127,7 +127,7 @@ def test_a_recording_that_cannot_be_ended_leaves_nothing_behind(
     assert not model.weight._post_accumulate_grad_hooks
     assert not optimizer._optimizer_step_post_hooks
     run = gradlab.load(tmp_path / "run")
-    assert (run.status, run.info["error"]) == ("error", "the loop's own")
+    assert (run.status, run.info["error"]) == ("error", "ValueError: the loop's own")
     assert not (tmp_path / "run" / ".lock").exists()
     gradlab.attach(model, optimizer).close()
 
@@ -140,4 +140,4 @@ def test_a_script_that_raised_leaves_its_rows_and_its_error(tmp_path: Path) -> N
     run = gradlab.load(out)
     assert run.table("steps")["step"].tolist() == [0, 1]
     assert run.status == "error"
-    assert run.info["error"] == "no such batch"
+    assert run.info["error"].endswith("Error: no such batch")

@@ -13,7 +13,14 @@ from torch._dynamo.utils import counters
 
 import gradlab
 from gradlab.errors import GradlabError, GradlabWarning
-from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe
+from gradlab.probes import (
+    AttentionScores,
+    GradientNorms,
+    Headroom,
+    LearnedScales,
+    OptimizerHealth,
+    Probe,
+)
 
 STEPS = 4
 
@@ -170,7 +177,7 @@ def test_sites_that_were_compiled_away_are_said_to_be_once(compile: Compile) -> 
     model, optimizer = make()
     probes = gradlab.attach(model, optimizer, probes=[Headroom()])
     net = compile(model, "eager")
-    with pytest.warns(GradlabWarning, match="left out the modules' sites") as said:
+    with pytest.warns(GradlabWarning, match="left out the modules that probes") as said:
         train(net, optimizer)
     assert len(said) == 1
     probes.close()
@@ -185,7 +192,7 @@ def test_sites_in_a_part_that_was_compiled_are_said_to_be_missing() -> None:
     assert isinstance(model, Net)
     probes = gradlab.attach(model, optimizer, probes=[Headroom()])
     model.blocks[1].compile(backend="eager")
-    with pytest.warns(GradlabWarning, match="left out some of the modules' sites"):
+    with pytest.warns(GradlabWarning, match="left out some of the modules that"):
         train(model, optimizer)
     probes.close()
     forward = set(probes.table("headroom").query("direction == 'forward'")["site"])
@@ -193,9 +200,18 @@ def test_sites_in_a_part_that_was_compiled_are_said_to_be_missing() -> None:
     assert "blocks.1.fc1" not in forward
 
 
+def test_attention_that_was_compiled_away_is_said_to_be_missing_once() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, probes=[AttentionScores()]):
+        net = returned(model, "eager")
+        with pytest.warns(GradlabWarning, match="no attention scores are recorded") as said:
+            train(net, optimizer)
+    assert len(said) == 1
+
+
 def test_without_compiling_nothing_is_said() -> None:
     model, optimizer = make()
-    with gradlab.attach(model, optimizer, probes=[Headroom()]):
+    with gradlab.attach(model, optimizer, probes=[Headroom(), AttentionScores()]):
         train(model, optimizer)
         with torch.no_grad():
             model(torch.ones(2, 3, dtype=torch.int64))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def fsdp(model: nn.Module) -> nn.Module:
 
 
 WRAPPERS = {"ddp": ddp, "ddp-checkpointed": ddp_checkpointed, "fsdp": fsdp}
+CASES = list(product(WRAPPERS, (1, 2)))
+"""Wrapper and number of micro-batches."""
 
 
 def probes() -> list[Probe]:
@@ -109,6 +112,7 @@ def train(wrap: Callable[[nn.Module], nn.Module], micro: int, out: Path | None) 
                 with unsynchronised(model, last=index == micro - 1):
                     logits = model(mine)
                     loss = nn.functional.cross_entropy(logits.flatten(0, 1), mine.flatten())
+                    attached.loss(loss)
                     (loss / micro).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.1)
             optimizer.step()
@@ -127,14 +131,15 @@ def unsynchronised(model: nn.Module, last: bool) -> Any:
     return nullcontext()
 
 
-def work(rank: int, kind: str, micro: int, port: int, folder: str) -> None:
-    """One of the processes."""
+def work(rank: int, port: int, folder: str) -> None:
+    """One of the processes: every case after the other."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=60))
     try:
-        run = train(WRAPPERS[kind], micro, Path(folder) / f"run{rank}")
-        assert (run is None) == (rank > 0)
+        for kind, micro in CASES:
+            run = train(WRAPPERS[kind], micro, Path(folder) / f"{kind}{micro}-{rank}")
+            assert (run is None) == (rank > 0)
         dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -146,9 +151,11 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def together(kind: str, micro: int, folder: Path) -> Run:
-    """Train in several processes, each this file as a script; load what the first has written."""
-    settings = (kind, str(micro), str(free_port()), str(folder))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where several processes, each this file as a script, have recorded every case."""
+    folder = tmp_path_factory.mktemp("together")
+    settings = (str(free_port()), str(folder))
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, str(rank), *settings],
@@ -166,17 +173,13 @@ def together(kind: str, micro: int, folder: Path) -> Run:
         for process in processes:
             process.kill()
             process.communicate()
-    assert [path.name for path in folder.iterdir()] == ["run0"]
-    return gradlab.load(folder / "run0")
+    assert {path.name for path in folder.iterdir()} == {f"{kind}{n}-0" for kind, n in CASES}
+    return folder
 
 
-@pytest.mark.parametrize("micro", [1, pytest.param(2, marks=pytest.mark.long)])
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=pytest.mark.long) if "-" in kind else kind for kind in WRAPPERS],
-)
-def test_as_one_process_on_the_whole_batch(kind: str, micro: int, tmp_path: Path) -> None:
-    run = together(kind, micro, tmp_path)
+@pytest.mark.parametrize(("kind", "micro"), CASES)
+def test_as_one_process_on_the_whole_batch(kind: str, micro: int, folder: Path) -> None:
+    run = gradlab.load(folder / f"{kind}{micro}-0")
     alone = train(plain, micro, None)
     assert alone is not None
     for name, keys in TABLES.items():
@@ -185,11 +188,22 @@ def test_as_one_process_on_the_whole_batch(kind: str, micro: int, tmp_path: Path
         found = run.table(name).sort_values(order, ignore_index=True)
         pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-9)
         assert len(found) > 0
-    assert run.table("steps")["step"].tolist() == list(range(STEPS))
+    steps = run.table("steps")
+    assert steps["step"].tolist() == list(range(STEPS))
+    np.testing.assert_allclose(steps["loss"], alone.table("steps")["loss"], rtol=1e-5)
+    found, expected = by_site(run), by_site(alone)
+    # The loss is the mean over a process's share, a gradient within the model that many times it.
+    expected["backward"] *= PROCESSES
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-9)
+    assert {"blocks.0.fc1", "blocks.1.fc2"} <= set(found.index.get_level_values("site"))
+
+
+def by_site(run: Run) -> pd.DataFrame:
+    """The largest magnitude of every module's output, and of the gradient there."""
     headroom = run.table("headroom")
-    assert np.isfinite(headroom["max_abs"]).all()
-    assert {"blocks.0.fc1", "blocks.1.fc2"} <= set(headroom["site"])
+    outputs = headroom[~headroom["site"].str.contains(r"weight|bias|gamma")]
+    return outputs.pivot(index=["step", "site"], columns="direction", values="max_abs")
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

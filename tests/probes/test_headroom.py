@@ -10,11 +10,11 @@ from gradlab.models.loss import next_token_loss
 from gradlab.models.presets import model_config
 from gradlab.models.transformer import Transformer
 from gradlab.precision.emulation import emulated_fp16
-from gradlab.probes.attach import subject_of
 from gradlab.probes.headroom import Headroom
 from gradlab.probes.overflows import overflows
 from gradlab.probes.session import Session
 from gradlab.probes.sites import SiteStep
+from gradlab.probes.subject import subject_of
 
 
 def model_of(arch: str = "pre-ln", seed: int = 0, **overrides: Any) -> Transformer:

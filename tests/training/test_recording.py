@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from gradlab.config import RunConfig, ScheduleConfig, StabilityConfig
-from gradlab.probes.attach import subject_of
 from gradlab.probes.headroom import Headroom
 from gradlab.probes.session import Session
+from gradlab.probes.subject import subject_of
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.training.recording import Recording

@@ -1,0 +1,177 @@
+"""What several processes saw of one step, each with its share of the batch, put together.
+
+Reduced gradients are the same in every process; activations, their gradients and losses are each
+process's own. All but the first leave what they saw in the store through which the processes have
+found each other, a window at a time, and go on; the first takes it from there. No process waits in
+a collective call of gradlab's, so that one which stops, or never attached, stops no other.
+"""
+
+import itertools
+import math
+import pickle
+import time
+import warnings
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.nn.parallel import DistributedDataParallel
+
+from gradlab.errors import GradlabWarning
+from gradlab.probes.recorder import HostStep
+from gradlab.probes.shards import is_spread
+
+PATIENCE = 30.0
+"""Seconds that the first process waits for another one's window, which ends when its own does."""
+
+_attachments = itertools.count()
+
+
+def processes_of(model: nn.Module, group: dist.ProcessGroup | None) -> "Processes | None":
+    """Those that train a model together: of the group, of DistributedDataParallel, of FSDP2.
+
+    None where there is one process, or rank 0, which writes, is not among them.
+    """
+    if not dist.is_initialized():
+        return None
+    ranks = _ranks(model, group)
+    if len(ranks) < 2 or 0 not in ranks:
+        return None
+    store = dist.distributed_c10d._get_default_store()
+    # As often as one process attaches, so do the others; where not, their keys do not meet.
+    own = PrefixStore(f"gradlab/{next(_attachments)}", store)
+    return Processes(dist.get_rank(), ranks, own)
+
+
+def _ranks(model: nn.Module, group: dist.ProcessGroup | None) -> list[int]:
+    if group is not None:
+        return dist.get_process_group_ranks(group)
+    for module in model.modules():  # a DDP may be wrapped itself, as by torch.compile
+        if isinstance(module, DistributedDataParallel):
+            return dist.get_process_group_ranks(module.process_group)
+    for parameter in model.parameters():
+        if is_spread(parameter):
+            return [int(rank) for rank in parameter.device_mesh.mesh.flatten()]
+    return []
+
+
+class Processes:
+    """This process among those that train one model together.
+
+    Args:
+        rank: Its own.
+        ranks: Of all of them; 0 is the first.
+        store: That they share, for this purpose alone.
+    """
+
+    def __init__(self, rank: int, ranks: Sequence[int], store: Store) -> None:
+        self._store = store
+        self._rank = rank
+        self._others = [other for other in ranks if other] if rank == 0 else []
+        self._posted = 0
+        self._taken = dict.fromkeys(self._others, 0)
+        self._last: dict[int, float] = dict.fromkeys(self._others, -1)
+        self._own: list[HostStep] = []
+        self._theirs: dict[int, list[HostStep]] = {}
+        self._met = self._alone = False
+        self._store.set(f"here/{rank}", "")
+
+    def together(self, steps: Sequence[HostStep], *, wait: bool) -> list[list[HostStep]]:
+        """Take in this process's steps; those that are whole, as one part a process, own first.
+
+        In all processes but the first, its own steps alone.
+
+        Args:
+            steps: That have ended here since the last call.
+            wait: For the other processes' parts of them; else what they have delivered so far is
+                taken, and other steps come with a later call.
+        """
+        if self._rank:
+            self._post(steps)
+            return [[step] for step in steps]
+        self._own.extend(steps)
+        if not self._own:
+            return []
+        if not self._alone:
+            self._take(self._own[-1].step, PATIENCE if wait else 0.0)
+        whole = math.inf if self._alone else min(self._last.values())
+        ready = [step for step in self._own if step.step <= whole]
+        self._own = self._own[len(ready) :]
+        return [[step, *self._theirs.pop(step.step, [])] for step in ready]
+
+    def leave(self) -> None:
+        """Nothing more comes from this process."""
+        try:
+            if self._rank:
+                self._store.set(f"ended/{self._rank}", "")
+            else:
+                self._store.delete_key("here/0")
+        except RuntimeError:
+            self._alone = True
+
+    def _post(self, steps: Sequence[HostStep]) -> None:
+        if not steps or self._alone:
+            return
+        try:
+            if self._store.check(["here/0"]):
+                part = pickle.dumps(list(steps))  # bytes are taken too, its stub leaves them out
+                self._store.set(f"{self._rank}/{self._posted}", part)  # type: ignore[arg-type]
+                self._posted += 1
+            else:  # nobody would take it
+                self._alone = True
+        except RuntimeError:  # who kept the store is gone
+            self._alone = True
+
+    def _take(self, until: int, patience: float) -> None:
+        """Take what the others have delivered, up to a step."""
+        if not self._met:
+            missing = [r for r in self._others if not self._store.check([f"here/{r}"])]
+            if missing:
+                self._go_on_alone(
+                    f"no probes are attached in {_named(missing)}: call attach in every process"
+                )
+                return
+            self._met = True
+        deadline = time.monotonic() + patience
+        for rank in self._others:
+            while self._last[rank] < until and self._arrived(rank, deadline):
+                key = f"{rank}/{self._taken[rank]}"
+                steps: list[HostStep] = pickle.loads(self._store.get(key))
+                self._store.delete_key(key)
+                self._taken[rank] += 1
+                for step in steps:
+                    self._theirs.setdefault(step.step, []).append(step)
+                self._last[rank] = steps[-1].step
+        late = [rank for rank in self._others if self._last[rank] < until]
+        if late and patience:
+            self._go_on_alone(
+                f"{_named(late)} delivered nothing for {patience:.0f} s after this one's window"
+            )
+
+    def _arrived(self, rank: int, deadline: float) -> bool:
+        """Whether another process's next part is there; waits for it until the deadline."""
+        key = f"{rank}/{self._taken[rank]}"
+        while True:
+            has_ended = self._store.check([f"ended/{rank}"])
+            if self._store.check([key]):
+                return True
+            if has_ended:
+                self._last[rank] = math.inf
+            if has_ended or time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+
+    def _go_on_alone(self, why: str) -> None:
+        self._alone = True
+        self.leave()
+        warnings.warn(
+            f"{why}. From here on headroom, attention scores and losses are those of the first "
+            "process's share of the batch.",
+            GradlabWarning,
+            stacklevel=2,
+        )
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"process{'es' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
