@@ -13,10 +13,15 @@ from gradlab.analyses.compute import COMPUTE, mean_curves, reach
 from gradlab.errors import GradlabError, unknown
 from gradlab.figures.labels import plain_label
 from gradlab.figures.stability import set_value_axis
-from gradlab.figures.style import DASHES, legend_above, looks, paper_axes, paper_style
-
-_BAND = 0.2
-"""Opacity of the range over seeds."""
+from gradlab.figures.style import (
+    DASHES,
+    draw_range,
+    legend_above,
+    looks,
+    paper_axes,
+    paper_style,
+    range_of_seeds,
+)
 
 _MOST_MARKERS = 8
 """Markers on a line, which keep the lines apart in grey."""
@@ -92,15 +97,7 @@ def perplexity_by_compute(
                 ax.axhline(best, color=style[baseline].color, zorder=1, **_BEST)
             for arch, line in of_size.groupby("arch", sort=False):
                 look, x = style[str(arch)], line[compute] / unit
-                ax.fill_between(
-                    x,
-                    line["low"],
-                    line["high"],
-                    color=look.color,
-                    alpha=_BAND,
-                    linewidth=0,
-                    zorder=2,
-                )
+                draw_range(ax, x, line["low"], line["high"], look.color)
                 ax.plot(
                     x,
                     line["perplexity"],
@@ -164,9 +161,7 @@ def _handles(
             for size, dashes in _dashes(sizes).items()
         ]
     if curves.groupby(["size", "arch"])["seed"].nunique().max() > 1:
-        band = Line2D([], [], color="0.4", alpha=_BAND, linewidth=5, label="range of seeds")
-        band.set_solid_capstyle("butt")
-        handles.append(band)
+        handles.append(range_of_seeds())
     look = style[baseline]
     handles.append(Line2D([], [], color=look.color, **_BEST, label=f"{look.label}'s best"))
     if stars:

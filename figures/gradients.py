@@ -14,17 +14,17 @@ from gradlab.figures.stability import set_value_axis
 from gradlab.figures.style import (
     TWO_COLUMNS,
     Look,
+    draw_range,
     legend_above,
+    legend_over,
     looks,
     paper_axes,
     paper_style,
+    range_of_seeds,
 )
 
 _MOST_MARKERS = 12
 """Markers on a line; of deeper models, some layers are marked."""
-
-_BAND = 0.25
-"""Opacity of the range over seeds."""
 
 _WEIGHTS = {"fc2": "second FFN weight", "fc1": "first FFN weight"}
 
@@ -86,8 +86,7 @@ def gradient_panels(gradients: pd.DataFrame, *, op: str = "fc2") -> Figure:
             ax.set_title(f"{str(name).capitalize()}: steps {first}–{last}", loc="left")
             ax.set_xlabel("Layer")
         grid[0, 0].set_ylabel(_label(op))
-        handles = _handles(style, rows)
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+        legend_over(figure, _handles(style, rows))
     return figure
 
 
@@ -117,7 +116,7 @@ def _draw(
         low, mean, high = (
             values.reindex(range(n_layers)) for values in (seeds.min(), seeds.mean(), seeds.max())
         )
-        ax.fill_between(mean.index, low, high, color=look.color, alpha=_BAND, linewidth=0, zorder=2)
+        draw_range(ax, mean.index, low, high, look.color)
         ax.plot(
             mean.index,
             mean,
@@ -150,7 +149,5 @@ def _handles(style: Mapping[str, Look], rows: pd.DataFrame) -> list[Line2D]:
         for look in style.values()
     ]
     if rows["seed"].nunique() > 1:
-        band = Line2D([], [], color="0.4", alpha=_BAND, linewidth=5, label="range of seeds")
-        band.set_solid_capstyle("butt")
-        handles.append(band)
+        handles.append(range_of_seeds())
     return handles

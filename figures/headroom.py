@@ -15,7 +15,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.figures.labels import rate_label
-from gradlab.figures.style import ONE_COLUMN, TWO_COLUMNS, legend_above, paper_axes, paper_style
+from gradlab.figures.style import (
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    legend_above,
+    legend_over,
+    paper_axes,
+    paper_style,
+)
 
 _STRIP = 0.14
 """Share of the axis below the range of bits, where overflows are marked."""
@@ -109,12 +116,7 @@ def headroom_panels(roads: Mapping[str, Road], *, against: str = "lr") -> Figure
             ax.tick_params(labelbottom=index + columns >= len(roads))
         figure.supxlabel(_AXES[against], fontsize=8)
         figure.supylabel("FP16 headroom (bits)", fontsize=8)
-        handles = _handles(looks)
-        figure.legend(
-            handles=handles,
-            loc="outside upper left",
-            ncols=5 if columns == 1 else len(handles),
-        )
+        legend_over(figure, _handles(looks))
     return figure
 
 

@@ -9,10 +9,15 @@ from matplotlib.lines import Line2D
 from gradlab.analyses.scales import summarise_lambda
 from gradlab.errors import GradlabError, unknown
 from gradlab.figures.labels import plain_label
-from gradlab.figures.style import DASHES, legend_above, looks, paper_axes, paper_style
-
-_BAND = 0.2
-"""Opacity of the range over seeds."""
+from gradlab.figures.style import (
+    DASHES,
+    draw_range,
+    legend_above,
+    looks,
+    paper_axes,
+    paper_style,
+    range_of_seeds,
+)
 
 _MOST_MARKERS = 12
 """Markers on a line; of deeper models, some layers are marked."""
@@ -53,15 +58,7 @@ def lambda_resid_by_depth(
         for (size, arch), line in means.groupby(["size", "arch"], sort=False):
             look, drawn = style[str(arch)], _of_size(sizes.index(size))
             face: Any = {"markerfacecolor": "white"} if drawn["hollow"] else {}
-            ax.fill_between(
-                line["depth"],
-                line["min"],
-                line["max"],
-                color=look.color,
-                alpha=_BAND,
-                linewidth=0,
-                zorder=2,
-            )
+            draw_range(ax, line["depth"], line["min"], line["max"], look.color)
             ax.plot(
                 line["depth"],
                 line["mean"],
@@ -96,9 +93,7 @@ def lambda_resid_by_depth(
         if len(sizes) > 1:
             handles += [_size_line(size, _of_size(index)) for index, size in enumerate(sizes)]
         if rows.groupby(["size", "arch"])["seed"].nunique().max() > 1:
-            band = Line2D([], [], color="0.4", alpha=_BAND, linewidth=5, label="range of seeds")
-            band.set_solid_capstyle("butt")
-            handles.append(band)
+            handles.append(range_of_seeds())
         legend_above(ax, handles)
     return ax
 

@@ -19,6 +19,7 @@ from gradlab.figures.style import (
     Look,
     layer_axis,
     legend_above,
+    legend_over,
     looks,
     paper_axes,
     paper_style,
@@ -119,9 +120,7 @@ def scale_panels(distributions: pd.DataFrame) -> Figure:
             grid[0, column].set_title(_op_label(op), loc="left")
             grid[-1, column].set_xlabel("Layer")
         one = next(iter(style.values())).color
-        handles = _handles(rows, one if len(style) == 1 else "0.3")
-        columns = len(handles) if len(ops) > 1 else 2
-        figure.legend(handles=handles, loc="outside upper left", ncols=columns)
+        legend_over(figure, _handles(rows, one if len(style) == 1 else "0.3"))
     return figure
 
 

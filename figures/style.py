@@ -7,13 +7,18 @@ from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from gradlab.figures.labels import plain_label
+from gradlab.models.presets import ABLATIONS
 
 ONE_COLUMN = 3.3
 """Width in inches of one column of a two-column paper."""
@@ -62,7 +67,7 @@ class Look:
 
     label: str
     color: str
-    marker: str
+    marker: str | tuple[int, int, int]
 
 
 LOOKS: Mapping[str, Look] = MappingProxyType(
@@ -72,29 +77,45 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
         "normformer": Look("NormFormer", "#C2481A", "s"),
         "normformer-resscale": Look("NormFormer + λ", "#E9B13A", "D"),
         "pre-ln-resscale": Look("Pre-LN + λ", "#559BCB", ">"),
+        "minus-post-attn-ln": Look("Minus post-attention LN", "#884455", "P"),
+        "minus-ffn-ln": Look("Minus FFN LN", "#AD4BFF", "X"),
+        "minus-head-scale": Look("Minus head scale", "#AAAA77", "<"),
+        "plus-3-more-ln": Look("Plus 3 more LN", "#332200", "p"),
     }
 )
-"""Look of each named architecture. The colours differ in lightness as well as in hue, so that
-they stay apart in grey and under every kind of colour blindness; the markers do so too."""
+"""Look of each named architecture. The colours differ in hue as well as in lightness, so that they
+stay apart under every kind of colour blindness, and those of the first five, the architectures of
+the paper, in grey too. Each has a marker of its own, which tells any two apart without colours."""
 
-_SPARE = (Look("", "#5B3A8E", "P"), Look("", "#3D8B6E", "X"), Look("", "#A0A0A0", "h"))
+_SPARE = (
+    Look("", "#7755BB", "h"),
+    Look("", "#99BBBB", "d"),
+    Look("", "#4400FF", (6, 1, 0)),
+    Look("", "#440088", (4, 1, 0)),
+)
+
+_BAND = 0.22
+"""Opacity of the range over seeds."""
 
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
 """Line styles for a second distinction, beside the colour."""
 
 
 def looks(architectures: Iterable[str]) -> dict[str, Look]:
-    """A look for each architecture: its own if it is a named one, else a spare in turn."""
-    found: dict[str, Look] = {}
-    strangers = 0
-    for arch in architectures:
-        if arch in LOOKS:
-            found[arch] = LOOKS[arch]
-        elif arch not in found:
-            spare = _SPARE[strangers % len(_SPARE)]
-            found[arch] = Look(plain_label(arch), spare.color, spare.marker)
-            strangers += 1
-    return found
+    """A look for each architecture: its own if it is a named one, else a spare in turn.
+
+    The first four spares are nobody's, the next are those of the rows of Table 4 that are not here.
+    After them the colours come again, with other markers.
+    """
+    names = dict.fromkeys(architectures)
+    spare = [*_SPARE, *(LOOKS[name] for name in ABLATIONS if name not in names)]
+    strangers = [name for name in names if name not in LOOKS]
+    found = {}
+    for place, name in enumerate(strangers):
+        round_, place = divmod(place, len(spare))
+        marker = spare[(place + round_) % len(spare)].marker
+        found[name] = Look(plain_label(name), spare[place].color, marker)
+    return {name: LOOKS.get(name) or found[name] for name in names}
 
 
 @contextmanager
@@ -119,25 +140,70 @@ def legend_above(ax: Axes, handles: Sequence[Line2D], *, columns: int = 3) -> No
         handles: Lines with labels.
         columns: The most columns; fewer where they would be wider than the axes.
     """
-    columns = min(columns, len(handles))
     room = ax.get_position().width * figure_of(ax).get_figwidth()
+    columns = _columns(handles, columns, room)
+    ax.legend(
+        handles=_row_by_row(handles, columns),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.02),
+        ncols=columns,
+    )
+
+
+def legend_over(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """A legend over all panels of a figure, read row by row; rows after the first make it higher.
+
+    Args:
+        figure: A figure with a constrained layout.
+        handles: Lines with labels.
+    """
+    columns = _columns(handles, len(handles), figure.get_figwidth())
+    figure.legend(handles=_row_by_row(handles, columns), loc="outside upper left", ncols=columns)
+    more = -(-len(handles) // columns) - 1
+    figure.set_figheight(figure.get_figheight() + more * 1.4 * PAPER["legend.fontsize"] / 72)
+
+
+def _columns(handles: Sequence[Line2D], most: int, room: float) -> int:
+    """As many columns of a legend as are no wider than the room, in inches."""
+    columns = min(most, len(handles))
     while columns > 1 and _legend_width(handles, columns) > room:
         columns -= 1
-    # matplotlib fills a legend column by column, the first ones one longer than the last.
-    ordered = [handle for start in range(columns) for handle in handles[start::columns]]
-    ax.legend(handles=ordered, loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns)
+    return columns
+
+
+def _row_by_row(handles: Sequence[Line2D], columns: int) -> list[Line2D]:
+    """In matplotlib's order, which fills a legend column by column, the first ones one longer."""
+    return [handle for start in range(columns) for handle in handles[start::columns]]
 
 
 def _legend_width(handles: Sequence[Line2D], columns: int) -> float:
-    """About how wide a legend is, in inches, with letters of half an em."""
-    em = float(PAPER["legend.fontsize"]) / 72
-    beside = PAPER["legend.handlelength"] + PAPER["legend.handletextpad"]
-    longest = [
-        max(len(str(handle.get_label())) for handle in handles[start::columns])
-        for start in range(columns)
+    """How wide a legend is, in inches."""
+    size = PAPER["legend.fontsize"]
+    font = FontProperties(family=PAPER["font.family"], size=size)
+    widths = [
+        text_to_path.get_text_width_height_descent(str(handle.get_label()), font, ismath=False)[0]
+        for handle in handles
     ]
-    gaps = PAPER["legend.columnspacing"] * (columns - 1)
-    return em * float(sum(0.55 * letters + beside for letters in longest) + gaps)
+    beside = columns * (PAPER["legend.handlelength"] + PAPER["legend.handletextpad"])
+    beside += (columns - 1) * PAPER["legend.columnspacing"]
+    return float(sum(max(widths[start::columns]) for start in range(columns)) + size * beside) / 72
+
+
+def draw_range(ax: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
+    """The range of seeds around a line: a band, and a bar where a point has no neighbours."""
+    x, low, high = (np.asarray(values, np.float64) for values in (x, low, high))
+    ax.fill_between(x, low, high, color=color, alpha=_BAND, linewidth=0, zorder=2)
+    known = np.isfinite(low) & np.isfinite(high)
+    alone = known & ~np.append(False, known[:-1]) & ~np.append(known[1:], False)
+    if alone.any():
+        ax.vlines(x[alone], low[alone], high[alone], color=color, alpha=_BAND, lw=5, zorder=2)
+
+
+def range_of_seeds() -> Line2D:
+    """What `draw_range` draws, for a legend."""
+    band = Line2D([], [], color="0.4", alpha=_BAND, linewidth=5, label="range of seeds")
+    band.set_solid_capstyle("butt")
+    return band
 
 
 def layer_axis(ax: Axes, n_layers: int) -> None:

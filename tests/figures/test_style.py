@@ -1,13 +1,24 @@
+from collections.abc import Mapping
 from itertools import combinations
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from gradlab.figures.style import LOOKS, legend_above, looks, paper_axes, paper_style
-from gradlab.models.presets import ARCHITECTURES
+from gradlab.figures.style import (
+    LOOKS,
+    Look,
+    draw_range,
+    legend_above,
+    legend_over,
+    looks,
+    paper_axes,
+    paper_style,
+)
+from gradlab.models.presets import ABLATIONS, ARCHITECTURES, TABLE_4
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0: linear RGB as each deficiency sees it.
 VISION = {
@@ -40,23 +51,53 @@ def cielab(color: str, vision: str = "normal") -> np.ndarray:
 
 
 def test_every_named_architecture_has_its_look() -> None:
-    assert set(LOOKS) == set(ARCHITECTURES)
+    assert set(LOOKS) == {*ARCHITECTURES, *ABLATIONS}
     assert len({look.marker for look in LOOKS.values()}) == len(LOOKS)
+
+
+STRANGERS = [f"mine {number}" for number in range(12)]
+EIGHT = {
+    "table 4 and Post-LN": [*TABLE_4, "post-ln"],
+    "four named, four strangers": [*ARCHITECTURES][:4] + STRANGERS[:4],
+    "eight strangers": STRANGERS[:8],
+}
+
+
+def check_apart(found: Mapping[str, Look], vision: str, least: float) -> None:
+    for one, other in combinations(found, 2):
+        distance = np.linalg.norm(
+            cielab(found[one].color, vision) - cielab(found[other].color, vision)
+        )
+        assert distance > least, f"{one} and {other} look alike: {distance:.0f}"
 
 
 @pytest.mark.parametrize("vision", VISION)
 def test_colours_stay_apart_in_every_kind_of_vision(vision: str) -> None:
-    for one, other in combinations(LOOKS, 2):
-        distance = np.linalg.norm(
-            cielab(LOOKS[one].color, vision) - cielab(LOOKS[other].color, vision)
-        )
-        assert distance > 25, f"{one} and {other} look alike: {distance:.0f}"
+    check_apart(LOOKS, vision, 25)
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("names", EIGHT.values(), ids=EIGHT)
+def test_eight_architectures_are_told_apart(names: list[str], vision: str) -> None:
+    found = looks(names)
+    assert list(found) == names
+    assert len({look.marker for look in found.values()}) == 8
+    check_apart(found, vision, 20)
 
 
 def test_colours_stay_apart_in_grey() -> None:
-    lightness = sorted(cielab(look.color)[0] for look in LOOKS.values())
-    assert np.diff(lightness).min() > 12
-    assert lightness[-1] < 80, "too light to print on white"
+    paper, everybody = (
+        sorted(cielab(LOOKS[name].color)[0] for name in names) for names in (ARCHITECTURES, LOOKS)
+    )
+    assert np.diff(paper).min() > 12
+    assert np.diff(everybody).min() > 5
+    assert everybody[-1] < 80, "too light to print on white"
+
+
+def test_a_dozen_strangers_differ_in_colour_or_marker() -> None:
+    found = looks(STRANGERS)
+    assert len({(look.color, look.marker) for look in found.values()}) == 12
+    assert [look.label for look in found.values()] == STRANGERS
 
 
 def test_strangers_get_looks_of_their_own() -> None:
@@ -83,3 +124,29 @@ def test_a_legend_reads_row_by_row(count: int) -> None:
         (-round(box.y0), box.x0, t.get_text()) for t in texts if (box := t.get_window_extent())
     ]
     assert [text for _, _, text in sorted(places)] == [str(number) for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_a_legend_over_panels_is_inside_the_figure(count: int) -> None:
+    with paper_style():
+        figure = plt.figure(figsize=(6.8, 2.0), layout="constrained")
+        ax = figure.add_subplot()
+        handles = [Line2D([], [], label=f"an architecture of mine {n}") for n in range(count)]
+        legend_over(figure, handles)
+        figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.padded(0.01).containsx(box.x0)
+    assert figure.bbox.padded(0.01).containsx(box.x1)
+    assert figure.bbox.padded(0.01).containsy(box.y1)
+    assert ax.get_tightbbox().y1 <= box.y0
+    assert ax.bbox.height == pytest.approx(1.6 * figure.dpi, abs=0.2 * figure.dpi)
+
+
+def test_the_range_of_a_point_without_neighbours_is_seen() -> None:
+    ax = paper_axes()
+    nan = float("nan")
+    draw_range(ax, range(5), [1.0, 2.0, nan, 3.0, nan], [2.0, 3.0, nan, 4.0, nan], "#000000")
+    _, bars = ax.collections
+    assert bars.get_segments()[0].tolist() == [[3.0, 3.0], [3.0, 4.0]]
+    assert len(bars.get_segments()) == 1
+    draw_range(paper_axes(), [1.0], [2.0], [3.0], "#000000")
