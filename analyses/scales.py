@@ -126,7 +126,9 @@ def lambda_by_depth(runs: Sequence[Run], *, step: int | None = None) -> pd.DataF
     """
     check_comparable(runs, free=FREE)
     found = _of_runs(runs, step, [LAMBDA])
-    found["residual"] = found["param"].str.split(".").str[-2]
+    parents = found["param"].str.split(".").str[-2]
+    # fairseq's w_resid stands in the layer itself, and scales the FFN's residual.
+    found["residual"] = parents.mask(parents.str.isdigit(), "ffn_residual")
     found["depth"] = found["layer"] / found["n_layers"]
     columns = [*_RUN, "residual", "layer", "depth", "step", "entries", "left_out", "mean"]
     return found[columns]

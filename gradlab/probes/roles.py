@@ -4,8 +4,10 @@ import re
 
 _LEAVES = frozenset({"weight", "bias", "gamma"})
 
-# Names that other models give to the matrices that are q, k, v, out, fc1 and fc2 in ours, so that
-# a model's mismatch is found under the same op; and those that say too little on their own.
+# Names that other models give to what has a name in ours, so that its rows are found under the same
+# op; and those that say too little on their own. "#" is a number: fairseq's `final_layer_norm`
+# stands before the FFN, OPT's and T5's of that name outside the layers at the end, and GPT-2's
+# `c_attn` is no head scale.
 _OWN_NAMES = {
     "q": ("q_proj", "query", "q_lin", "q_proj_weight"),
     "k": ("k_proj", "key", "k_lin", "k_proj_weight"),
@@ -14,8 +16,15 @@ _OWN_NAMES = {
     "out": ("out_proj", "o_proj", "out_lin", "attn.c_proj", "attn.proj", "attention.output.dense"),
     "fc1": ("linear1", "c_fc", "up_proj", "intermediate.dense"),
     "fc2": ("linear2", "mlp.c_proj", "down_proj", "output.dense"),
-    "attn_norm": ("attention.output.LayerNorm",),
-    "ffn_norm": ("output.LayerNorm",),
+    "attn_norm": ("attention.output.LayerNorm", "self_attn_layer_norm"),
+    "attn_out_norm": ("attn_ln",),
+    "ffn_norm": ("output.LayerNorm", "#.final_layer_norm"),
+    "ffn_mid_norm": ("ffn_layernorm",),
+    "head_scale": ("#.c_attn",),
+    "lambda_resid": ("w_resid",),
+    "final_norm": ("decoder.layer_norm", "final_layer_norm"),
+    "embed": ("embed_tokens",),
+    "positions": ("embed_positions",),
 }
 _OPS = {name: op for op, names in _OWN_NAMES.items() for name in names}
 
@@ -55,8 +64,9 @@ def _op(parts: list[str], layer_at: int | None) -> str:
     if not words:
         return parts[-1]
     last = (named or words)[-1]
+    plain = ["#" if part.isdigit() else part for part in parts[: last + 1]]
     for length in (3, 2, 1):  # the longest name says most
-        if op := _OPS.get(".".join(parts[max(0, last + 1 - length) : last + 1])):
+        if op := _OPS.get(".".join(plain[-length:])):
             return op
     behind = range(last + 1, len(parts))
     numbers = [parts[at] for at in behind if parts[at].isdigit() and at != layer_at]
