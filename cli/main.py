@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from gradlab.cli import (
     ablate,
     blocks,
+    claims,
     figures,
     grad_norms,
     inspect_run,
@@ -83,6 +84,7 @@ app.command("run-stability", epilog=run_stability.EXAMPLES)(run_stability.run_st
 app.command("grad-norms", epilog=grad_norms.EXAMPLES)(grad_norms.grad_norms)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
 app.command("lr-search", epilog=lr_search.EXAMPLES)(lr_search.lr_search)
+app.command("claims", epilog=claims.EXAMPLES)(claims.claims)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("inspect", epilog=inspect_run.EXAMPLES)(inspect_run.inspect_run)
 app.command("report", epilog=make_report.EXAMPLES)(make_report.report)

@@ -190,8 +190,8 @@ class RunOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyOptions(RunOptions):
-    """What every study of several runs can be told."""
+class SeveralRuns:
+    """How several runs are gone about."""
 
     seeds: Annotated[int, option("Seeds 0 to N-1.", metavar="N")] = 3
     jobs: Annotated[
@@ -201,3 +201,8 @@ class StudyOptions(RunOptions):
         bool,
         option("Go on with the study in the folder: finished runs are kept.", "--resume"),
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(SeveralRuns, RunOptions):
+    """What every study of several runs can be told."""

@@ -1,0 +1,185 @@
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from gradlab.analyses.claim import RULE
+from gradlab.analyses.claims import CLAIMS
+from gradlab.cli.claims_report import TITLES, number_text
+from gradlab.cli.claims_studies import STUDIES
+from gradlab.cli.main import app
+from gradlab.config import RunConfig
+from gradlab.models.presets import TABLE_4
+from gradlab.training import step_times as times_module
+from gradlab.training.step_times import StepTime
+
+WORTH = dict(zip(TABLE_4, [0.0, 0.1, 0.2, -0.3, 0.1, 0.1, 0.5], strict=True))
+SMALL: dict[str, Any] = {
+    "n_layers": 2,
+    "max_seq_len": 8,
+    "batch_size": 2,
+    "device": "cpu",
+    "window": 2,
+}
+FEW_STEPS: dict[str, dict[str, Any]] = {
+    "gradients": {"size": "nano", "width": 16, "steps": 8, "warmup": 2, "average": 2},
+    "scales": {"width": 16, "steps": 9, "warmup": 2, "average": 2},
+    "stability": {"width": [16], "lr_step": [500.0], "steps": 40},
+    "ablation": {"width": 16, "steps": 8, "warmup": 2, "val_every": 3, "val_batches": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """The studies in a few steps of a small model, whose steps all take as long."""
+    for name, study in STUDIES.items():
+        options = replace(study.options, **SMALL, corpus=text, **FEW_STEPS[name])
+        monkeypatch.setitem(STUDIES, name, replace(study, options=options))
+
+    def step_times(configs: Sequence[RunConfig]) -> list[StepTime]:
+        return [StepTime(*[1.0] * len(fields(StepTime)))] * len(configs)
+
+    monkeypatch.setattr(times_module, "step_times", step_times)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["claims", "--jobs", "1", *arguments])
+
+
+def worth(config: RunConfig) -> float:
+    return 2 + WORTH[config.arch] + 0.01 * config.seed
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    return pd.read_csv(out / "claims.csv").set_index("claim").to_dict("index")
+
+
+def test_the_studies_are_those_of_the_claims_and_of_the_figures() -> None:
+    assert {claim.study for claim in CLAIMS} == set(STUDIES)
+    assert len(TITLES) == 6
+
+
+def test_one_study_has_its_claims_and_the_others_say_that_they_are_not_there(
+    tmp_path: Path, fake_jobs: Callable[..., None]
+) -> None:
+    fake_jobs(lambda c: None if (c.arch, c.seed) == ("plus-3-more-ln", 0) else worth(c))
+    out = tmp_path / "claims"
+    result = invoke("--only", "ablation", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    table = rows_of(out)
+    assert list(table) == [claim.name for claim in CLAIMS]
+    for claim in CLAIMS:
+        told = "study not begun" if claim.study != "ablation" else None
+        assert told is None or table[claim.name]["verdict"] == told
+    assert table["without-ffn-ln"]["verdict"] == "seen"
+    assert table["without-ffn-ln"]["number"] == pytest.approx(1.2214, abs=1e-4)
+    assert table["without-head-scale"]["verdict"] == "not seen"
+    assert (table["without-ffn-ln"]["seeds"], table["plus-3-more-ln"]["seeds"]) == (3, 2)
+    assert table["normformer-perplexity"]["verdict"] == "seen"
+    assert table["normformer-perplexity"]["size"] == "nano-d16"
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert (
+        "Without the FFN LN NormFormer is worse table 4 nano-d16 1.221 (1.221 to 1.221) 3 seen"
+        in lines
+    )
+    assert f"{RULE}." in " ".join(lines)
+
+    page = (out / "claims.md").read_text()
+    assert "$ gradlab ablate " in page
+    assert " --steps 8 " in page
+    assert f"--out {out / 'ablation'}\n" in page
+    assert (
+        "| Without head scales NormFormer is worse | table 4 | `nano-d16` | **not seen** |" in page
+    )
+    assert "| study not begun | – |" in page
+    assert "![Validation perplexity against training time](figures/perplexity.png)" in page
+    assert (out / "figures" / "perplexity.pdf").exists()
+    assert (out / "ablation" / "summary.csv").exists()
+
+
+def test_what_is_there_is_kept_with_resume_only(
+    tmp_path: Path, fake_jobs: Callable[..., None]
+) -> None:
+    out = tmp_path / "claims"
+    arguments = ("--only", "ablation", "--out", str(out))
+    fake_jobs(worth, until=2)
+    stopped = invoke(*arguments)
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.stderr
+    assert {row["verdict"] for row in rows_of(out).values()} == {
+        "2 of 21 runs so far",
+        "study not begun",
+    }
+    assert not (out / "figures").exists()
+
+    fake_jobs(worth)
+    refused = invoke(*arguments)
+    assert refused.exit_code == 2
+    assert "--resume" in refused.stderr
+    page = (out / "claims.md").read_text()
+    resumed = invoke(*arguments, "--resume", "--seeds", "4")
+    assert resumed.exit_code == 0, resumed.output
+    assert rows_of(out)["without-ffn-ln"]["seeds"] == 4
+    # The page has the command as the study was made.
+    assert " --seeds 4 --out" not in page
+    assert " --seeds 4 --out" in (out / "claims.md").read_text()
+
+
+def test_what_cannot_be_done_is_a_sentence(tmp_path: Path) -> None:
+    result = invoke("--only", "gradient", "--out", str(tmp_path / "claims"))
+    assert result.exit_code == 2
+    assert "gradients" in result.stderr
+    assert result.stderr.count("\n") == 1
+    (tmp_path / "full" / "scales").mkdir(parents=True)
+    (tmp_path / "full" / "scales" / "file").write_text("")
+    result = invoke("--out", str(tmp_path / "full"))
+    assert result.exit_code == 2
+    assert "not a study" in result.stderr
+    assert not (tmp_path / "full" / "gradients").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "low", "high", "side", "text"),
+    [
+        (0.6912, 0.5721, 0.8403, {"below": 1.0}, "0.69 (0.57 to 0.84)"),
+        (1.4, 0.581, 3.36, {"above": 1.0}, "1.4 (0.6 to 3.4)"),
+        (-0.0101, -0.0211, -0.00005, {"below": 0.0}, "−0.0101 (−0.0211 to −0.0001)"),
+        (1.003, 0.998, 1.008, {"above": 1.0}, "1.0030 (0.9980 to 1.0080)"),
+        (26.2, 12.4, 40.7, {}, "26 (12 to 41)"),
+        (1.2345, float("nan"), float("nan"), {}, "1.23"),
+        (float("nan"), float("nan"), float("nan"), {}, "–"),
+        (2.0, 2.0, 2.0, {"above": 1.0}, "2.000 (2.000 to 2.000)"),
+    ],
+)
+def test_numbers_have_the_digits_that_their_interval_gives(
+    number: float, low: float, high: float, side: dict[str, float], text: str
+) -> None:
+    edges = {"above": float("-inf"), "below": float("inf"), **side}
+    assert number_text({"number": number, "low": low, "high": high, **edges}) == text
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_all_studies_from_the_command_to_the_page(tmp_path: Path) -> None:
+    out = tmp_path / "claims"
+    result = invoke("--out", str(out), "--seeds", "2", "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    table = rows_of(out)
+    for name, row in table.items():
+        assert "no number" not in row["verdict"], (name, row)
+    assert table["lambda-depth"]["seeds"] == 2
+    page = (out / "claims.md").read_text()
+    for stem, title in TITLES.items():
+        assert f"![{title}](figures/{stem}.png)" in page
+        assert (out / "figures" / f"{stem}.png").exists()
+    for study in STUDIES.values():
+        document = json.loads((out / study.name / "study.json").read_text())
+        assert document["command"]["name"] == study.command
+    resumed = invoke("--out", str(out), "--seeds", "2", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert (out / "claims.md").read_text() == page
