@@ -49,7 +49,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "figure 7": (
         "Gradients relative to the baseline",
         "The gradient norm of each operation in each layer over the baseline's, both over the "
-        "loss.",
+        "loss. A dot marks a cell whose 95 % interval over seeds does not set it apart from 1.",
     ),
     "figure 1": (
         "The layers",

@@ -38,6 +38,9 @@ _DEEP = 8
 _ROW = 0.155
 """Height of a row of cells in inches."""
 
+_LEAST = 1.5
+"""Least height of a figure in inches: that of the words beside the scale."""
+
 _NUMBER = 5.5
 """Size of the numbers in the cells, in points."""
 
@@ -54,8 +57,9 @@ def relative_gradient(
     """The ratio of an architecture's gradients to the baseline's: a row an op, a column a layer.
 
     A cell is the geometric mean over seeds, on a logarithmic scale of colours centred on 1, with
-    its number where there is room. A cell without a ratio is white. Operations that the baseline
-    does not have are not there.
+    its number where there is room. A dot in its corner says that it is not distinguished from 1, as
+    its interval includes 1 (of one seed there are no intervals, and no dots). A cell without a
+    ratio is white. Operations that the baseline does not have are not there.
 
     Args:
         relative: A table of `gradlab.analyses.relative_gradients.relative_gradients`.
@@ -74,12 +78,12 @@ def relative_gradient(
     here = rows[rows["arch"] == arch]
     ops = list(pd.unique(here["op"]))
     if ax is None:
-        ax = paper_axes(_width(rows), 0.9 + _ROW * len(ops))
+        ax = paper_axes(_width(rows), max(0.9 + _ROW * len(ops), _LEAST))
     with paper_style():
         scale = _scale(here)
         _draw(ax, here, ops, scale)
         ax.set_title(_title(here), loc="left")
-        ax.set_xlabel("Layer")
+        ax.set_xlabel(_label(here))
         _bar(figure_of(ax), [ax], scale, here)
     return ax
 
@@ -97,7 +101,7 @@ def relative_panels(relative: pd.DataFrame, *, window: str = "early") -> Figure:
         figure, grid = plt.subplots(
             len(panels),
             1,
-            figsize=(_width(rows), 0.65 + (0.3 + _ROW * len(ops)) * len(panels)),
+            figsize=(_width(rows), max(0.65 + (0.3 + _ROW * len(ops)) * len(panels), _LEAST)),
             sharex=True,
             squeeze=False,
             layout="constrained",
@@ -106,7 +110,7 @@ def relative_panels(relative: pd.DataFrame, *, window: str = "early") -> Figure:
         for ax, here in zip(grid[:, 0], panels, strict=True):
             _draw(ax, here, ops, scale)
             ax.set_title(_title(here), loc="left")
-        grid[-1, 0].set_xlabel("Layer")
+        grid[-1, 0].set_xlabel(_label(rows))
         _bar(figure, grid[:, 0].tolist(), scale, rows)
     return figure
 
@@ -130,6 +134,16 @@ def _title(rows: pd.DataFrame) -> str:
     style = looks([baseline, arch])
     count = f"{seeds} seed" + "s" * (seeds > 1)
     return f"{style[arch].label} / {style[baseline].label}, {count}"
+
+
+def _label(rows: pd.DataFrame) -> str:
+    """Of the layers, and of the dots if there are any."""
+    return "Layer\n• not distinguished from 1" if _doubtful(rows).any() else "Layer"
+
+
+def _doubtful(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """The cells that their interval does not set apart from 1, where there are intervals."""
+    return (rows["pairs"] > 0) & ~rows["distinguished"] & (rows["pairs"].max() > 1)
 
 
 def _scale(rows: pd.DataFrame) -> Normalize:
@@ -164,6 +178,28 @@ def _draw(ax: Axes, rows: pd.DataFrame, ops: Sequence[str], scale: Normalize) ->
     )
     ax.set_yticks(range(len(ops)), [plain_label(op) for op in ops])
     _write_numbers(ax, cells, scale)
+    _mark(ax, rows[_doubtful(rows)], ops, scale)
+
+
+def _mark(ax: Axes, rows: pd.DataFrame, ops: Sequence[str], scale: Normalize) -> None:
+    """A dot in the corner of each cell."""
+    inks = rows["ratio"].map(lambda ratio: _ink(ratio, scale))
+    for ink, cells in rows.groupby(inks):
+        ax.plot(
+            cells["layer"] + 0.4,
+            cells["op"].map(list(ops).index) - 0.33,
+            linestyle="none",
+            marker="o",
+            markersize=1.5,
+            markeredgewidth=0,
+            color=str(ink),
+        )
+
+
+def _ink(ratio: float, scale: Normalize) -> str:
+    """Black or white, whichever can be read on a cell's colour."""
+    light = float(np.dot(RATIOS(scale(math.log(ratio)))[:3], (0.299, 0.587, 0.114))) > 0.5
+    return "black" if light else "white"
 
 
 def _write_numbers(ax: Axes, cells: "np.typing.NDArray[np.float64]", scale: Normalize) -> None:
@@ -175,8 +211,6 @@ def _write_numbers(ax: Axes, cells: "np.typing.NDArray[np.float64]", scale: Norm
     if not texts or 1.1 * max(map(_ems, texts.values())) * _NUMBER > room:
         return
     for (row, layer), text in texts.items():
-        shade = RATIOS(scale(math.log(cells[row, layer])))
-        light = float(np.dot(shade[:3], (0.299, 0.587, 0.114))) > 0.5
         ax.text(
             layer,
             row,
@@ -184,7 +218,7 @@ def _write_numbers(ax: Axes, cells: "np.typing.NDArray[np.float64]", scale: Norm
             ha="center",
             va="center_baseline",
             fontsize=_NUMBER,
-            color="black" if light else "white",
+            color=_ink(cells[row, layer], scale),
         )
 
 

@@ -56,6 +56,11 @@ def numbers(ax: Axes) -> dict[tuple[float, float], str]:
     return {text.get_position(): text.get_text() for text in ax.texts}
 
 
+def dots(ax: Axes) -> set[tuple[int, int]]:
+    """The cells with a dot, as (layer, row)."""
+    return {(round(x - 0.4), round(y + 0.33)) for line in ax.lines for x, y in line.get_xydata()}
+
+
 def grey(color: Any) -> float:
     """Lightness as the eye has it, of 1."""
     rgb = np.array(color[:3])
@@ -127,7 +132,7 @@ def test_panels_share_one_scale_and_say_what_they_are() -> None:
     assert bar.get_ylabel() == "Gradient L1 / loss,\nratio, steps 250–299"
     labels = [label.get_text() for label in bar.get_yticklabels()]
     assert labels == ["1/4", "1/2", "1", "2", "4"]
-    assert panels[-1].get_xlabel() == "Layer"
+    assert [ax.get_xlabel() for ax in panels] == ["", "Layer\n• not distinguished from 1"]
     single = relative_panels(relative(seeds=1)).axes[0]
     assert single.get_title(loc="left") == "NormFormer / Pre-LN, 1 seed"
 
@@ -138,6 +143,27 @@ def test_a_cell_without_a_ratio_is_white() -> None:
     ax = relative_gradient(table)
     assert np.ma.getmaskarray(cells(ax)).reshape(3, 4).sum() == 1
     assert (2, 1) not in numbers(ax)
+
+
+def test_cells_that_are_not_distinguished_from_one_have_a_dot() -> None:
+    table = relative(seeds=3)
+    certain = (table["op"] == "q") | (table["layer"] == 1)
+    table.loc[certain, "ratio"] = 2.0 + 0.01 * table["seed"]
+    table.loc[(table["op"] == "out") & (table["layer"] == 3) & (table["seed"] > 0), "ratio"] = None
+    ax = relative_gradient(table)
+    assert dots(ax) == {(layer, row) for layer in (0, 2, 3) for row in (1, 2)}
+    assert ax.get_xlabel() == "Layer\n• not distinguished from 1"
+    figure_of(ax).draw_without_rendering()
+    numbers = [text.get_window_extent() for text in ax.texts]
+    for line in ax.lines:
+        for x, y in ax.transData.transform(line.get_xydata()):
+            assert not any(box.contains(x, y) for box in numbers)
+
+
+def test_one_seed_has_no_intervals_and_no_dots() -> None:
+    ax = relative_gradient(relative(seeds=1))
+    assert dots(ax) == set()
+    assert ax.get_xlabel() == "Layer"
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
