@@ -1,6 +1,5 @@
 """`gradlab ablate`: what each operation of NormFormer is worth, at the same compute."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,7 @@ from gradlab.cli.screen import output
 from gradlab.cli.study import default_folder, study_runs, train_study
 
 if TYPE_CHECKING:
-    from gradlab.cli.equal_time import RowTime
-    from gradlab.config import RunConfig
+    from gradlab.cli.equal_time import EqualRuns
 
 EXAMPLES = """\
 Examples:
@@ -42,51 +40,44 @@ def ablate(options: AblateOptions) -> None:
     runs are behind each row and how many broke; the CSV files have more. Ctrl-C stops; the same
     command with --resume goes on.
     """
-    from gradlab.cli.equal_time import NOTE, row_times
-    from gradlab.cli.plan_losses import plan_ablation, with_steps
+    from gradlab.cli.equal_time import equal_runs
+    from gradlab.cli.plan_losses import plan_ablation, timed_rows
     from gradlab.training.study_table import RUNS
 
     configs = plan_ablation(options)
     out = options.out or default_folder("ablation", configs)
-    times, notes = None, {}
-    if options.equal == "time":
-        times = row_times(options, out)
-        configs = with_steps(configs, {arch: time.steps for arch, time in times.items()})
-        notes[NOTE] = {arch: time.as_json() for arch, time in times.items()}
+    equal = equal_runs(configs, timed_rows(options), options, out)
     train_study(
         "ablate",
         options,
-        configs,
+        equal.configs,
         out,
         table=RUNS,
-        show_result=lambda _: show_result(configs, out, times),
-        notes=notes,
+        show_result=lambda _: show_result(equal, out),
+        notes=equal.notes,
     )
 
 
-def show_result(
-    configs: Sequence["RunConfig"], out: Path, times: "Mapping[str, RowTime] | None"
-) -> None:
+def show_result(equal: "EqualRuns", out: Path) -> None:
     """Print the study's table and sentences, and write its files."""
     from gradlab.analyses.ablation import ablation_differences, summarise_ablation
     from gradlab.analyses.final_losses import final_losses
     from gradlab.cli.ablation_report import ablation_table, difference_sentences
+    from gradlab.cli.equal_time import with_times
     from gradlab.cli.study_files import write_csvs
 
     console = output()
-    losses = final_losses(study_runs(configs, out), vary="steps")
+    losses = final_losses(study_runs(equal.configs, out), vary="steps")
     if losses.empty:
         console.print(f"No run in {out} has ended: there is nothing to compare.")
         return
-    summary = summarise_ablation(losses)
-    if times is not None:
-        summary["step_seconds"] = [times[arch].step.median for arch in summary["arch"]]
+    summary = with_times(summarise_ablation(losses), equal.times)
     tables = {
         "losses": losses,
         "summary": summary,
         "differences": ablation_differences(losses),
     }
-    console.print(ablation_table(configs, summary, tables["differences"]))
+    console.print(ablation_table(equal.configs, summary, tables["differences"]))
     for sentence in difference_sentences(tables["differences"]):
         console.print(sentence)
     files = [out / "runs.csv", *write_csvs(tables, out)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from gradlab.cli.loss_text import difference_text, runs_text, spread_text
+from gradlab.cli.loss_text import difference_text, ratio_text, runs_text, spread_text
 from gradlab.models.presets import ALL_OPERATIONS, BASELINE, TABLE_4
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def ablation_table(
 
     Args:
         configs: All runs of the study.
-        summary: A table of `gradlab.analyses.ablation.summarise_ablation`, with `step_seconds`
-            (seconds of a training step) where the rows have equal time.
+        summary: A table of `gradlab.analyses.ablation.summarise_ablation`, with `step_ratio`
+            (`gradlab.cli.equal_time.with_times`) where the rows have equal time.
         differences: A table of `ablation_differences`.
     """
-    timed = "step_seconds" in summary
+    timed = "step_ratio" in summary
     made = Table(
         title=f"{configs[0].size}, equal {'time' if timed else 'steps'}: validation loss after the "
         "last step (nats a token)",
@@ -39,7 +39,7 @@ def ablation_table(
         header_style="dim",
     )
     made.add_column("row", no_wrap=True)
-    headings = ["steps", "ms a step"] if timed else ["steps"]
+    headings = ["steps", "step time"] if timed else ["steps"]
     for heading in [*headings, "runs", "loss", "perplexity", *_AGAINST.values()]:
         made.add_column(heading)
     planned = Counter(config.arch for config in configs)
@@ -47,7 +47,7 @@ def ablation_table(
     for row in summary.to_dict("records"):
         arch = row["arch"]
         cells = [row["row"], str(row["steps"])]
-        cells += [_milliseconds(row["step_seconds"])] if timed else []
+        cells += [ratio_text(row["step_ratio"])] if timed else []
         cells += [runs_text(row, planned[arch]), spread_text(row, "loss")]
         cells.append(f"{row['perplexity']:.2f}" if row["runs"] else "–")
         for reference in _AGAINST:
@@ -55,10 +55,6 @@ def ablation_table(
             cells.append("" if found is None else difference_text(found))
         made.add_row(*(Text(cell) for cell in cells))
     return made
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g}" if seconds < 1 else f"{1000 * seconds:.0f}"
 
 
 def difference_sentences(differences: "pd.DataFrame") -> list[str]:

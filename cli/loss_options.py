@@ -1,4 +1,4 @@
-"""The options of the studies that compare losses: `gradlab ablate` and `gradlab lr-search`."""
+"""The options of the studies that compare losses."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from gradlab.cli.options import RECORD, StudyOptions, option
 
 @dataclass(frozen=True, kw_only=True)
 class LossStudyOptions(StudyOptions):
-    """What both can be told."""
+    """What each can be told."""
 
     size: Annotated[
         str, option("A named size; nano-d128 is nano at width 128.", metavar="NAME")
@@ -42,7 +42,26 @@ class LossStudyOptions(StudyOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateOptions(LossStudyOptions):
+class EqualOptions(LossStudyOptions):
+    """What studies of rows with equal compute can be told."""
+
+    equal: Annotated[
+        str,
+        option(
+            "What is alike in what is compared: time, as measured on the device before the study "
+            "begins, or steps.",
+            metavar="WHAT",
+        ),
+    ] = "time"
+    steps: Annotated[
+        int,
+        option("Steps of the baseline; at equal time the others take as many as fit in its time."),
+    ] = 500
+    lr: Annotated[float, option("Peak learning rate.")] = 3e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(EqualOptions):
     """`gradlab ablate`."""
 
     row: Annotated[
@@ -54,21 +73,6 @@ class AblateOptions(LossStudyOptions):
             metavar="NAME",
         ),
     ] = field(default_factory=list)
-    equal: Annotated[
-        str,
-        option(
-            "What the rows have alike: time, as measured on the device before the study begins, "
-            "or steps.",
-            metavar="WHAT",
-        ),
-    ] = "time"
-    steps: Annotated[
-        int,
-        option(
-            "Steps of the baseline; at equal time the other rows take as many as fit in its time."
-        ),
-    ] = 500
-    lr: Annotated[float, option("Peak learning rate, of every row.")] = 3e-3
     out: Annotated[Path | None, option("The study's folder; studies/ablation-SIZE by default.")] = (
         None
     )

@@ -34,3 +34,8 @@ def difference_text(row: Mapping[Any, Any]) -> str:
 def signed(nats: float) -> str:
     """A difference in nats."""
     return f"{nats:+.3f}".replace("-", "−")
+
+
+def ratio_text(ratio: float) -> str:
+    """The time of a row's step, as a multiple of the baseline's."""
+    return f"{ratio:.3f} ×"

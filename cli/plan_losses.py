@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import get_args
 
-from gradlab.cli.loss_options import AblateOptions, LossStudyOptions, LrSearchOptions
+from gradlab.cli.loss_options import (
+    AblateOptions,
+    EqualOptions,
+    LossStudyOptions,
+    LrSearchOptions,
+)
 from gradlab.cli.plan import build_config, check_name, seeds_of, shared_fields, size_labels
-from gradlab.config import RunConfig, ScheduleConfig, ScheduleKind
+from gradlab.config import BASE_VARIANT, RunConfig, ScheduleConfig, ScheduleKind
 from gradlab.errors import ConfigError
 from gradlab.models.presets import BASELINE, TABLE_4
-
-EQUAL = ("time", "steps")
 
 _ABLATED = ("placement", "head_scale", "attn_out_norm", "ffn_mid_norm", "qkv_norm", "res_scale")
 
@@ -23,7 +26,7 @@ def plan_ablation(options: AblateOptions) -> list[RunConfig]:
     Raises:
         ConfigError: An option has a value that is unknown, out of range, or does not fit others.
     """
-    check_name("equal", options.equal, EQUAL)
+    check_equal(options)
     for name in options.row:
         check_name("row", name, TABLE_4)
     for name in _ABLATED:
@@ -33,35 +36,43 @@ def plan_ablation(options: AblateOptions) -> list[RunConfig]:
             )
     rows = [name for name in TABLE_4 if name in options.row] or list(TABLE_4)
     return [
-        _run(options, arch, options.lr, seed)
+        loss_run(options, arch, options.lr, seed)
         for seed, arch in product(seeds_of(options.seeds), rows)
     ]
 
 
-def plan_timed(options: AblateOptions) -> list[RunConfig]:
-    """A run of each row whose step is to be timed: those of the study, and the baseline.
+def check_equal(options: EqualOptions) -> None:
+    """See to what is to be equal.
+
+    Raises:
+        ConfigError: It is neither time nor steps.
+    """
+    check_name("equal", options.equal, ("time", "steps"))
+
+
+def timed_rows(options: AblateOptions) -> list[list[RunConfig]]:
+    """A run of each row whose step is to be timed: the baseline, and those of the study.
 
     Raises:
         ConfigError: As `plan_ablation`.
     """
-    runs = {config.arch: config for config in plan_ablation(options) if config.seed == 0}
-    runs.setdefault(BASELINE, _run(options, BASELINE, options.lr, 0))
-    return list(runs.values())
+    rows = [config for config in plan_ablation(options) if config.seed == 0]
+    baseline = loss_run(options, BASELINE, options.lr, 0)
+    return [[baseline, *(config for config in rows if config.arch != BASELINE)]]
 
 
-def steps_in_time(seconds: Mapping[str, float], steps: int) -> dict[str, int]:
-    """As many steps of each row as take the time of the baseline's, to the nearest.
+def steps_in_time(ratio: float, steps: int) -> int:
+    """As many steps as take the time of the baseline's, to the nearest, and one at least.
 
     Args:
-        seconds: Of a step, by architecture; the baseline's among them.
+        ratio: Of the time of a step to the baseline's.
         steps: The baseline's.
     """
-    budget = steps * seconds[BASELINE]
-    return {arch: max(1, round(budget / each)) for arch, each in seconds.items()}
+    return max(1, round(steps / ratio))
 
 
 def with_steps(configs: Sequence[RunConfig], steps: Mapping[str, int]) -> list[RunConfig]:
-    """The runs with the steps of their row.
+    """The runs with the steps of their row (`RunConfig.row`).
 
     One that was validated after its last step alone still is.
 
@@ -69,8 +80,8 @@ def with_steps(configs: Sequence[RunConfig], steps: Mapping[str, int]) -> list[R
         ConfigError: A row's steps leave none after the warm-up.
     """
     for config in configs:
-        _check_warmup(config.schedule.warmup_steps, steps[config.arch], config.arch)
-    return [_lasting(config, steps[config.arch]) for config in configs]
+        _check_warmup(config.schedule.warmup_steps, steps[config.row], config.row)
+    return [_lasting(config, steps[config.row]) for config in configs]
 
 
 def _lasting(config: RunConfig, steps: int) -> RunConfig:
@@ -85,15 +96,25 @@ def plan_lr_search(options: LrSearchOptions) -> list[RunConfig]:
         ConfigError: An option has a value that is unknown, out of range, or does not fit others.
     """
     return [
-        _run(options, arch, lr, seed)
+        loss_run(options, arch, lr, seed)
         for seed, lr, arch in product(
             seeds_of(options.seeds), sorted(set(options.lr)), dict.fromkeys(options.arch)
         )
     ]
 
 
-def _run(options: AblateOptions | LrSearchOptions, arch: str, lr: float, seed: int) -> RunConfig:
-    """One run, validated after its last step, and on the way if asked to."""
+def loss_run(
+    options: EqualOptions | LrSearchOptions,
+    arch: str,
+    lr: float,
+    seed: int,
+    variant: str = BASE_VARIANT,
+) -> RunConfig:
+    """One run, validated after its last step, and on the way if asked to.
+
+    Raises:
+        ConfigError: An option has a value that is unknown, out of range, or does not fit others.
+    """
     (size,) = size_labels([options.size], [] if options.width is None else [options.width])
     _check_schedule(options)
     _check_warmup(options.warmup, options.steps)
@@ -108,6 +129,7 @@ def _run(options: AblateOptions | LrSearchOptions, arch: str, lr: float, seed: i
         seed=seed,
         val_every=options.val_every or options.steps,
         val_batches=options.val_batches,
+        variant=variant,
         **shared_fields(options, "fp32" if options.precision == "auto" else options.precision),
     )
 
@@ -121,9 +143,9 @@ def _check_schedule(options: LossStudyOptions) -> None:
     check_name("schedule", options.schedule, known)
 
 
-def _check_warmup(warmup: int, steps: int, arch: str = "") -> None:
+def _check_warmup(warmup: int, steps: int, row: str = "") -> None:
     if 0 < steps <= warmup:
-        whose = f" of {arch}" if arch else ""
+        whose = f" of {row}" if row else ""
         raise ConfigError(
             f"--warmup {warmup} leaves none of the {steps} steps{whose} at the learning rate "
             "itself: warm up for fewer, or take more steps."

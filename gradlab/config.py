@@ -23,6 +23,9 @@ PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
 ProbeName = Literal["headroom", "grad_norms", "scales", "scores", "optimizer"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
 
+BASE_VARIANT = "base"
+"""The variant of a run whose hyperparameters no study varies."""
+
 NOT_BUILT = {
     "deepnorm": "the DeepNorm architecture",
     "mlm": "masked language modelling",
@@ -257,6 +260,13 @@ class RunConfig(Config):
     val_batches: int = Field(default=8, ge=1)
     device: str = "auto"
     stop_when_destabilised: bool = True
+    variant: str = BASE_VARIANT
+    """What a study of variants calls the run's hyperparameters; a name, as `arch` and `size`."""
+
+    @property
+    def row(self) -> str:
+        """The run among those of its seed, as `row_of` has it."""
+        return row_of(self.arch, self.variant)
 
     @property
     def tokens_per_step(self) -> int:
@@ -284,3 +294,8 @@ class RunConfig(Config):
         if schedule.kind == "linear":
             return schedule.lr * left
         return schedule.lr * 0.5 * (1 - math.cos(math.pi * left))
+
+
+def row_of(arch: str, variant: str) -> str:
+    """What tells runs of one seed apart in a study: architecture, and variant but for the base."""
+    return arch if variant == BASE_VARIANT else f"{arch}_{variant}"

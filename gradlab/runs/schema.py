@@ -20,7 +20,8 @@ from gradlab.errors import GradlabError, unknown
 SCHEMA_VERSION = 2
 """Raised when a reader of the old tables would misread the new ones.
 
-2: a run that validates does so after its last step too, whatever `val_every`.
+2: a run that validates does so after its last step too, whatever `val_every`; configs name their
+variant.
 """
 
 _INT = pa.int64()

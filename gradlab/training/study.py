@@ -55,10 +55,10 @@ class StudyResult:
 
 
 def run_name(config: RunConfig) -> str:
-    """The folder of a run in its study: size, architecture, rate and seed."""
+    """The folder of a run in its study: size, architecture, variant, rate and seed."""
     schedule = config.schedule
     rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
-    return f"{config.size}_{config.arch}_{schedule.kind}{rate:g}_seed{config.seed}"
+    return f"{config.size}_{config.row}_{schedule.kind}{rate:g}_seed{config.seed}"
 
 
 def run_study(

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from gradlab.cli.loss_options import AblateOptions
 from gradlab.cli.main import app
-from gradlab.cli.plan_losses import plan_ablation, plan_timed, steps_in_time, with_steps
+from gradlab.cli.plan_losses import plan_ablation, steps_in_time, timed_rows, with_steps
 from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError
 from gradlab.models.presets import TABLE_4, model_config
@@ -22,7 +22,7 @@ SMALL = [
     *("--max-seq-len", "8", "--batch-size", "2", "--jobs", "1", "--steps", "12", "--warmup", "2"),
 ]
 WORTH = dict(zip(TABLE_4, [0.0, 0.01, 0.05, 0.04, 0.02, -0.01, 0.1], strict=True))
-SECONDS = dict(zip(TABLE_4, [1.2, 1.1, 1.0, 1.1, 1.2, 1.5, 1.0], strict=True))
+RATIOS = dict(zip(TABLE_4, [1.2, 1.1, 1.0, 1.1, 1.2, 1.5, 1.0], strict=True))
 STEPS = {
     "normformer-resscale": 10,
     "minus-post-attn-ln": 11,
@@ -49,7 +49,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def step_times(configs: Sequence[RunConfig]) -> list[StepTime]:
         calls.append([config.arch for config in configs])
-        return [StepTime(SECONDS[arch], 0.9 * SECONDS[arch], 2.0) for arch in calls[-1]]
+        return [
+            StepTime(0.02 * ratio, ratio, 0.9 * ratio, 2.0) for ratio in map(RATIOS.get, calls[-1])
+        ]
 
     monkeypatch.setattr(times_module, "step_times", step_times)
     return calls
@@ -81,15 +83,16 @@ def test_the_baseline_is_always_timed_and_each_row_once() -> None:
     assert [config.arch for config in plan_ablation(options)] == [
         *("normformer-resscale", "minus-ffn-ln") * 2
     ]
-    timed = plan_timed(options)
-    assert [config.arch for config in timed] == ["normformer-resscale", "minus-ffn-ln", "pre-ln"]
+    (timed,) = timed_rows(options)
+    assert [config.arch for config in timed] == ["pre-ln", "normformer-resscale", "minus-ffn-ln"]
     assert {config.seed for config in timed} == {0}
-    assert len(plan_timed(AblateOptions())) == 7
+    (timed,) = timed_rows(AblateOptions())
+    assert [config.arch for config in timed] == ["pre-ln", *list(TABLE_4)[:-1]]
 
 
 def test_steps_that_fit_in_the_baselines_time() -> None:
-    assert steps_in_time(SECONDS, 12) == STEPS
-    assert steps_in_time({"pre-ln": 1.0, "normformer": 90.0}, 12)["normformer"] == 1
+    assert {arch: steps_in_time(ratio, 12) for arch, ratio in RATIOS.items()} == STEPS
+    assert steps_in_time(90.0, 12) == 1
 
 
 def test_each_run_takes_its_rows_steps_and_is_validated_after_the_last() -> None:
@@ -112,12 +115,12 @@ def test_the_table_the_sentence_and_the_files(
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "nano-d16, equal time: validation loss after the last step (nats a token)" in lines
     for row in (
-        "all operations 10 1200 3 2.300 (2.000 to 2.600) 9.97 −0.100 (−0.100 to −0.100)",
-        "− FFN LN 12 1000 3 2.350 (2.050 to 2.650) 10.49 +0.050 (+0.050 to +0.050) −0.050 "
+        "all operations 10 1.200 × 3 2.300 (2.000 to 2.600) 9.97 −0.100 (−0.100 to −0.100)",
+        "− FFN LN 12 1.000 × 3 2.350 (2.050 to 2.650) 10.49 +0.050 (+0.050 to +0.050) −0.050 "
         "(−0.050 to −0.050)",
-        "+ 3 more LN 8 1500 3 2.290 (1.990 to 2.590) 9.87 −0.010 (−0.010 to −0.010) −0.110 "
+        "+ 3 more LN 8 1.500 × 3 2.290 (1.990 to 2.590) 9.87 −0.010 (−0.010 to −0.010) −0.110 "
         "(−0.110 to −0.110)",
-        "baseline (Pre-LN) 12 1000 3 2.400 (2.100 to 2.700) 11.02 +0.100 (+0.100 to +0.100)",
+        "baseline (Pre-LN) 12 1.000 × 3 2.400 (2.100 to 2.700) 11.02 +0.100 (+0.100 to +0.100)",
     ):
         assert row in lines
     sentence = " ".join(lines).partition("Against all operations")[2]
@@ -131,10 +134,16 @@ def test_the_table_the_sentence_and_the_files(
     assert len(tables["runs"]) == len(tables["losses"]) == 21
     summary = tables["summary"].set_index("arch")
     assert summary["steps"].to_dict() == STEPS
-    assert summary["step_seconds"].to_dict() == SECONDS
+    assert summary["step_ratio"].to_dict() == RATIOS
+    assert summary["step_seconds"].to_dict() == pytest.approx(
+        {a: 0.02 * r for a, r in RATIOS.items()}
+    )
     assert len(tables["differences"]) == 12
-    kept = study_notes(out)["step_times"]
-    assert kept["plus-3-more-ln"] == {"median": 1.5, "low": 1.35, "high": 2.0, "steps": 8}
+    kept = study_notes(out)
+    assert kept["step_times"]["plus-3-more-ln"] == pytest.approx(
+        {"median": 0.03, "ratio": 1.5, "low": 1.35, "high": 2.0, "steps": 8}
+    )
+    assert kept["step_clock"] == "CPU time"
     run = load(out / "nano-d16_minus-ffn-ln_linear0.003_seed2")
     assert (run.config.steps, run.config.model.ffn_mid_norm) == (12, False)
 
@@ -151,7 +160,7 @@ def test_runs_that_broke_are_counted(
         "+0.100 (+0.100 to +0.100), 2 of 3"
     ) in lines
     assert any("equal steps" in line for line in lines)
-    assert not any("ms a step" in line for line in lines)
+    assert not any("step time" in line for line in lines)
 
 
 def test_figure_2_is_drawn_from_rows_of_different_lengths(
@@ -197,7 +206,7 @@ def test_a_resumed_study_keeps_its_times(
     assert stopped.exit_code == 130
     assert "--resume" in stopped.stderr
     assert "1 of 2" in stopped.stdout
-    assert timed == [["normformer-resscale", "pre-ln"]]
+    assert timed == [["pre-ln", "normformer-resscale"]]
     fake_jobs(worth)
     resumed = invoke(*arguments, *rows, "--resume")
     assert resumed.exit_code == 0, resumed.output
@@ -298,9 +307,8 @@ def test_a_study_from_the_command_to_the_table(
         steps = run.table("steps")
         assert row["val_loss"] == steps["val_loss"].dropna().iloc[0]
         assert len(steps) == run.config.steps == row["steps"] == kept[arch]["steps"]
-        fitting = 12 * kept["pre-ln"]["median"] / kept[arch]["median"]
-        assert abs(row["steps"] - fitting) <= 0.5
-    assert kept["plus-3-more-ln"]["median"] > kept["pre-ln"]["median"]
+        assert abs(row["steps"] - 12 / kept[arch]["ratio"]) <= 0.5
+    assert kept["plus-3-more-ln"]["ratio"] > kept["pre-ln"]["ratio"] == 1
     assert invoke(*arguments).exit_code == 2
     assert invoke(*arguments, "--resume").exit_code == 0
     assert study_notes(out)["step_times"] == kept

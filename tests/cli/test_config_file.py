@@ -153,4 +153,5 @@ def test_no_field_of_a_run_is_forgotten() -> None:
         *("arch", "size", "model", "schedule", "steps", "seed", "batch_size", "accumulation"),
         *("optimizer", "precision", "stability", "data", "record", "val_every", "val_batches"),
         *("device", "stop_when_destabilised"),
+        "variant",  # what a study calls what the others say
     }, "a new field of RunConfig needs an option, and a place in run_options"

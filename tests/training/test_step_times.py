@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from gradlab.config import RunConfig
 from gradlab.training import step_times as module
-from gradlab.training.step_times import UNTIMED, step_times
+from gradlab.training.step_times import UNTIMED, Clock, clock_for, step_times
 
 Make = Callable[..., RunConfig]
 
@@ -44,7 +45,7 @@ def test_models_take_turns_and_the_first_steps_do_not_count(
     order = []
     for step in range(UNTIMED + 5):
         order += [1, 2] if step % 2 == 0 else [2, 1]
-    timed = {1: [0.5, 0.1, 0.2, 0.4, 0.3], 2: [0.8] * 5}
+    timed = {1: [0.5, 0.1, 0.2, 0.4, 0.25], 2: [0.8, 0.2, 0.1, 0.4, 0.3]}
     length = {1: iter([1.0] * UNTIMED + timed[1]), 2: iter([0.0] * UNTIMED + timed[2])}
     clock = clock_of([next(length[layers]) for layers in order])
     torch.set_num_threads(2)
@@ -52,8 +53,10 @@ def test_models_take_turns_and_the_first_steps_do_not_count(
     assert [layers for layers, _ in steps] == order
     assert {threads for _, threads in steps} == {1}
     assert torch.get_num_threads() == 2
-    assert [times[0].low, times[0].median, times[0].high] == pytest.approx([0.2, 0.3, 0.4])
-    assert [times[1].low, times[1].median, times[1].high] == pytest.approx([0.8] * 3)
+    assert [time.median for time in times] == pytest.approx([0.25, 0.3])
+    assert [times[0].low, times[0].ratio, times[0].high] == [1, 1, 1]
+    # Round by round 1.6, 2, 0.5, 1, 1.2: not the ratio of the medians.
+    assert [times[1].low, times[1].ratio, times[1].high] == pytest.approx([1, 1.2, 1.6])
 
 
 def test_long_steps_are_timed_less_often(make_config: Make, steps: list[tuple[int, int]]) -> None:
@@ -66,8 +69,18 @@ def test_long_steps_are_timed_less_often(make_config: Make, steps: list[tuple[in
 def test_a_deeper_model_takes_longer(make_config: Make) -> None:
     one, many = make_config(model={"n_layers": 1}), make_config(model={"n_layers": 8})
     shallow, deep = step_times([one, many], most=5, least=5)
-    assert 0 < shallow.low <= shallow.median <= shallow.high
-    assert deep.median > 2 * shallow.median
+    assert deep.median > 2 * shallow.median > 0
+    assert deep.high >= deep.ratio >= deep.low > 1
+    assert deep.ratio > 2
+
+
+def test_other_programs_do_not_count_on_a_cpu() -> None:
+    clock = clock_for(torch.device("cpu"))
+    assert clock.name == "CPU time"
+    began = clock.read()
+    time.sleep(0.2)  # as when another program has the core
+    assert clock.read() - began < 0.1
+    assert clock_for(torch.device("cuda")) == Clock("wall clock", time.perf_counter)
 
 
 def test_the_random_state_is_left_alone(make_config: Make) -> None:
