@@ -5,9 +5,11 @@
 
 Each contestant trains a copy of the same 13.9M GPT-2-style model, 1,024 tokens a step, fp32, fused
 AdamW. They take turns in one process, in another order every turn. `ratio` is the median over turns
-of a contestant's time over the bare step's in the same turn; `total` is all of its time over all of
-the bare step's, with what it does only now and then. gradlab, wandb, DebugUnderflowOverflow and
-trainscope do different amounts of work: all are in their default configuration, at every step.
+of a contestant's time over the bare step's in the same turn, with its 95 % interval; `total` is all
+of its time over all of the bare step's, with what it does only now and then. gradlab, wandb,
+DebugUnderflowOverflow and trainscope do different amounts of work: all are in their default
+configuration, at every step. `extra` is the median difference in time; at `--width 12` the step is
+mostly fixed costs, and so is what a contestant adds to it.
 
 The errors are of the norm that a tool reports for each parameter, against float64, the largest one:
 on this model at its last step, and on a normal gradient of the size of an embedding, 51200 × 768.
@@ -19,6 +21,7 @@ each operation waits for a thread that it has displaced. There, `--threads 1 --c
 
 import argparse
 import logging
+import math
 import os
 import random
 import tempfile
@@ -38,7 +41,7 @@ from torch.optim import AdamW, Optimizer
 import gradlab
 from gradlab.probes import GradientNorms, Headroom, Probe
 
-D_MODEL, N_HEADS, N_LAYERS, VOCAB, BATCH, LENGTH = 384, 6, 6, 8192, 8, 128
+WIDTH, N_HEADS, N_LAYERS, VOCAB, BATCH, LENGTH = 384, 6, 6, 8192, 8, 128
 EMBEDDING = (51200, 768)
 WARM_UP = 3
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -48,11 +51,11 @@ Norms = Mapping[str, float]
 
 
 class Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(D_MODEL), nn.LayerNorm(D_MODEL)
-        self.qkv, self.out = nn.Linear(D_MODEL, 3 * D_MODEL), nn.Linear(D_MODEL, D_MODEL)
-        self.fc1, self.fc2 = nn.Linear(D_MODEL, 4 * D_MODEL), nn.Linear(4 * D_MODEL, D_MODEL)
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, d_model = x.shape
@@ -65,11 +68,11 @@ class Block(nn.Module):
 class PlainGPT(nn.Module):
     """GPT-2 with tied embeddings, as one would write it."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(VOCAB, D_MODEL), nn.Embedding(LENGTH, D_MODEL)
-        self.blocks = nn.ModuleList(Block() for _ in range(N_LAYERS))
-        self.ln_f = nn.LayerNorm(D_MODEL)
+        self.tokens, self.positions = nn.Embedding(VOCAB, width), nn.Embedding(LENGTH, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(N_LAYERS))
+        self.ln_f = nn.LayerNorm(width)
         nn.init.normal_(self.tokens.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -260,9 +263,9 @@ class Training:
         return max(errors, default=None)
 
 
-def on_model(name: str, folder: Path) -> Training:
+def on_model(name: str, width: int, folder: Path) -> Training:
     torch.manual_seed(0)
-    model = PlainGPT()
+    model = PlainGPT(width)
     batch = torch.randint(VOCAB, (BATCH, LENGTH + 1))
 
     def loss() -> Tensor:
@@ -284,12 +287,12 @@ def training(name: str, model: nn.Module, loss: Callable[[], Tensor], folder: Pa
     return Training(model, loss, optimizer, CONTESTANTS[name](model, optimizer, place))
 
 
-def set_up(names: list[str], folder: Path) -> dict[str, Training]:
+def set_up(names: list[str], width: int, folder: Path) -> dict[str, Training]:
     """The contestants whose packages are there."""
     contestants = {}
     for name in names:
         try:
-            contestants[name] = on_model(name, folder)
+            contestants[name] = on_model(name, width, folder)
         except ImportError as error:
             print(f"{name}: skipped, {error.name} is not installed: the extra `peers` has it")
     return contestants
@@ -309,6 +312,13 @@ def measure(
     return {name: times[WARM_UP:] for name, times in seconds.items()}
 
 
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+    """The median and its 95 % interval, from the binomial law of how many values lie below it."""
+    ordered, n = sorted(values), len(values)
+    at = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
+    return median(ordered), ordered[at], ordered[n - 1 - at]
+
+
 def error_on_embedding(name: str, folder: Path) -> float | None:
     one = on_embedding(name, folder)
     one.step()
@@ -320,6 +330,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each contestant")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="which time is taken")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the model, a multiple of 6")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names with a WORD")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -330,7 +341,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        contestants = set_up(names, folder)
+        contestants = set_up(names, options.width, folder)
         seconds = measure(contestants, options.steps, CLOCKS[options.clock])
         bare = seconds["bare step"]
         size = sum(p.numel() for p in contestants["bare step"].model.parameters()) / 1e6
@@ -338,13 +349,17 @@ def main() -> None:
             f"torch {torch.__version__}, {size:.1f}M parameters, {BATCH * LENGTH} tokens, "
             f"{options.threads} threads, bare step {1000 * median(bare):.1f} ms "
             f"({options.clock}), {options.steps} steps\n"
-            f"{'':26}{'ratio':>8}{'total':>8}   norm{'error':>10}{'embedding':>12}"
+            f"{'':26}{'ratio':>7}{'(95 %)':^18}{'total':>7}{'extra':>10}   norm{'error':>10}"
+            f"{'embedding':>12}"
         )
         for name, one in contestants.items():
-            ratio = median(t / base for t, base in zip(seconds[name], bare, strict=True))
+            pairs = list(zip(seconds[name], bare, strict=True))
+            ratio, low, high = median_interval([taken / base for taken, base in pairs])
+            extra = 1000 * median(taken - base for taken, base in pairs)
             total = sum(seconds[name]) / sum(bare)
             error = one.finish()
-            line = f"{name:26}{ratio:8.3f}{total:8.3f}"
+            interval = f"({low:.3f} to {high:.3f})"
+            line = f"{name:26}{ratio:7.3f}{interval:^18}{total:7.3f}{extra:7.2f} ms"
             if error is not None:
                 far = error_on_embedding(name, folder)
                 line += f"   {one.instrument.norm:4}{error:10.1e}{far:12.1e}"
