@@ -11,7 +11,8 @@ import math
 import pickle
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 
 import torch.distributed as dist
 from torch import nn
@@ -24,6 +25,9 @@ from gradlab.probes.shards import is_spread
 
 PATIENCE = 30.0
 """Seconds that the first process waits for another one's window, which ends when its own does."""
+
+CHUNK = 2**22
+"""Bytes of one entry of the store: torch's own closes the connection at more than twice as many."""
 
 _attachments = itertools.count()
 
@@ -77,18 +81,21 @@ class Processes:
         self._met = self._alone = False
         self._store.set(f"here/{rank}", "")
 
-    def together(self, steps: Sequence[HostStep], *, wait: bool) -> list[list[HostStep]]:
+    def together(
+        self, steps: Sequence[HostStep], *, shared: Container[int], wait: bool
+    ) -> list[list[HostStep]]:
         """Take in this process's steps; those that are whole, as one part a process, own first.
 
         In all processes but the first, its own steps alone.
 
         Args:
             steps: That have ended here since the last call.
+            shared: The probes whose readings are not the same in every process.
             wait: For the other processes' parts of them; else what they have delivered so far is
                 taken, and other steps come with a later call.
         """
         if self._rank:
-            self._post(steps)
+            self._post([_only(step, shared) for step in steps])
             return [[step] for step in steps]
         self._own.extend(steps)
         if not self._own:
@@ -115,8 +122,7 @@ class Processes:
             return
         try:
             if self._store.check(["here/0"]):
-                part = pickle.dumps(list(steps))  # bytes are taken too, its stub leaves them out
-                self._store.set(f"{self._rank}/{self._posted}", part)  # type: ignore[arg-type]
+                self._put(f"{self._rank}/{self._posted}", pickle.dumps(steps))
                 self._posted += 1
             else:  # nobody would take it
                 self._alone = True
@@ -136,9 +142,7 @@ class Processes:
         deadline = time.monotonic() + patience
         for rank in self._others:
             while self._last[rank] < until and self._arrived(rank, deadline):
-                key = f"{rank}/{self._taken[rank]}"
-                steps: list[HostStep] = pickle.loads(self._store.get(key))
-                self._store.delete_key(key)
+                steps: list[HostStep] = pickle.loads(self._get(f"{rank}/{self._taken[rank]}"))
                 self._taken[rank] += 1
                 for step in steps:
                     self._theirs.setdefault(step.step, []).append(step)
@@ -148,6 +152,21 @@ class Processes:
             self._go_on_alone(
                 f"{_named(late)} delivered nothing for {patience:.0f} s after this one's window"
             )
+
+    def _put(self, key: str, value: bytes) -> None:
+        chunks = range(0, len(value), CHUNK)
+        for index, at in enumerate(chunks):
+            # Bytes are taken too; torch's stub leaves them out.
+            self._store.set(f"{key}/{index}", value[at : at + CHUNK])  # type: ignore[arg-type]
+        self._store.set(key, str(len(chunks)))  # last: it says that all are there
+
+    def _get(self, key: str) -> bytes:
+        """Take a value out of the store."""
+        chunks = [f"{key}/{index}" for index in range(int(self._store.get(key)))]
+        value = b"".join(self._store.get(chunk) for chunk in chunks)
+        for each in (*chunks, key):
+            self._store.delete_key(each)
+        return value
 
     def _arrived(self, rank: int, deadline: float) -> bool:
         """Whether another process's next part is there; waits for it until the deadline."""
@@ -171,6 +190,11 @@ class Processes:
             GradlabWarning,
             stacklevel=2,
         )
+
+
+def _only(step: HostStep, shared: Container[int]) -> HostStep:
+    readings = {index: reading for index, reading in step.readings.items() if index in shared}
+    return replace(step, readings=readings)
 
 
 def _named(ranks: Sequence[int]) -> str:

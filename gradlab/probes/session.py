@@ -175,12 +175,12 @@ class Session:
                 stacklevel=2,
             )
         steps = to_host(known)
-        parts = (
-            [[s] for s in steps]
-            if self._processes is None
-            else self._processes.together(steps, wait=wait)
-        )
         probes = [probe for probe, _ in self._probes]
+        if self._processes is None:
+            parts = [[step] for step in steps]
+        else:
+            shared = {i for i, p in enumerate(probes) if type(p).joined is not Probe.joined}
+            parts = self._processes.together(steps, shared=shared, wait=wait)
         return (recorded(part, probes) for part in parts)
 
     def _begin(self, step: int) -> None:

@@ -1,6 +1,7 @@
 """Several processes' parts of a step find together, whatever one of them does."""
 
 import warnings
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -32,8 +33,11 @@ def pair() -> tuple[Processes, Processes]:
 
 def test_parts_of_a_step_find_together(pair: tuple[Processes, Processes]) -> None:
     first, second = pair
-    assert losses(second.together(steps(0, 1, loss=2.0), wait=True)) == {0: [2.0], 1: [2.0]}
-    assert losses(first.together(steps(0, 1, loss=1.0), wait=True)) == {
+    assert losses(second.together(steps(0, 1, loss=2.0), shared=(), wait=True)) == {
+        0: [2.0],
+        1: [2.0],
+    }
+    assert losses(first.together(steps(0, 1, loss=1.0), shared=(), wait=True)) == {
         0: [1.0, 2.0],
         1: [1.0, 2.0],
     }
@@ -41,19 +45,22 @@ def test_parts_of_a_step_find_together(pair: tuple[Processes, Processes]) -> Non
 
 def test_without_waiting_a_step_comes_once_it_is_whole(pair: tuple[Processes, Processes]) -> None:
     first, second = pair
-    second.together(steps(0), wait=True)
-    assert losses(first.together(steps(0, 1, 2), wait=False)) == {0: [0.0, 0.0]}
-    assert first.together([], wait=False) == []
-    second.together(steps(1, 2), wait=True)
-    assert losses(first.together([], wait=False)) == {1: [0.0, 0.0], 2: [0.0, 0.0]}
+    second.together(steps(0), shared=(), wait=True)
+    assert losses(first.together(steps(0, 1, 2), shared=(), wait=False)) == {0: [0.0, 0.0]}
+    assert first.together([], shared=(), wait=False) == []
+    second.together(steps(1, 2), shared=(), wait=True)
+    assert losses(first.together([], shared=(), wait=False)) == {1: [0.0, 0.0], 2: [0.0, 0.0]}
 
 
 def test_windows_of_different_lengths(pair: tuple[Processes, Processes]) -> None:
     first, second = pair
     for step in range(5):
-        second.together(steps(step, loss=1.0), wait=True)
-    assert len(losses(first.together(steps(0, 1, 2), wait=True))) == 3
-    assert losses(first.together(steps(3, 4), wait=True)) == {3: [0.0, 1.0], 4: [0.0, 1.0]}
+        second.together(steps(step, loss=1.0), shared=(), wait=True)
+    assert len(losses(first.together(steps(0, 1, 2), shared=(), wait=True))) == 3
+    assert losses(first.together(steps(3, 4), shared=(), wait=True)) == {
+        3: [0.0, 1.0],
+        4: [0.0, 1.0],
+    }
 
 
 def test_one_that_ended_early_keeps_nobody_waiting(
@@ -61,9 +68,9 @@ def test_one_that_ended_early_keeps_nobody_waiting(
 ) -> None:
     monkeypatch.setattr(processes, "PATIENCE", 1e9)
     first, second = pair
-    second.together(steps(0), wait=True)
+    second.together(steps(0), shared=(), wait=True)
     second.leave()
-    assert losses(first.together(steps(0, 1), wait=True)) == {0: [0.0, 0.0], 1: [0.0]}
+    assert losses(first.together(steps(0, 1), shared=(), wait=True)) == {0: [0.0, 0.0], 1: [0.0]}
 
 
 def test_where_only_the_first_attached_it_says_so_at_once() -> None:
@@ -71,17 +78,17 @@ def test_where_only_the_first_attached_it_says_so_at_once() -> None:
     with pytest.warns(
         GradlabWarning, match="no probes are attached in processes 1, 2: call attach"
     ):
-        assert losses(first.together(steps(0), wait=True)) == {0: [0.0]}
+        assert losses(first.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
     with warnings.catch_warnings():  # once
         warnings.simplefilter("error")
-        assert losses(first.together(steps(1), wait=True)) == {1: [0.0]}
+        assert losses(first.together(steps(1), shared=(), wait=True)) == {1: [0.0]}
 
 
 def test_where_the_first_did_not_attach_nothing_piles_up() -> None:
     store = dist.HashStore()
     second = Processes(1, [0, 1], store)
     before = store.num_keys()
-    assert losses(second.together(steps(0), wait=True)) == {0: [0.0]}
+    assert losses(second.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
     assert store.num_keys() == before
 
 
@@ -90,11 +97,27 @@ def test_nothing_piles_up(pair: tuple[Processes, Processes]) -> None:
     store = first._store
     counts = set()
     for step in range(4):
-        second.together(steps(step), wait=True)
-        first.together(steps(step), wait=True)
+        second.together(steps(step), shared=(), wait=True)
+        first.together(steps(step), shared=(), wait=True)
         counts.add(store.num_keys())
     assert len(counts) == 1
     assert not first._theirs
+
+
+def test_only_what_is_shared_is_sent_and_in_pieces_that_the_store_takes(
+    pair: tuple[Processes, Processes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "CHUNK", 100)
+    first, second = pair
+    before = first._store.num_keys()
+    readings = {0: {"secret": ["a"]}, 2: {"names": [f"site{n}" for n in range(100)]}}
+    (step,) = steps(0)
+    ((own,),) = second.together([replace(step, readings=readings)], shared={2}, wait=True)
+    assert own.readings == readings
+    assert first._store.num_keys() > before + 3
+    ((_, theirs),) = first.together(steps(0), shared={2}, wait=True)
+    assert theirs.readings == {2: readings[2]}
+    assert first._store.num_keys() == before
 
 
 def test_one_that_hangs_is_waited_for_once(
@@ -103,11 +126,11 @@ def test_one_that_hangs_is_waited_for_once(
     monkeypatch.setattr(processes, "PATIENCE", 0.01)
     first, second = pair
     with pytest.warns(GradlabWarning, match="process 1 delivered nothing for"):
-        assert losses(first.together(steps(0), wait=True)) == {0: [0.0]}
+        assert losses(first.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
     monkeypatch.setattr(processes, "PATIENCE", 1e9)
-    assert losses(first.together(steps(1), wait=True)) == {1: [0.0]}
+    assert losses(first.together(steps(1), shared=(), wait=True)) == {1: [0.0]}
     before = first._store.num_keys()
-    second.together(steps(0, 1), wait=True)  # nobody takes it any more
+    second.together(steps(0, 1), shared=(), wait=True)  # nobody takes it any more
     assert first._store.num_keys() == before
 
 
@@ -118,7 +141,7 @@ def test_a_store_that_is_gone_stops_no_training(pair: tuple[Processes, Processes
 
     second = pair[1]
     second._store = Gone()  # type: ignore[assignment]
-    assert losses(second.together(steps(0), wait=True)) == {0: [0.0]}
+    assert losses(second.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
     second.leave()
 
 
