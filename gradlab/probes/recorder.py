@@ -132,9 +132,8 @@ def _numbers(tensors: Sequence[Tensor]) -> list[list[float]]:
     for index, tensor in enumerate(tensors):
         by_device.setdefault(tensor.device, []).append(index)
     numbers: list[list[float]] = [[] for _ in tensors]
-    for device, indices in by_device.items():
-        wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        flat = [tensors[index].detach().reshape(-1).to(wide) for index in indices]
+    for indices in by_device.values():
+        flat = [tensors[index].detach().reshape(-1).to(torch.float64) for index in indices]
         copied = torch.cat(flat).tolist()
         at = 0
         for index, part in zip(indices, flat, strict=True):

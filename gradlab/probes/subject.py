@@ -16,7 +16,8 @@ def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
     """What probes see of a model and of the optimizers that train it.
 
     Raises:
-        GradlabError: The model is none, has nothing to train, or none of it is the optimizers'.
+        GradlabError: The model is none, has nothing to train, is on a device where probes do not
+            work, or none of it is the optimizers'.
     """
     if not isinstance(model, nn.Module):
         raise GradlabError(
@@ -26,6 +27,10 @@ def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
     parameters = {clean_name(n): p for n, p in inner.named_parameters() if p.requires_grad}
     if not parameters:
         raise GradlabError("the model has no parameters that require gradients: nothing to probe.")
+    if any(parameter.device.type == "mps" for parameter in parameters.values()):
+        raise GradlabError(
+            "the model is on MPS, which has no float64: probes work on a CPU or with CUDA."
+        )
     held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
     trained: dict[str, Tensor] = {n: p for n, p in parameters.items() if id(p) in held}
     for one in optimizers:

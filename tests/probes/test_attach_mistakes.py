@@ -37,11 +37,19 @@ def refused(match: str, **options: Any) -> None:
     gradlab.attach(model, optimizer).close()  # nothing keeps it from being attached
 
 
+class OnMps(nn.Parameter):
+    """Looks as if it lay there."""
+
+    device = torch.device("mps")
+
+
 def test_what_cannot_be_attached_is_refused_in_a_sentence(tmp_path: Path) -> None:
     stranger = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     refused("nothing to probe", model=nn.ReLU(), optimizer=None)
+    elsewhere = nn.ParameterList([OnMps(torch.ones(1))])
+    refused("on MPS, which has no float64", model=elsewhere, optimizer=None)
     refused("nothing to probe", model=make()[0].requires_grad_(False), optimizer=None)
     refused("holds none of the model's parameters", optimizer=stranger)
     refused(r"no parameters fit 'w\*': there are 0.weight", probes=[GradientNorms("w*")])
