@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from gradlab.cli.screen import Words, results_table
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -29,16 +31,10 @@ def mismatch_table(
         summary: A table of `summarise_mismatch`.
         op: The op.
     """
-    made = Table(
-        title=f"{configs[0].size}, gradient of {op}: mean and range over seeds",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="dim",
-    )
-    for heading in ("steps", "architecture", "runs"):
+    made = results_table(f"{configs[0].size}, gradient of {op}: mean and range over seeds")
+    for heading in ("steps", "architecture"):
         made.add_column(heading, no_wrap=True)
-    for heading in ("first / last layers", "slope over depth"):
+    for heading in ("runs", "first / last layers", "slope over depth"):
         made.add_column(heading)
     planned = Counter(config.arch for config in configs)
     here = summary[summary["op"] == op].set_index(["window", "arch"]).to_dict("index")
@@ -46,9 +42,8 @@ def mismatch_table(
     for window, first, last in windows.itertuples(index=False):
         for arch, runs in planned.items():
             row = here.get((window, arch), {"runs": 0, "left_out": 0})
-            cells = [f"{first}–{last}", arch, runs_text(row, runs)]
-            cells += [spread_text(row, name) for name in ("ratio", "slope")]
-            made.add_row(*(Text(cell) for cell in cells))
+            cells = [runs_text(row, runs), *(spread_text(row, name) for name in ("ratio", "slope"))]
+            made.add_row(f"{first}–{last}", Text(arch), *map(Words, cells))
     return made
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gradlab.cli.command import takes
 from gradlab.cli.command_options import InspectOptions
-from gradlab.cli.screen import output
+from gradlab.cli.screen import Words, output, results_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,17 +88,16 @@ def show_findings(console: Console, found: Sequence["Finding"]) -> None:
 
 def numbers_table(rows: "pd.DataFrame") -> Table:
     """A finding's table, row by row."""
-    made = Table(box=None, pad_edge=False, header_style="dim")
+    made = results_table()
     for name in rows.columns:
         is_text = any(isinstance(value, str) for value in rows[name])
         made.add_column(
             HEADINGS.get(name, name),
             justify="left" if is_text else "right",
-            overflow="fold",
         )
     for row in rows.itertuples(index=False):
         cells = zip(rows.columns, row, strict=True)
-        made.add_row(*(Text(cell_text(name, value)) for name, value in cells))
+        made.add_row(*(Words(cell_text(name, value)) for name, value in cells))
     return made
 
 
@@ -106,13 +105,13 @@ def course_table(rows: "pd.DataFrame") -> Table:
     """The course of some sites' headroom: its steps run across, as the sites' names are long."""
     from gradlab.analyses.finding import bits, figure
 
-    made = Table(box=None, pad_edge=False, header_style="dim")
-    made.add_column("step", overflow="fold")
+    made = results_table()
+    made.add_column("step")
     for step in rows["step"]:
         made.add_column(str(step), justify="right", no_wrap=True)
     for name in rows.columns.drop("step"):
         write = figure if name in _COURSE else bits
-        made.add_row(*(Text(text) for text in (HEADINGS.get(name, name), *map(write, rows[name]))))
+        made.add_row(*(Words(text) for text in (HEADINGS.get(name, name), *map(write, rows[name]))))
     return made
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from gradlab.cli.screen import results_table
 
 if TYPE_CHECKING:
     from gradlab.training.progress import Progress
@@ -109,7 +111,7 @@ def watching(
         yield plain_lines(watch, console)
         return
     with Live(
-        get_renderable=lambda: _picture(watch, console.height),
+        get_renderable=lambda: _picture(watch, console),
         console=console,
         refresh_per_second=4,
         transient=True,
@@ -144,16 +146,15 @@ def plain_lines(watch: Watch, console: Console) -> Callable[["RunUpdate"], None]
     return report
 
 
-def _picture(watch: Watch, height: int) -> Group:
+def _picture(watch: Watch, console: Console) -> Group:
     """The running runs, then those that ended, the latest last, as far as there is room."""
     running = [name for name, state in watch.states.items() if state == "running"]
     over = [name for name, state in watch.states.items() if state != "running"]
-    room = max(1, height - len(running) - 4)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("run", "step", "lr", "loss", "least headroom", ""):
-        table.add_column(title, no_wrap=True, overflow="ellipsis")
-    for name in [*over[-room:], *running]:
-        table.add_row(*_row(watch, name))
+    room = max(1, console.height - len(running) - 4)
+    names = [*over[-room:], *running]
+    table = _table(watch, names, short=False)
+    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
+        table = _table(watch, names, short=True)
     total, left = len(watch.work), watch.seconds_left()
     waiting = total - watch.ended - len(running)
     words = [f"{watch.ended} of {total} runs done"]
@@ -164,14 +165,40 @@ def _picture(watch: Watch, height: int) -> Group:
     return Group(table, Text(" · ".join(words), style="bold"))
 
 
-def _row(watch: Watch, name: str) -> list[Text]:
+def _table(watch: Watch, names: Sequence[str], *, short: bool) -> Table:
+    """A row a run; in short without the size that all have, the tightest site, and words."""
+    table = results_table()
+    headings = ("run", "step", "lr", "loss", "bits", "left") if short else _HEADINGS
+    for title in headings:
+        table.add_column(title, no_wrap=True, overflow="ellipsis")
+    sizes = {name.partition("_")[0] for name in watch.work}  # what a run's name begins with
+    begin = len(sizes.pop()) + 1 if short and len(sizes) == 1 else 0
+    for name in names:
+        table.add_row(name[begin:], *_row(watch, name, short=short), style=_style(watch, name))
+    return table
+
+
+_HEADINGS = ("run", "step", "lr", "loss", "least headroom", "")
+
+
+def _style(watch: Watch, name: str) -> str:
+    return {"running": "", "finished": "green"}.get(watch.states[name], "red")
+
+
+def _row(watch: Watch, name: str, *, short: bool) -> list[Text]:
+    """What is known of a run, behind its name; in short, of a failure that it is one."""
     state, news = watch.states[name], watch.last.get(name)
-    style = {"running": "", "finished": "green"}.get(state, "red")
     steps = f"{news.step + 1}/{news.steps}" if news else ""
-    rate, loss = (f"{news.lr:.4g}", f"{news.loss:.3f}") if news else ("", "")
-    headroom = headroom_text(news) if news else ""
-    if state == "running":
-        end = f"at most {duration(run_seconds_left(news))} left" if news else ""
+    rate = f"{news.lr:.{3 if short else 4}g}" if news else ""
+    loss = f"{news.loss:.3f}" if news else ""
+    left = duration(run_seconds_left(news)) if news else ""
+    if short:
+        bits = "" if news is None or news.least_headroom is None else f"{news.least_headroom:.1f}"
+        bits = bits.replace("-", "−")
+        cells = [steps, rate, loss, bits, left if state == "running" else state]
     else:
-        end = watch.messages.get(name, state)
-    return [Text(cell, style=style) for cell in (name, steps, rate, loss, headroom, end)]
+        end = f"at most {left} left" if left else ""
+        headroom = headroom_text(news) if news else ""
+        end = end if state == "running" else watch.messages.get(name, state)
+        cells = [steps, rate, loss, headroom, end]
+    return [Text(cell) for cell in cells]

@@ -62,7 +62,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
         search_seeds,
         summarise_search,
     )
-    from gradlab.cli.lr_search_report import NOTE, rate_table, search_sentences, search_table
+    from gradlab.cli.lr_search_report import NOTE, rate_tables, search_sentences, search_table
     from gradlab.cli.study_files import write_csvs
 
     console = output()
@@ -77,7 +77,8 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
         "summary": summarise_search(losses),
         "differences": search_differences(losses),
     }
-    console.print(rate_table(configs, tables["rates"]))
+    for made in rate_tables(configs, tables["rates"]):
+        console.print(made)
     console.print(NOTE)
     console.print(search_table(tables["summary"]))
     for sentence in search_sentences(tables["summary"], tables["differences"]):

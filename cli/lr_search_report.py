@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from gradlab.cli.loss_text import signed, spread_text
+from gradlab.cli.screen import Words, results_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,26 +23,32 @@ NOTE = (
 _WHAT = {"loss": "loss at its best learning rate", "sensitivity": "LR sensitivity"}
 
 
-def rate_table(configs: Sequence["RunConfig"], rates: "pd.DataFrame") -> Table:
-    """The loss of each architecture at each learning rate, a row a rate.
+def rate_tables(configs: Sequence["RunConfig"], rates: "pd.DataFrame") -> list[Table]:
+    """The loss of each architecture at each learning rate, a row a rate, a few of them a table.
 
     Args:
         configs: All runs of the study.
         rates: A table of `gradlab.analyses.lr_search.losses_by_rate`.
     """
-    made = _table(f"{configs[0].size}: final validation loss")
     planned = Counter((config.arch, config.schedule.lr) for config in configs)
     architectures = list(dict.fromkeys(config.arch for config in configs))
-    for heading in ("LR", *architectures):
-        made.add_column(heading)
     rows = rates.set_index(["arch", "lr"]).to_dict("index")
-    for lr in sorted({lr for _, lr in planned if lr is not None}):
-        cells = [f"{lr:g}"]
-        for arch in architectures:
-            row = rows.get((arch, lr))
-            cells.append("–" if row is None else rate_text(row, planned[arch, lr]))
-        made.add_row(*(Text(cell) for cell in cells))
+    made = []
+    for start in range(0, len(architectures), _ABREAST):
+        shown = architectures[start : start + _ABREAST]
+        table = results_table(f"{configs[0].size}: final validation loss" if not start else None)
+        for heading in ("LR", *shown):
+            table.add_column(Words(heading))
+        for lr in sorted({lr for _, lr in planned if lr is not None}):
+            found = [(rows.get((arch, lr)), planned[arch, lr]) for arch in shown]
+            cells = ["–" if row is None else rate_text(row, count) for row, count in found]
+            table.add_row(f"{lr:g}", *map(Words, cells))
+        made.append(table)
     return made
+
+
+_ABREAST = 3
+"""Architectures that stand beside one another on a terminal."""
 
 
 def rate_text(row: Mapping[Any, Any], planned: int) -> str:
@@ -58,17 +64,17 @@ def search_table(summary: "pd.DataFrame") -> Table:
     Args:
         summary: A table of `gradlab.analyses.lr_search.summarise_search`.
     """
-    made = _table("Over the seeds with a run at every rate")
+    made = results_table("Over the seeds with a run at every rate, 95 % intervals")
     headings = ("architecture", "seeds", "best LR", "loss at it", "LR sensitivity")
     for heading in headings:
-        made.add_column(heading, no_wrap=heading == "architecture")
+        made.add_column(heading)
     for row in summary.to_dict("records"):
         seeds = str(row["seeds"])
         if row["left_out"]:
             seeds += f" of {row['seeds'] + row['left_out']}"
         cells = [row["arch"], seeds, best_text(row)]
         cells += [interval_text(row, name) for name in ("loss", "sensitivity")]
-        made.add_row(*(Text(cell) for cell in cells))
+        made.add_row(*map(Words, cells))
     return made
 
 
@@ -89,7 +95,7 @@ def interval_text(row: Mapping[Any, Any], name: str) -> str:
     if row["seeds"] == 1:
         return text
     low, high = (f"{row[name + end]:.3f}".replace("-", "−") for end in ("_low", "_high"))
-    return f"{text} (95 % interval {low} to {high})"
+    return f"{text} ({low} to {high})"
 
 
 def search_sentences(summary: "pd.DataFrame", differences: "pd.DataFrame") -> list[str]:
@@ -122,10 +128,4 @@ def difference_sentence(row: Mapping[Any, Any]) -> str:
     return (
         f"{arch}'s {what} is not distinguished from {baseline}'s: it is {much} on average "
         f"({interval})."
-    )
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=None, header_style="dim"
     )

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
+
+from gradlab.cli.screen import Words, results_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,27 +18,28 @@ _RATES = {
 
 
 def summary_tables(table: "pd.DataFrame") -> list[Table]:
-    """A table for each size and ramp: the three learning rates and the commonest cause."""
+    """Two tables for each size and ramp: the three learning rates, and runs and commonest cause."""
     from gradlab.analyses.stability import first_overflow_sites, summarise_stability
 
     summary, sites = summarise_stability(table), first_overflow_sites(table)
     made = []
     for (size, lr_step), rows in summary.groupby(["size", "lr_step"], sort=False):
-        title = f"{size}, LR rising by {lr_step:g} a step"
-        here = Table(
-            title=title, title_justify="left", title_style="bold", box=None, header_style="dim"
-        )
-        here.add_column("architecture", no_wrap=True)
-        here.add_column("runs")
-        for title in _RATES.values():
-            here.add_column(title)
-        here.add_column("first overflow", overflow="fold")
+        # Two tables, as one would be wider than a terminal.
+        rates = results_table(f"{size}, LR rising by {lr_step:g} a step")
+        ends = results_table()
+        for here, headings in (
+            (rates, _RATES.values()),
+            (ends, ("runs", "first overflow")),
+        ):
+            here.add_column("architecture", no_wrap=True)
+            for heading in headings:
+                here.add_column(heading)
         causes = sites[(sites["size"] == size) & (sites["lr_step"] == lr_step)]
         for row in rows.to_dict("records"):
             cause = causes[causes["arch"] == row["arch"]]
-            cells = [row["arch"], runs_text(row), *(spread_text(row, value) for value in _RATES)]
-            here.add_row(*(Text(cell) for cell in [*cells, cause_text(cause)]))
-        made.append(here)
+            rates.add_row(row["arch"], *(Words(spread_text(row, value)) for value in _RATES))
+            ends.add_row(row["arch"], Words(runs_text(row)), Words(cause_text(cause)))
+        made += [rates, ends]
     return made
 
 

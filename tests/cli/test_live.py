@@ -34,9 +34,9 @@ def news(step: int, **fields: Any) -> Progress:
     return Progress(**{**values, **fields})
 
 
-def console(*, terminal: bool) -> tuple[Console, StringIO]:
+def console(*, terminal: bool, width: int = 130) -> tuple[Console, StringIO]:
     text = StringIO()
-    return Console(file=text, force_terminal=terminal, width=130, height=20), text
+    return Console(file=text, force_terminal=terminal, width=width, height=20), text
 
 
 def test_plain_lines_of_a_run_come_seldom_but_its_end_always() -> None:
@@ -83,6 +83,20 @@ def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.Mon
     for expected in ("one", "10/100", "0.0018", "2.500", "4.2 bits", "no room", "1 of 3 runs done"):
         assert expected in shown
     assert "1 waiting" in shown
+
+
+def test_eighty_columns_tell_the_runs_apart() -> None:
+    names = [f"nano_{arch}_ramp0.0002_seed0" for arch in ("pre-ln", "normformer-resscale")]
+    screen, text = console(terminal=True, width=80)
+    with watching(dict.fromkeys(names, 1.0), screen) as report:
+        report(RunUpdate(names[0], "failed", news(3), "a long reason, which is printed at the end"))
+        report(RunUpdate(names[1], "running", news(2345, steps=4000, least_headroom=-math.inf)))
+    last = text.getvalue().split("run  ")[-1]
+    assert "…" not in last
+    assert "pre-ln_ramp0.0002_seed0 " in last
+    assert "failed" in last
+    for expected in ("normformer-resscale_ramp0.0002_seed0", "2346/4000", "0.469", "−inf"):
+        assert expected in last
 
 
 def test_many_runs_fit_on_the_terminal() -> None:

@@ -93,12 +93,12 @@ def test_the_table_says_medians_ranges_bounds_and_causes() -> None:
             run("normformer", 2, None, "error"),
         )
     )
-    pre_ln, normformer = (line for line in text.splitlines() if "ln " in line or "norm" in line)
-    assert pre_ln.split("  ")[0].strip() == "pre-ln"
-    assert "0.141 (0.139 to 0.15)" in pre_ln
-    assert "blocks.0.attention.scores (2 of 3)" in pre_ln
-    assert "3 (2 censored, 1 failed)" in normformer
-    assert "≥0.8 (≥0.8 to ≥0.8)" in normformer
+    lines = [line for line in text.splitlines() if "ln " in line or "norm" in line]
+    assert [line.split("  ")[0] for line in lines] == ["pre-ln", "normformer"] * 2
+    assert "0.141 (0.139 to 0.15)" in lines[0]
+    assert "≥0.8 (≥0.8 to ≥0.8)" in lines[1]
+    assert "blocks.0.attention.scores (2 of 3)" in lines[2]
+    assert "3 (2 censored, 1 failed)" in lines[3]
     assert "nano, LR rising by 0.0002 a step" in text
 
 
@@ -111,7 +111,7 @@ def test_each_ramp_has_a_table_and_its_sentences() -> None:
             for seed in range(2)
         )
     )
-    assert len(summary_tables(table)) == 2
+    assert len(summary_tables(table)) == 4
     sentences = difference_sentences(table)
     assert [sentence.split(":")[0] for sentence in sentences] == [
         "nano, 0.0002 a step",
