@@ -8,8 +8,10 @@ from gradlab.runs.reader import Run
 _SHAPE = ("n_layers", "d_model", "n_heads", "d_ff", "vocab_size", "max_seq_len")
 
 _SAME: dict[str, Callable[[Run], object]] = {
+    "variants": lambda run: run.config.variant,
     "corpora": lambda run: (run.info.get("corpus") or {}).get("sha256"),
     "sizes": lambda run: [getattr(run.config.model, name) for name in _SHAPE],
+    "dropouts": lambda run: run.config.model.dropout,
     "attention paths": lambda run: run.config.model.attention,
     "precisions": lambda run: run.config.precision,
     "batches": lambda run: (run.config.batch_size, run.config.accumulation),

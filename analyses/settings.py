@@ -88,7 +88,7 @@ def _flat(document: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _label(run: Run) -> str:
-    return str(run.info.get("model")) if run.attached else f"{run.config.arch} {run.config.size}"
+    return str(run.info.get("model")) if run.attached else f"{run.config.row} {run.config.size}"
 
 
 def _numbered(labels: Sequence[str]) -> list[str]:

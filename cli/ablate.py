@@ -62,7 +62,7 @@ def show_result(equal: "EqualRuns", out: Path) -> None:
     """Print the study's table and sentences, and write its files."""
     from gradlab.analyses.ablation import ablation_differences, summarise_ablation
     from gradlab.analyses.final_losses import final_losses
-    from gradlab.cli.ablation_report import ablation_table, difference_sentences
+    from gradlab.cli.ablation_report import ablation_tables, difference_sentences
     from gradlab.cli.equal_time import with_times
     from gradlab.cli.study_files import write_csvs
 
@@ -77,7 +77,8 @@ def show_result(equal: "EqualRuns", out: Path) -> None:
         "summary": summary,
         "differences": ablation_differences(losses),
     }
-    console.print(ablation_table(equal.configs, summary, tables["differences"]))
+    for table in ablation_tables(equal.configs, summary, tables["differences"]):
+        console.print(table)
     for sentence in difference_sentences(tables["differences"]):
         console.print(sentence)
     files = [out / "runs.csv", *write_csvs(tables, out)]

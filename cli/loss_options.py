@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from gradlab.cli.options import RECORD, StudyOptions, option
+from gradlab.cli.variant import VARIANTS, VARIED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,32 @@ class AblateOptions(EqualOptions):
         ),
     ] = field(default_factory=list)
     out: Annotated[Path | None, option("The study's folder; studies/ablation-SIZE by default.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantsOptions(EqualOptions):
+    """`gradlab variants`."""
+
+    arch: Annotated[
+        list[str],
+        option(
+            "An architecture; repeat for more. Pre-LN is the baseline, or else the first.",
+            metavar="NAME",
+        ),
+    ] = field(default_factory=lambda: ["pre-ln", "normformer"])
+    variant: Annotated[
+        list[str],
+        option(
+            f"A variant: {', '.join(VARIANTS)}, or one of your own as clip_norm=0.1,lr=0.5x (2x is "
+            f"twice what the other options say), of {', '.join(VARIED)}; repeat for more. All "
+            "named ones by default.",
+            metavar="VARIANT",
+        ),
+    ] = field(default_factory=lambda: list(VARIANTS))
+    warmup: Annotated[int, option("Steps of linear warm-up from 0.")] = 10
+    out: Annotated[Path | None, option("The study's folder; studies/variants-SIZE by default.")] = (
         None
     )
 

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def runs_text(row: Mapping[Any, Any], planned: int) -> str:
@@ -29,6 +32,18 @@ def difference_text(row: Mapping[Any, Any]) -> str:
     if row["pairs"] > 1:
         text += f" ({signed(row['low'])} to {signed(row['high'])})"
     return text if row["pairs"] == row["seeds"] else f"{text}, {row['pairs']} of {row['seeds']}"
+
+
+def difference_groups(rows: "pd.DataFrame", name: str) -> str:
+    """Which rows of a table of differences are worse, better, and not distinguished, by name."""
+    told = rows[rows["distinguished"]]
+    groups = {
+        "worse": told[told["difference"] > 0],
+        "better": told[told["difference"] < 0],
+        "not distinguished": rows[~rows["distinguished"]],
+    }
+    parts = (f"{word}: {', '.join(group[name])}" for word, group in groups.items() if len(group))
+    return "; ".join(parts)
 
 
 def signed(nats: float) -> str:

@@ -17,6 +17,7 @@ from gradlab.cli import (
     run_stability,
     sizes,
     train,
+    variants,
 )
 from gradlab.errors import GradlabError
 
@@ -84,6 +85,7 @@ app.command("run-stability", epilog=run_stability.EXAMPLES)(run_stability.run_st
 app.command("grad-norms", epilog=grad_norms.EXAMPLES)(grad_norms.grad_norms)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
 app.command("lr-search", epilog=lr_search.EXAMPLES)(lr_search.lr_search)
+app.command("variants", epilog=variants.EXAMPLES)(variants.variants)
 app.command("claims", epilog=claims.EXAMPLES)(claims.claims)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("inspect", epilog=inspect_run.EXAMPLES)(inspect_run.inspect_run)

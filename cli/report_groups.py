@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
@@ -114,10 +115,12 @@ def is_ramp(run: Run) -> bool:
 
 
 def subject(run: Run) -> str:
-    """A run's size and schedule in words; its model, if that is all that is known."""
+    """A run's size, variant and schedule in words; its model, if that is all that is known."""
     if run.attached:
         return str(run.info.get("model", "a model"))
-    schedule = run.config.schedule
+    schedule, size = run.config.schedule, run.config.size
+    if run.config.variant != BASE_VARIANT:
+        size = f"{size}, {run.config.variant}"
     if schedule.kind == "ramp":
-        return f"{run.config.size}, LR rising by {schedule.lr_step:g} a step"
-    return f"{run.config.size}, {schedule.kind} LR {schedule.lr:g}"
+        return f"{size}, LR rising by {schedule.lr_step:g} a step"
+    return f"{size}, {schedule.kind} LR {schedule.lr:g}"

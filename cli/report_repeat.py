@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gradlab.cli.html import Markup, element, joined
 from gradlab.cli.study_command import command_of, study_commands
-from gradlab.config import RunConfig
+from gradlab.config import BASE_VARIANT, RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
@@ -85,4 +85,5 @@ def _train(config: RunConfig) -> str | None:
         planned = plan_train(options)
     except GradlabError:  # an architecture or size of the user's own
         return None
-    return command_of("train", options).line if planned == config else None
+    same = planned == config.replace(variant=BASE_VARIANT)
+    return command_of("train", options).line if same else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradlab.cli.drawings import Kind
+from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _suffixes(groups: Sequence[Sequence["Run"]]) -> list[str]:
 
 
 def _labels(run: "Run") -> list[str]:
-    """Size, rate and steps; of a loop of the user's own, the folder."""
+    """Size, variant, rate and steps; of a loop of the user's own, the folder."""
     from gradlab.analyses.comparable import run_key
 
     size, arch, _ = run_key(run)
@@ -138,7 +139,8 @@ def _labels(run: "Run") -> list[str]:
         return [arch]
     schedule = run.config.schedule
     rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
-    return [size, f"{schedule.kind}{rate:g}", f"{run.config.steps}steps"]
+    variant = [run.config.variant] if run.config.variant != BASE_VARIANT else []
+    return [size, *variant, f"{schedule.kind}{rate:g}", f"{run.config.steps}steps"]
 
 
 def safe_name(name: str) -> str:

@@ -100,3 +100,11 @@ RUNS = StudyTable(
     _run_row,
 )
 """Of runs at a set learning rate: what each was asked to do, and how it ended."""
+
+
+def _variant_row(run: Run, verdict: Verdict) -> dict[str, Any]:
+    return {"variant": run.config.variant, **_run_row(run, verdict)}
+
+
+VARIANT_RUNS = StudyTable(RUNS.file, ("variant", *RUNS.columns), _variant_row)
+"""The same where hyperparameters vary by name."""

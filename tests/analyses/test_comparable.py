@@ -7,17 +7,20 @@ from gradlab.analyses.comparable import (
     run_key,
     what_differs,
 )
-from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.config import BASE_VARIANT, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 
 
-def recorded(arch: str = "pre-ln", size: str = "nano", lr: float = 1e-3, seed: int = 0) -> Run:
-    model = model_config(arch, size)
-    schedule = ScheduleConfig(lr=lr)
-    config = RunConfig(arch=arch, size=size, model=model, schedule=schedule, steps=9, seed=seed)
+def recorded(
+    arch: str = "pre-ln", size: str = "nano", lr: float = 1e-3, seed: int = 0, *,
+    variant: str = BASE_VARIANT, dropout: float = 0.0,
+) -> Run:  # fmt: skip
+    model = model_config(arch, size, dropout=dropout)
+    named = {"arch": arch, "size": size, "variant": variant}
+    config = RunConfig(**named, model=model, schedule=ScheduleConfig(lr=lr), steps=9, seed=seed)
     return MemoryWriter(config, {"corpus": {"sha256": "a"}}).run()
 
 
@@ -33,6 +36,14 @@ def test_what_may_differ_is_said() -> None:
     with pytest.raises(GradlabError, match="their schedules differ"):
         check_comparable([one, other])
     assert what_differs(one, recorded(size="micro"), free=("schedules",)) == "sizes"
+
+
+def test_variants_are_kept_apart_whatever_may_differ() -> None:
+    one, other = recorded(lr=1e-3), recorded(lr=2e-3, variant="twice-lr")
+    assert what_differs(one, other, free=("schedules",)) == "variants"
+    check_comparable([other, recorded("normformer", lr=2e-3, variant="twice-lr")])
+    assert comparable_groups([one, other], free=("schedules",)) == [[one], [other]]
+    assert what_differs(one, recorded("normformer", dropout=0.1)) == "dropouts"
 
 
 def test_runs_are_sorted_into_groups_that_compare() -> None:

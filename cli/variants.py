@@ -1,0 +1,98 @@
+"""`gradlab variants`: whether an architecture's lead outlasts other hyperparameters."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradlab.cli.command import takes
+from gradlab.cli.loss_options import VariantsOptions
+from gradlab.cli.screen import output
+from gradlab.cli.study import default_folder, study_runs, train_study
+
+if TYPE_CHECKING:
+    from gradlab.cli.equal_time import EqualRuns
+
+EXAMPLES = """\
+Examples:
+
+gradlab variants
+
+gradlab variants --variant base --variant longer-warmup --variant grad-clip --seeds 5
+
+gradlab variants --variant base --variant clip_norm=0.1,dropout=0.1 --variant lr=0.5x,warmup=2x
+
+gradlab variants --arch pre-ln --arch normformer-resscale --size micro --steps 1000 --warmup 20
+--out studies/table-5"""
+
+
+@takes(VariantsOptions)
+def variants(options: VariantsOptions) -> None:
+    """Compare architectures under several hyperparameters: the NormFormer paper's Table 5.
+
+    A variant is the other options with something changed: base (nothing), longer-warmup (12 times
+    as long), gpt3 (sequences twice as long, at twice the tokens, and dropout 0.1), grad-clip
+    (gradients clipped at a norm of 0.1), dropout (0.1), half-lr and twice-lr, weight-decay (0.1).
+    One of your own names the options that it changes, with values or multiples: --variant
+    lr=0.5x,dropout=0.1. Every variant trains every architecture.
+
+    Within a variant, compute is equal: before the study begins, the architectures' training steps
+    are timed on this device, in turns, and each takes as many steps as fit in the time of the
+    baseline's under that variant. With --equal steps all take the same number.
+
+    The result is a table of the validation loss and perplexity after the last step, over seeds,
+    with paired differences from the baseline of the same variant (95 % intervals); variants are not
+    compared with each other. Ctrl-C stops; the same command with --resume goes on, with more
+    variants or seeds too.
+    """
+    from gradlab.cli.equal_time import equal_runs
+    from gradlab.cli.plan_variants import plan_variants, timed_variants
+    from gradlab.training.study_table import VARIANT_RUNS
+
+    configs = plan_variants(options)
+    out = options.out or default_folder("variants", configs)
+    equal = equal_runs(configs, timed_variants(options), options, out)
+    train_study(
+        "variants",
+        options,
+        equal.configs,
+        out,
+        table=VARIANT_RUNS,
+        show_result=lambda _: show_result(options, equal, out),
+        notes=equal.notes,
+    )
+
+
+def show_result(options: VariantsOptions, equal: "EqualRuns", out: Path) -> None:
+    """Print the study's table and sentences, and write its files."""
+    from gradlab.analyses.variants import (
+        summarise_variants,
+        variant_differences,
+        variant_losses,
+    )
+    from gradlab.cli.equal_time import with_times
+    from gradlab.cli.plan_variants import architectures_of, variants_of
+    from gradlab.cli.study_files import write_csvs
+    from gradlab.cli.variants_report import variant_sentences, variant_tables
+
+    console = output()
+    losses = variant_losses(study_runs(equal.configs, out))
+    if losses.empty:
+        console.print(f"No run in {out} has ended: there is nothing to compare.")
+        return
+    baseline = architectures_of(options)[0]
+    # None of the baseline's has ended where the study was stopped early.
+    pairs = losses if losses["arch"].eq(baseline).any() else losses.head(0)
+    changes = {variant.name: variant.text for variant in variants_of(options)}
+    summary = summarise_variants(losses)
+    summary.insert(1, "change", summary["variant"].map(changes))
+    tables = {
+        "losses": losses,
+        "summary": with_times(summary, equal.times),
+        "differences": variant_differences(pairs, baseline=baseline),
+    }
+    for table in variant_tables(equal.configs, tables["summary"], tables["differences"]):
+        console.print(table)
+    for sentence in variant_sentences(tables["differences"]):
+        console.print(sentence)
+    files = [out / "runs.csv", *write_csvs(tables, out)]
+    names = ", ".join(file.name for file in files)
+    console.print(f"In {out}: {names}; a folder a run.")
