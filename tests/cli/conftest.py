@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gradlab.models.presets import model_config
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.training import study as study_module
+from gradlab.training.loop import train
 
 
 @pytest.fixture
@@ -104,6 +106,18 @@ def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(study_module, "run_jobs", run_jobs)
 
     return fake
+
+
+@pytest.fixture
+def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies whose runs are trained in this process: a new one imports torch for seconds."""
+
+    def run_jobs(jobs, *, limit, on_progress, on_end):  # type: ignore[no-untyped-def]
+        for job in jobs:
+            train(job.config, job.path, progress=partial(on_progress, job.name))
+            on_end(job.name, None)
+
+    monkeypatch.setattr(study_module, "run_jobs", run_jobs)
 
 
 def _write_losses(folder: Path, config: RunConfig, loss: float | None) -> None:

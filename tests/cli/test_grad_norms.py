@@ -250,6 +250,7 @@ def test_mistakes_are_one_sentence_before_anything_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trained_here")
 def test_a_study_from_the_command_to_the_figure(tmp_path: Path, text: str) -> None:
     out = tmp_path / "study"
     arguments = ("--corpus", text, "--out", str(out), "--seeds", "1", "--arch", "pre-ln")
