@@ -55,6 +55,11 @@ def test_the_default_search() -> None:
         )
 
 
+def test_a_search_can_validate_on_the_way() -> None:
+    configs = plan_lr_search(LrSearchOptions(val_every=50, seeds=1))
+    assert {config.val_every for config in configs} == {50}
+
+
 def test_the_rows_of_table_4_are_architectures_too() -> None:
     (config,) = plan_lr_search(LrSearchOptions(arch=["minus-ffn-ln"] * 2, lr=[1e-3] * 2, seeds=1))
     assert config.arch == "minus-ffn-ln"
