@@ -1,5 +1,7 @@
 """How much higher or lower each architecture breaks than a baseline, by size, with intervals."""
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,7 +20,11 @@ _LABELS = {
     "lr_collapse": "LR at the collapse",
 }
 
-_WIDE_TICKS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 100)
+_LABEL_HEIGHT = 0.07
+"""Share of a one-column axis that a tick label on y takes."""
+
+_WIDE_TICKS = (1, 2, 0.5, 10, 0.1, 5, 0.25, 100, 0.01, 1.5, 0.75, 3, 20, 0.05, 1.25)
+"""Ratios that ticks may stand at, those first that matter most."""
 
 
 def lr_against_baseline(
@@ -68,7 +74,7 @@ def lr_against_baseline(
             _draw_means(ax, x, rows, style[arch])
         _set_ratio_axis(ax, differences, largest)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _percent(ratio)))
-        ax.set_ylabel(f"{_LABELS[value]} against {style[baseline].label}")
+        ax.set_ylabel(fill(f"{_LABELS[value]} against {style[baseline].label}", 32))
         handles = [_mark(style[arch]) for arch in others]
         if not differences["distinguished"].all():
             handles.append(_mark(Look("not distinguished", "0.4", "o"), hollow=True))
@@ -98,9 +104,20 @@ def _set_ratio_axis(ax: Axes, differences: pd.DataFrame, largest: float) -> None
     limits = np.exp([bottom - edge, top + edge])
     ax.set_yscale("log")
     ax.set_ylim(*limits)
-    ticks = _WIDE_TICKS if limits[1] / limits[0] > 2 else MaxNLocator(6).tick_values(*limits)
+    wide = limits[1] / limits[0] > 2
+    ticks = _apart(limits) if wide else MaxNLocator(6).tick_values(*limits)
     ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if limits[0] <= t <= limits[1]]))
     ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _apart(limits: "np.typing.NDArray[np.float64]") -> list[float]:
+    """The wide ticks whose labels have room beside those of the ones before."""
+    room = _LABEL_HEIGHT * np.log(limits[1] / limits[0])
+    kept: list[float] = []
+    for tick in _WIDE_TICKS:
+        if all(abs(np.log(tick / other)) > room for other in kept):
+            kept.append(tick)
+    return kept
 
 
 def _percent(ratio: float) -> str:

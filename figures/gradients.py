@@ -14,6 +14,7 @@ from gradlab.figures.stability import set_value_axis
 from gradlab.figures.style import (
     TWO_COLUMNS,
     Look,
+    asides,
     draw_range,
     legend_above,
     legend_over,
@@ -35,7 +36,8 @@ def gradient_by_layer(
     """Mean L1 norm of the gradient of an op's weight against the layer, a line an architecture.
 
     The line is the mean over seeds, the band their range. Layers without a finite gradient are
-    gaps. The axis is logarithmic where the largest gradient is more than four times the least.
+    gaps. Lines are set aside from each other by up to a tenth of a layer, so that equal ones are
+    both seen. The axis is logarithmic where the largest gradient is more than four times the least.
 
     Args:
         gradients: A table of `gradlab.analyses.gradient_study.study_gradients`.
@@ -109,6 +111,7 @@ def _draw(
 ) -> None:
     """One window's lines, on axes with room for all windows."""
     n_layers = int(everything["n_layers"].max())
+    aside = asides(list(style), 0.1, most=0.4)  # in layers
     for place, (arch, look) in enumerate(style.items()):
         seeds = rows[rows["arch"] == arch].groupby("layer")["grad_l1"]
         if not len(seeds):
@@ -116,9 +119,10 @@ def _draw(
         low, mean, high = (
             values.reindex(range(n_layers)) for values in (seeds.min(), seeds.mean(), seeds.max())
         )
-        draw_range(ax, mean.index, low, high, look.color)
+        x = mean.index + aside[arch]
+        draw_range(ax, x, low, high, look.color)
         ax.plot(
-            mean.index,
+            x,
             mean,
             color=look.color,
             marker=look.marker,
@@ -129,7 +133,7 @@ def _draw(
             markeredgewidth=0.4,
             zorder=3 + place / 100,
         )
-    ax.set_xlim(-0.4, n_layers - 0.6)
+    ax.set_xlim(-0.5, n_layers - 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     set_value_axis(ax, everything["grad_l1"])
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from gradlab.analyses.lr_search import entered_losses, losses_by_rate, summarise_search
 from gradlab.errors import GradlabError
 from gradlab.figures.labels import rate_label
-from gradlab.figures.style import Look, legend_above, looks, paper_axes, paper_style
+from gradlab.figures.style import Look, asides, legend_above, looks, paper_axes, paper_style
 
 _LABEL_WIDTH = 0.11
 """Share of a one-column axis that a tick label on x takes."""
@@ -24,7 +24,7 @@ def loss_by_rate(losses: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     The line joins means over seeds of what the runs entered with: their final loss, or where they
     diverged their loss at initialisation. Every run is a faint point; a run that diverged is a
     cross. A ring marks the best rate of each architecture. The points of the architectures are
-    set aside from each other by a fiftieth of the axis.
+    set aside from each other by a fiftieth of the axis, or less where there are many.
 
     Args:
         losses: A table of `gradlab.analyses.final_losses.final_losses`.
@@ -77,11 +77,8 @@ def _set_rate_axis(ax: Axes, rates: list[float], architectures: list[str]) -> di
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
     ax.set_xlabel("Peak learning rate")
-    middle = (len(architectures) - 1) / 2
-    return {
-        arch: float(np.exp((place - middle) * _GAP * span))
-        for place, arch in enumerate(architectures)
-    }
+    shares = asides(architectures, _GAP, most=0.08)
+    return {arch: float((high / low) ** share) for arch, share in shares.items()}
 
 
 def _draw_runs(ax: Axes, runs: pd.DataFrame, look: Look, aside: float) -> None:

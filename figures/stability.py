@@ -14,7 +14,15 @@ from gradlab.analyses.stability import summarise_stability
 from gradlab.analyses.stability_table import observations
 from gradlab.errors import GradlabError
 from gradlab.figures.labels import count_label, rate_label
-from gradlab.figures.style import DASHES, Look, legend_above, looks, paper_axes, paper_style
+from gradlab.figures.style import (
+    DASHES,
+    Look,
+    asides,
+    legend_above,
+    looks,
+    paper_axes,
+    paper_style,
+)
 
 AXIS_LABELS = {
     "lr": "Learning rate at the break",
@@ -83,7 +91,8 @@ def set_parameter_axis(
         ax: Its x axis is set.
         runs: Columns size and params.
         architectures: In the order in which their points stand beside each other.
-        gap: Between two of them, as a share of the axis; wider where there is one size only.
+        gap: Between two of them, as a share of the axis, if there is room for all; wider where
+            there is one size only.
 
     Returns:
         The factor on x that sets each architecture's points aside.
@@ -99,9 +108,9 @@ def set_parameter_axis(
     ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: count_label(number)))
     ax.grid(False, axis="x")
     ax.set_xlabel("Parameters")
-    unit = (gap if len(sizes) > 1 else 0.12) * np.log(high / low)
-    middle = (len(architectures) - 1) / 2
-    return {arch: float(np.exp((i - middle) * unit)) for i, arch in enumerate(architectures)}
+    several = len(sizes) > 1
+    shares = asides(architectures, gap if several else 0.12, most=0.1 if several else 0.84)
+    return {arch: float((high / low) ** share) for arch, share in shares.items()}
 
 
 def _apart(places: Sequence[float], span: float) -> list[float]:

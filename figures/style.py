@@ -125,23 +125,45 @@ def paper_style() -> Iterator[None]:
         yield
 
 
+class PaperFigure(Figure):
+    """A figure of a paper's width, whose height is ours to choose."""
+
+
 def paper_axes(width: float = ONE_COLUMN, height: float | None = None) -> Axes:
     """Axes of a new pyplot figure of a paper's size, in inches; height 3/4 of the width if None."""
     with paper_style():
-        figure = plt.figure(figsize=(width, height or 0.75 * width), layout="constrained")
+        size = (width, height or 0.75 * width)
+        figure = plt.figure(figsize=size, layout="constrained", FigureClass=PaperFigure)
         return figure.add_subplot()
+
+
+def asides(names: Sequence[str], gap: float, *, most: float) -> dict[str, float]:
+    """How far each name's points are set aside, that those of several may be seen at one x.
+
+    Args:
+        names: In the order in which their points stand beside each other.
+        gap: Between two of them, as a share of the axis.
+        most: Between the first and the last; the gap is less where it would be more.
+    """
+    unit = min(gap, most / max(len(names) - 1, 1))
+    middle = (len(names) - 1) / 2
+    return {name: (place - middle) * unit for place, name in enumerate(names)}
 
 
 def legend_above(ax: Axes, handles: Sequence[Line2D], *, columns: int = 3) -> None:
     """A legend above the axes, where no data can be under it, read row by row.
+
+    A figure of `paper_axes` grows with it, by what the rows after the second take.
 
     Args:
         ax: The axes.
         handles: Lines with labels.
         columns: The most columns; fewer where they would be wider than the axes.
     """
-    room = ax.get_position().width * figure_of(ax).get_figwidth()
-    columns = _columns(handles, columns, room)
+    figure = figure_of(ax)
+    columns = _columns(handles, columns, ax.get_position().width * figure.get_figwidth())
+    if isinstance(figure, PaperFigure):
+        _grow(figure, -(-len(handles) // columns) - 2)
     ax.legend(
         handles=_row_by_row(handles, columns),
         loc="lower left",
@@ -159,8 +181,13 @@ def legend_over(figure: Figure, handles: Sequence[Line2D]) -> None:
     """
     columns = _columns(handles, len(handles), figure.get_figwidth())
     figure.legend(handles=_row_by_row(handles, columns), loc="outside upper left", ncols=columns)
-    more = -(-len(handles) // columns) - 1
-    figure.set_figheight(figure.get_figheight() + more * 1.4 * PAPER["legend.fontsize"] / 72)
+    _grow(figure, -(-len(handles) // columns) - 1)
+
+
+def _grow(figure: Figure, rows: int) -> None:
+    """Make a figure higher by the rows of a legend."""
+    more = 1.5 * PAPER["legend.fontsize"] / 72 * max(rows, 0)
+    figure.set_figheight(figure.get_figheight() + more)
 
 
 def _columns(handles: Sequence[Line2D], most: int, room: float) -> int:

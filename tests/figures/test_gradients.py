@@ -59,9 +59,9 @@ def test_a_line_is_the_mean_over_seeds_of_each_layer(window: str, op: str) -> No
     table = study()
     ax = gradient_by_layer(table, op=op, window=window)
     assert len(ax.lines) == len(FALLS)
-    for arch in FALLS:
+    for place, arch in enumerate(FALLS):
         layers, means = line(ax, arch).get_data()
-        assert list(layers) == list(range(12))
+        np.testing.assert_allclose(layers, np.arange(12) + 0.1 * (place - 1))
         np.testing.assert_allclose(means, rows_of(table, arch, window, op).mean(axis=1))
         assert line(ax, arch).get_marker() == LOOKS[arch].marker
 
@@ -74,7 +74,7 @@ def test_a_band_is_the_range_over_seeds() -> None:
         (path,) = bands[to_hex(LOOKS[arch].color)].get_paths()
         values = rows_of(table, arch, "late")
         for layer in range(12):
-            edges = path.vertices[path.vertices[:, 0] == layer, 1]
+            edges = path.vertices[np.abs(path.vertices[:, 0] - layer) < 0.11, 1]
             assert edges.min() == pytest.approx(values[layer].min())
             assert edges.max() == pytest.approx(values[layer].max())
 

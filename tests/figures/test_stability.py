@@ -151,3 +151,21 @@ def test_a_study_without_results_is_refused() -> None:
         lr_at_break(study(lr_collapse=None), value="lr_collapse")
     with pytest.raises(GradlabError, match="should be one of"):
         lr_at_break(study(), value="loss")
+
+
+@pytest.mark.parametrize("sizes", [1, 3])
+def test_eight_architectures_stay_on_the_axis(sizes: int) -> None:
+    archs = [f"mine {number}" for number in range(8)]
+    rows = [
+        {**run(size, "pre-ln", 0, 0.1 + 0.01 * place), "arch": arch}
+        for size in list(SIZES)[:sizes]
+        for place, arch in enumerate(archs)
+    ]
+    ax = lr_at_break(pd.DataFrame(rows, columns=list(COLUMNS)))
+    low, high = ax.get_xlim()
+    places = [x for line in ax.lines for x in line.get_xdata()]
+    assert low < min(places) < max(places) < high
+    figure = ax.get_figure(root=True)
+    figure.draw_without_rendering()
+    # However many rows the legend has, the axes keep their height.
+    assert ax.get_window_extent().height > 1.5 * figure.dpi

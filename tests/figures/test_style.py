@@ -150,3 +150,15 @@ def test_the_range_of_a_point_without_neighbours_is_seen() -> None:
     assert bars.get_segments()[0].tolist() == [[3.0, 3.0], [3.0, 4.0]]
     assert len(bars.get_segments()) == 1
     draw_range(paper_axes(), [1.0], [2.0], [3.0], "#000000")
+
+
+def test_a_figure_of_somebody_elses_keeps_its_height() -> None:
+    handles = [Line2D([], [], label=f"an architecture of mine {n}") for n in range(9)]
+    figure, ax = plt.subplots()
+    height = figure.get_figheight()
+    legend_above(ax, handles)
+    assert figure.get_figheight() == height
+    ours = paper_axes()
+    height = ours.figure.get_figheight()
+    legend_above(ours, handles)
+    assert ours.figure.get_figheight() > height
