@@ -42,8 +42,9 @@ def windows_of(config: RunConfig, length: int = WINDOW_STEPS) -> dict[str, Windo
     if length < 1:
         raise GradlabError(f"a window of {length} steps holds nothing: average at least one.")
     if config.steps < warmup + 2 * length:
+        have = "steps have" if config.steps != 1 else "step has"
         raise GradlabError(
-            f"{config.steps} steps have no room for two windows of {length} after {warmup} of "
+            f"{config.steps} {have} no room for two windows of {length} after {warmup} of "
             "warm-up: take more steps, or average fewer."
         )
     return {

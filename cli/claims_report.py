@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
+
+from gradlab.cli.screen import Words, results_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,19 +35,12 @@ def claims_table(table: "pd.DataFrame") -> Table:
     Args:
         table: Of `gradlab.analyses.claim.judge_all`.
     """
-    made = Table(
-        title="The paper's claims",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="dim",
-    )
-    for heading in ("claim", "paper", "size", "number (95 % interval)", "seeds", "verdict"):
+    made = results_table("The paper's claims")
+    for heading in ("claim", "size", "number (95 % interval)", "seeds", "verdict"):
         made.add_column(heading)
     for row in table.to_dict("records"):
-        cells = [row[name] for name in ("says", "source", "size")]
-        cells += [number_text(row), seeds_text(row), row["verdict"]]
-        made.add_row(*(Text(cell) for cell in cells))
+        cells = [f"{row['says']} ({row['source']})", row["size"], number_text(row)]
+        made.add_row(*map(Words, [*cells, seeds_text(row), row["verdict"]]))
     return made
 
 

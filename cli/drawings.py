@@ -187,8 +187,11 @@ def has_no_validation(run: "Run") -> str | None:
     """Why a run has no perplexity."""
     if run.attached:
         return _LOOP
-    found = run.table("steps", ["val_loss"])["val_loss"].notna().any()
-    return None if found else "it has no validation, which gradlab train --val-every 50 makes"
+    if run.table("steps", ["val_loss"])["val_loss"].notna().any():
+        return None
+    if run.config.val_every:
+        return "it has no validation, or none that is a number"
+    return "it has no validation, which gradlab train --val-every 50 makes"
 
 
 _LOOP = "it is of a loop of its own (gradlab.attach), whose config is not known"

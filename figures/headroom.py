@@ -123,7 +123,9 @@ def headroom_panels(roads: Mapping[str, Road], *, against: str = "lr") -> Figure
 def _looks(tightest: pd.DataFrame) -> dict[int | None, dict[str, Any]]:
     """Sequential colours from dark to light over depth, and a look for what is outside."""
     if tightest.empty:
-        raise GradlabError("no headroom was recorded: there is nothing to draw.")
+        raise GradlabError(
+            "no headroom was recorded, or none that is a number: there is nothing to draw."
+        )
     layers = [int(layer) for layer in sorted(tightest["layer"].dropna().unique())]
     shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, max(len(layers), 2)))
     looks: dict[int | None, dict[str, Any]] = {

@@ -84,7 +84,7 @@ def test_one_study_has_its_claims_and_the_others_say_that_they_are_not_there(
     assert table["normformer-perplexity"]["size"] == "nano-d16"
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert (
-        "Without the FFN LN NormFormer is worse table 4 nano-d16 1.221 (1.221 to 1.221) 3 seen"
+        "Without the FFN LN NormFormer is worse (table 4) nano-d16 1.221 (1.221 to 1.221) 3 seen"
         in lines
     )
     assert f"{RULE}." in " ".join(lines)

@@ -269,6 +269,8 @@ def test_numbers_that_are_all_nan_have_a_sentence_each(tmp_path: Path) -> None:
         (sentence,) = about(result, title)
         assert "was not made" in sentence
         assert sentence.endswith(".")
+    assert "no validation, or none that is a number" in about(result, "figure 2")[0]
+    assert "or none that is a number" in about(result, "headroom")[0]
     assert lines(result)[-1].startswith("0 figures")
 
 
@@ -283,7 +285,7 @@ def test_one_layer_and_one_step(tmp_path: Path, layers: int, steps: int) -> None
     for title, names in MADE.items():
         found = about(result, title)
         if steps == 1 and title in ("figure 3", "figure 7"):
-            assert "1 steps have no room for two windows" in found[0]
+            assert "1 step has no room for two windows" in found[0]
         else:
             assert len(found) == len(names)
             assert "not made" not in "".join(found)
