@@ -9,7 +9,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOP := $(VENV)/.installed-dev
 
-.PHONY: help install stability test test-long lint bench clean
+# Installed uncompiled (below), and imported by many processes of the tests: where the environment
+# forbids to write bytecode, each of them would compile all of torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help install stability test pytest test-long lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -21,9 +25,12 @@ stability: $(INSTALLED)  ## The nano LR stability test: three architectures, thr
 	$(BIN)/gradlab run-stability --size nano --lr-step 2e-4 --seeds 3 --jobs $(JOBS) \
 		--out studies/nano --resume
 
+test: $(DEVELOP)  ## Everything CI checks: lint, and beside it the tests that need no GPU
+	$(MAKE) --no-print-directory --jobs=2 lint pytest
+
 # One thread a process: two processes fill two cores, and sums have one order.
-test: export OMP_NUM_THREADS = 1
-test: lint  ## Everything CI checks: lint, then the tests that need no GPU
+pytest: export OMP_NUM_THREADS = 1
+pytest: $(DEVELOP)
 	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
 
 test-long: export OMP_NUM_THREADS = 1
@@ -44,11 +51,13 @@ clean:  ## Remove .venv, caches and build outputs; studies and runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# The pip that Python 3.11 brings takes three times as long as today's to choose the versions.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "gradlab needs Python 3.11 or newer, which $(PYTHON) is not." \
 			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	-$@ -m pip install --quiet --no-compile --upgrade pip
 
 # Stamps are written last, so that an installation that was cut short is begun again.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
