@@ -12,6 +12,10 @@ from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
 
+_TIMED = ("gradlab ablate", "gradlab variants")
+"""Commands that measure how many steps take equal time, unless told otherwise."""
+
+
 def repeat_section(runs: Mapping[str, Run], paths: Sequence[Path]) -> Markup:
     """Commands, versions, text and machine of the runs, and the command of the page itself."""
     parts = []
@@ -31,8 +35,8 @@ def repeat_section(runs: Mapping[str, Run], paths: Sequence[Path]) -> Markup:
         "The same command gives the same losses to the bit with the same versions, text and "
         "machine; python-stdlib is the source of the Python that runs it."
     )
-    if any(line.startswith("gradlab ablate") for line in lines):
-        same += " Where rows take equal time, the steps that fit in it are measured again."
+    if any(line.startswith(_TIMED) and "--equal steps" not in line for line in lines):
+        same += " Where runs take equal time, the steps that fit in it are measured again."
     words = ["gradlab", "report", *(str(path) for path in paths), "--out", "report.html"]
     parts += [
         element("p", same, class_="quiet"),

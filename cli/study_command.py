@@ -66,7 +66,7 @@ def study_commands(runs: "Iterable[Run]") -> list[Command | None]:
     None for a run outside a study, or of one whose file has no command or cannot be read.
     """
     files: dict[Path, Mapping[str, Any]] = {}
-    found = []
+    found: list[Command | None] = []
     for run in runs:
         place = None if run.path is None else run.path.resolve()
         if place is None:

@@ -143,7 +143,8 @@ def _label(rows: pd.DataFrame) -> str:
 
 def _doubtful(rows: pd.DataFrame) -> "pd.Series[bool]":
     """The cells that their interval does not set apart from 1, where there are intervals."""
-    return (rows["pairs"] > 0) & ~rows["distinguished"] & (rows["pairs"].max() > 1)
+    doubtful: pd.Series[bool] = (rows["pairs"] > 0) & ~rows["distinguished"]
+    return doubtful & bool(rows["pairs"].max() > 1)
 
 
 def _scale(rows: pd.DataFrame) -> Normalize:
@@ -218,7 +219,7 @@ def _write_numbers(ax: Axes, cells: "np.typing.NDArray[np.float64]", scale: Norm
             ha="center",
             va="center_baseline",
             fontsize=_NUMBER,
-            color=_ink(cells[row, layer], scale),
+            color=_ink(float(cells[row, layer]), scale),
         )
 
 

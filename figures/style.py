@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -67,7 +67,7 @@ class Look:
 
     label: str
     color: str
-    marker: str | tuple[int, int, int]
+    marker: str | tuple[int, Literal[0, 1, 2], int]
 
 
 LOOKS: Mapping[str, Look] = MappingProxyType(

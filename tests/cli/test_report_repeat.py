@@ -8,11 +8,12 @@ import pytest
 from typer.main import get_command
 
 from gradlab.cli.command_options import GradNormsOptions, StabilityOptions, TrainOptions
-from gradlab.cli.loss_options import AblateOptions, LrSearchOptions
+from gradlab.cli.loss_options import AblateOptions, LrSearchOptions, VariantsOptions
 from gradlab.cli.main import app
 from gradlab.cli.plan import plan_grad_norms, plan_stability, plan_train
 from gradlab.cli.plan_losses import plan_ablation, plan_lr_search
-from gradlab.cli.report_repeat import commands_for
+from gradlab.cli.plan_variants import plan_variants
+from gradlab.cli.report_repeat import commands_for, repeat_section
 from gradlab.cli.study_command import command_of
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
@@ -24,6 +25,7 @@ PLANS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "grad-norms": (GradNormsOptions, plan_grad_norms),
     "ablate": (AblateOptions, plan_ablation),
     "lr-search": (LrSearchOptions, plan_lr_search),
+    "variants": (VariantsOptions, plan_variants),
     "train": (TrainOptions, lambda options: [plan_train(options)]),
 }
 
@@ -73,8 +75,9 @@ def made(configs: Sequence[RunConfig]) -> list[Run]:
         ("grad-norms", GradNormsOptions()),
         ("ablate", AblateOptions(row=["pre-ln", "minus-ffn-ln"], equal="steps", clip_norm=0.1)),
         ("lr-search", LrSearchOptions(lr=[1e-3, 1 / 3], val_batches=3)),
+        ("variants", VariantsOptions(variant=["base", "clip_norm=0.1,lr=0.5x"], val_every=5)),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_a_command_says_what_was_asked(name: str, options: Any) -> None:
     assert read(command_of(name, options).line) == (name, options)
@@ -137,3 +140,16 @@ def test_a_run_of_a_study_is_its_studys(
     assert str(second).startswith("gradlab train")
     (tmp_path / "study.json").write_text("{")
     assert commands_for([inside]) == [second]
+
+
+@pytest.mark.parametrize("equal", ["time", "steps"])
+def test_a_study_at_equal_time_measures_its_steps_again(
+    tmp_path: Path, write_run: Callable[..., Path], equal: str
+) -> None:
+    from gradlab.runs.reader import load
+
+    run = load(write_run(tmp_path / "run"))
+    note = command_of("ablate", AblateOptions(equal=equal)).note()
+    (tmp_path / "study.json").write_text(json.dumps({"runs": {"run": {}}, **note}))
+    page = str(repeat_section({"run": run}, [tmp_path]))
+    assert ("are measured again" in page) == (equal == "time")
