@@ -24,6 +24,7 @@ def invoke(*arguments: str) -> Result:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trained_here")
 def test_a_study_from_the_command_to_the_figures(tmp_path: Path, text: str) -> None:
     out = tmp_path / "study"
     arguments = ("--corpus", text, "--lr-step", "500", "--steps", "60", "--out", str(out))
