@@ -11,7 +11,6 @@ from gradlab.config import BASE_VARIANT, RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
-
 _TIMED = ("gradlab ablate", "gradlab variants")
 """Commands that measure how many steps take equal time, unless told otherwise."""
 
