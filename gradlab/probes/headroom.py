@@ -9,19 +9,21 @@ take more reads are made at some looks and, on a CPU, wherever an extreme is not
 import math
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError
 from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.compiled import CompiledLater
+from gradlab.probes.extremes import Extremes
 from gradlab.probes.overflows import overflow_rows, overflows
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
@@ -52,8 +54,7 @@ class _Pass:
     sampled: bool
     counting: bool
     order: list[int] = field(default_factory=list)
-    low: list[Tensor] = field(default_factory=list)
-    high: list[Tensor] = field(default_factory=list)
+    passed: set[int] = field(default_factory=set)
     counted: list[int] = field(default_factory=list)
     counts: list[Tensor] = field(default_factory=list)
     poisoned: list[int] = field(default_factory=list)
@@ -114,6 +115,7 @@ class Headroom(Probe):
         self._looks = 0
         self._fp16 = False
         self._pass = _Pass(False, False)
+        self._extremes = Extremes()
         self._passed: set[str] = set()
         self._pass_ended = False
         self._forward_seen = self._backward_seen = False
@@ -134,6 +136,7 @@ class Headroom(Probe):
         """Start an empty record."""
         self._pass = _Pass(self._looks % self._sample == 0, self._looks % self._count == 0)
         self._looks += 1
+        self._extremes.clear()
         self._passed.clear()
         self._forward_seen = self._backward_seen = False
 
@@ -148,16 +151,18 @@ class Headroom(Probe):
         seen = self._pass
         if not seen.order:
             return None
+        numbers, rows = self._extremes.together()
         labels: Columns = {
             "places": tuple(self._places),
             "order": seen.order,
+            "rows": rows,
             "counted": seen.counted,
             "poisoned": seen.poisoned,
             "sampled": [seen.sampled],
         }
-        values = {"low": _stacked(seen.low), "high": _stacked(seen.high)}
+        values = {"low": numbers[:, 0], "high": numbers[:, 1]}
         if seen.counts:
-            values["counts"] = _stacked(seen.counts).reshape(-1)
+            values["counts"] = _joined(seen.counts)
         return Reading(labels, values)
 
     def joined(self, readings: Sequence[Columns]) -> Columns:
@@ -170,9 +175,12 @@ class Headroom(Probe):
         whole: dict[str, list[Any]] = {name: [] for name in readings[0]}
         for reading in readings:
             at = [index[place.site, place.direction] for place in reading["places"]]
+            looks = list(range(len(whole["order"]), len(whole["order"]) + len(reading["order"])))
+            becomes = {"order": at, "poisoned": at, "rows": looks, "counted": looks}
             for name, column in reading.items():
-                indices = name in ("order", "counted", "poisoned")
-                whole.setdefault(name, []).extend([at[i] for i in column] if indices else column)
+                if name in becomes:
+                    column = [becomes[name][i] for i in column]
+                whole.setdefault(name, []).extend(column)
         return {**whole, "places": tuple(places.values())}
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
@@ -219,25 +227,31 @@ class Headroom(Probe):
         return last is not None and last[0]() is tensor and last[1] == tensor._version
 
     def _on_output(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        is_new = (name, "forward") not in self._index
-        if is_new:
-            self._note_use(module, args, output.dtype)
-        seen, numel = _local(output.detach()), output.numel()
+        seen, numel = _plain(output), output.numel()
         if isinstance(module, Scores):
             # A causal model never uses a score above the diagonal, nor its gradient (zero).
             length = output.shape[-1]
             seen, numel = seen.tril(), numel * (length + 1) // (2 * length)
-        masks = is_new and _may_mask(module, output)  # a place is made once
-        place = Place(name, "forward", output.dtype, numel, masks)
-        if not self._see(place, seen) and not self._pass.poisoned and _any_not_finite(args):
+
+        def place() -> Place:
+            self._note_use(module, args, output.dtype)
+            return Place(name, "forward", output.dtype, numel, _may_mask(module, output))
+
+        finite = self._see(name, "forward", seen, place)
+        if not finite and not self._pass.poisoned and _any_not_finite(args):
             self._pass.poisoned.append(self._index[name, "forward"])
         # A leaf, as a module gives that returns its parameter, would keep the hook for good.
         if output.requires_grad and not output.is_leaf:
             output.register_hook(partial(self._on_output_gradient, name, numel))
 
     def _on_output_gradient(self, name: str, numel: int, gradient: Tensor) -> None:
-        if self.active:
-            self._see(Place(name, "backward", gradient.dtype, numel), _local(gradient.detach()))
+        if not self.active:
+            return
+
+        def place() -> Place:
+            return Place(name, "backward", gradient.dtype, numel)
+
+        self._see(name, "backward", _plain(gradient), place)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -245,14 +259,18 @@ class Headroom(Probe):
         redundant = self._forward_seen and not self._fp16
         if not self.active or redundant or gradient is None:
             return
-        uses = self._used_as.get(cast(nn.Parameter, parameter), [])
+        dtype = gradient.dtype
         index = self._index.get((name, "backward"))
-        if index is not None and index in self._pass.order:  # a sum over micro-batches
-            self._places[index] = replace(self._places[index], dtype=gradient.dtype)
-        narrowed = len(uses) == 1 and uses[0].itemsize < gradient.dtype.itemsize
-        dtype = uses[0] if narrowed else gradient.dtype
-        values = gradient.coalesce().values() if gradient.is_sparse else _local(gradient)
-        self._see(Place(name, "backward", dtype, parameter.numel()), values)
+        if index is not None and index in self._pass.passed:  # a sum over micro-batches
+            self._places[index] = replace(self._places[index], dtype=dtype)
+
+        def place() -> Place:
+            uses = self._used_as.get(cast(nn.Parameter, parameter), [])
+            narrowed = len(uses) == 1 and uses[0].itemsize < dtype.itemsize
+            return Place(name, "backward", uses[0] if narrowed else dtype, parameter.numel())
+
+        values = gradient.coalesce().values() if gradient.is_sparse else _plain(gradient)
+        self._see(name, "backward", values, place)
 
     def _note_use(self, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
         """Note in which dtype a module used its parameters, its own or those handed to it."""
@@ -260,29 +278,26 @@ class Headroom(Probe):
         for parameter in (*module.parameters(recurse=False), *given):
             self._used_as.setdefault(parameter, []).append(dtype)
 
-    def _see(self, place: Place, x: Tensor) -> bool:
-        """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite."""
+    def _see(self, site: str, direction: Direction, x: Tensor, place: Callable[[], Place]) -> bool:
+        """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite.
+
+        The place is made when it is first passed.
+        """
         if not x.numel():
             return True
-        key = (place.site, place.direction)
-        index = self._index.get(key)
+        index = self._index.get((site, direction))
         if index is None:
-            index = self._index[key] = len(self._places)
-            self._places.append(place)
-        self._fp16 |= place.dtype is torch.float16
+            index = self._index[site, direction] = len(self._places)
+            self._places.append(place())
+        self._fp16 |= x.dtype is torch.float16
         seen = self._pass
-        low, high = extremes(x)
+        is_finite = self._extremes.take(x)
         seen.order.append(index)
-        seen.low.append(low)
-        seen.high.append(high)
-        is_finite = x.device.type != "cpu" or is_finite_on_cpu(low, high)
+        seen.passed.add(index)
         if seen.counting or not is_finite:
-            seen.counted.append(index)
-            if is_finite and x.device.type == "cpu":
-                most, none = torch.maximum(-low, high).double(), low.new_zeros(2).double()
-                seen.counts.append(torch.cat([most[None], none, small_counts(x)]))
-            else:
-                seen.counts.append(details(x))
+            seen.counted.append(len(seen.order) - 1)
+            known = is_finite and x.is_cpu  # to have nothing that is not finite
+            seen.counts.append(F.pad(small_counts(x), (3, 0)) if known else details(x))
         return is_finite
 
 
@@ -292,8 +307,10 @@ _COMPILED = (
 )
 
 
-def _local(x: Tensor) -> Tensor:
-    return x.to_local() if is_spread(x) else x
+def _plain(x: Tensor) -> Tensor:
+    """What this process holds of a tensor, without its history."""
+    x = x.to_local() if is_spread(x) else x
+    return x.detach() if x.requires_grad else x
 
 
 def _may_mask(module: nn.Module, output: Tensor) -> bool:
@@ -319,10 +336,9 @@ def _any_not_finite(args: Any) -> bool:
     )
 
 
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one shape as one, on the first one's device."""
-    device = tensors[0].device
-    return torch.stack([x if x.device == device else x.to(device) for x in tensors])
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors one after another, on the first one's device."""
+    return torch.cat([x.to(tensors[0].device) for x in tensors])
 
 
 def _merge(step: int, columns: Columns) -> SiteStep:
@@ -331,7 +347,9 @@ def _merge(step: int, columns: Columns) -> SiteStep:
     n = len(places)
     low, high = [math.nan] * n, [math.nan] * n
     seen: dict[int, int] = {}  # how often, in order
-    for index, lo, hi in zip(columns["order"], columns["low"], columns["high"], strict=True):
+    order, lows, highs = columns["order"], columns["low"], columns["high"]
+    for index, row in zip(order, columns["rows"], strict=True):
+        lo, hi = lows[row], highs[row]
         if index not in seen:
             low[index], high[index] = lo, hi
             seen[index] = 1
@@ -342,9 +360,13 @@ def _merge(step: int, columns: Columns) -> SiteStep:
             high[index] = hi if math.isnan(hi) else max(high[index], hi)
     merged: dict[int, Details] = {}
     counts = columns.get("counts", [])
-    for at, index in enumerate(columns["counted"]):
+    for at, look in enumerate(columns["counted"]):
+        index, row = order[look], columns["rows"][look]
         largest, *numbers = counts[5 * at : 5 * at + 5]
-        counted = Details(largest, *(int(number) for number in numbers))
+        if math.isfinite(lows[row]) and math.isfinite(highs[row]):
+            largest = max(-lows[row], highs[row])
+        infinite, nan, normal, nonzero = map(int, numbers)
+        counted = Details(largest, infinite, nan, nonzero - normal - nan, nonzero)
         if before := merged.get(index):
             counted = Details(
                 max(before.max_abs, counted.max_abs),
@@ -355,8 +377,8 @@ def _merge(step: int, columns: Columns) -> SiteStep:
             )
         merged[index] = counted
     poisoned = frozenset(columns["poisoned"])
-    sampled, order = columns["sampled"][0], tuple(seen)
-    return SiteStep(step, sampled, places, order, low, high, merged, seen, poisoned)
+    sampled = columns["sampled"][0]
+    return SiteStep(step, sampled, places, tuple(seen), low, high, merged, seen, poisoned)
 
 
 def _headroom_rows(steps: Sequence[SiteStep]) -> Columns:

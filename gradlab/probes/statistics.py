@@ -31,25 +31,24 @@ def is_finite_on_cpu(low: Tensor, high: Tensor) -> bool:
 
 
 def small_counts(x: Tensor) -> Tensor:
-    """(2,) fp64: count of non-zero entries below 2^-14 in magnitude, count of non-zero entries.
+    """(2,) fp64: count of entries of 2^-14 or more in magnitude, count of non-zero entries.
 
-    NaN and inf count as non-zero.
+    Inf counts as both, NaN as non-zero.
     """
     whole = x.device.type != "cpu" or x.numel() <= _CHUNK or not x.is_contiguous()
     parts = [x] if whole else x.view(-1).split(_CHUNK)
     # New buffers for each part would cost more than the counts: the system clears their pages.
     magnitude = torch.empty_like(parts[0])
     ones = torch.empty_like(parts[0], dtype=_wide(parts[0]))
-    zero, below = [], []
+    sums = []
     for part in parts:
         if part.shape != magnitude.shape:
             magnitude, ones = magnitude[: part.numel()], ones[: part.numel()]
         torch.abs(part, out=magnitude)
         # Ones in fp32 add up several times as fast as booleans do on a CPU.
-        zero.append(torch.eq(magnitude, 0, out=ones).sum())
-        below.append(torch.lt(magnitude, FP16_MIN_NORMAL, out=ones).sum())
-    zeros, all_below = torch.stack(zero).double().sum(), torch.stack(below).double().sum()
-    return torch.stack([all_below - zeros, x.numel() - zeros])
+        sums.append(torch.ge(magnitude, FP16_MIN_NORMAL, out=ones).sum())
+        sums.append(torch.ne(magnitude, 0, out=ones).sum())
+    return torch.stack(sums).view(-1, 2).sum(0, dtype=torch.float64)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -62,7 +61,7 @@ def details(x: Tensor) -> Tensor:
 
     Returns:
         (5,): max |x| over the finite entries (0 if none), count of infinite entries, count of
-        NaNs, count of non-zero entries below 2^-14 in magnitude, count of non-zero entries.
+        NaNs, then `small_counts`.
     """
     magnitude = x.abs()
     infinite = torch.isinf(magnitude)
