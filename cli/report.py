@@ -18,7 +18,7 @@ _RATES = {
 
 
 def summary_tables(table: "pd.DataFrame") -> list[Table]:
-    """Two tables for each size and ramp: the three learning rates, and runs and commonest cause."""
+    """Two tables for each size and ramp: the three learning rates, and what broke."""
     from gradlab.analyses.stability import first_overflow_sites, summarise_stability
 
     summary, sites = summarise_stability(table), first_overflow_sites(table)
@@ -26,7 +26,7 @@ def summary_tables(table: "pd.DataFrame") -> list[Table]:
     for (size, lr_step), rows in summary.groupby(["size", "lr_step"], sort=False):
         # Two tables, as one would be wider than a terminal.
         rates = results_table(f"{size}, LR rising by {lr_step:g} a step")
-        ends = results_table()
+        ends = results_table("What broke")
         for here, headings in (
             (rates, _RATES.values()),
             (ends, ("runs", "first overflow")),
