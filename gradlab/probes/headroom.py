@@ -118,7 +118,7 @@ class Headroom(Probe):
         self._extremes = Extremes()
         self._passed: set[str] = set()
         self._pass_ended = False
-        self._forward_seen = self._backward_seen = False
+        self._called = self._forward_seen = self._backward_seen = False
         self._compiled: CompiledLater | None = None
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
         self._lead.clear()
@@ -138,7 +138,7 @@ class Headroom(Probe):
         self._looks += 1
         self._extremes.clear()
         self._passed.clear()
-        self._forward_seen = self._backward_seen = False
+        self._called = self._forward_seen = self._backward_seen = False
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
@@ -147,7 +147,7 @@ class Headroom(Probe):
     def after_step(self) -> Reading | None:
         """What the step's passes showed."""
         if self._backward_seen and self._compiled is not None:
-            self._compiled.look(hooks_called=self._forward_seen)
+            self._compiled.look(hooks_called=self._called)
         seen = self._pass
         if not seen.order:
             return None
@@ -209,6 +209,7 @@ class Headroom(Probe):
     def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not self.active:
             return
+        self._called = True
         again = in_backward()
         if self._pass_ended and not again:
             self._pass_ended = False

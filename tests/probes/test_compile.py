@@ -209,6 +209,17 @@ def test_attention_that_was_compiled_away_is_said_to_be_missing_once() -> None:
     assert len(said) == 1
 
 
+def test_a_part_without_gradients_is_not_said_to_be_compiled() -> None:
+    encoder, head = nn.Linear(2, 2), nn.Linear(2, 1)
+    model = nn.Sequential(encoder, head)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    with gradlab.attach(model, optimizer, probes=[Headroom("0")]):
+        with torch.no_grad():
+            hidden = encoder(torch.ones(1, 2))
+        head(hidden).sum().backward()
+        optimizer.step()
+
+
 def test_without_compiling_nothing_is_said() -> None:
     model, optimizer = make()
     with gradlab.attach(model, optimizer, probes=[Headroom(), AttentionScores()]):
