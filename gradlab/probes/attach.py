@@ -5,7 +5,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -86,7 +86,7 @@ def attach(
         out: Run directory to make. With several processes the first one, of rank 0, writes it.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
-        window: Steps between two copies from the device.
+        window: Steps between two copies from the device, as many in every process.
         first_step: Number of the next step: that of the checkpoint in a training resumed.
         group: Processes that train the model together, each with its share of the batch, all of
             which attach: the first records the largest activations, the overflows and the mean
@@ -150,24 +150,25 @@ class Probes:
         self._updates = 0
         self._closed = False
         self._is_first = not dist.is_initialized() or dist.get_rank() == 0
-        self._processes = processes_of(model, group)
-        self._session = Session(
-            subject,
-            chosen,
-            every=every,
-            scaler=scaler,
-            first_step=first_step,
-            on_step=self._after_step,
-            processes=self._processes,
-        )
-        try:
+        with ExitStack() as undo:
+            self._processes = processes_of(model, group)
+            if self._processes is not None:
+                undo.callback(self._processes.leave)
+            self._session = Session(
+                subject,
+                chosen,
+                every=every,
+                scaler=scaler,
+                first_step=first_step,
+                on_step=self._after_step,
+                processes=self._processes,
+            )
+            undo.callback(self._session.close)
             info = _info(subject, chosen)
             keep = memory or (memory is None and out is None)
             self._memory = MemoryWriter(None, info) if keep else None
             self._folder = RunWriter(out, None, info) if out and self._is_first else None
-        except BaseException:
-            self._session.close()
-            raise
+            undo.pop_all()
         self._sinks: list[Sink] = [*sinks] if self._is_first else []
         self._open: list[Any] = [w for w in (self._folder, self._memory, *self._sinks) if w]
         _attached.add(self._model)
@@ -258,6 +259,8 @@ class Probes:
         if self._closed:
             return
         self._closed = True
+        if error is not None and self._processes is not None:
+            self._processes.hurry()
         # Each part even where the one before fails: after a CUDA error nothing can be copied.
         try:
             self._session.end_unfinished()
@@ -290,7 +293,8 @@ class Probes:
         self.close(ended_by)
 
     def _after_step(self) -> None:
-        if self._session.waiting >= self._window:
+        # Whoever flushed between: the processes' windows end at the same steps.
+        if self._session.ended % self._window == 0:
             self._flush(wait=True)
 
     def _guarded(self, writer: Any, action: Any) -> None:

@@ -124,21 +124,21 @@ class AttentionScores(Probe):
 
     def joined(self, readings: Sequence[Columns]) -> Columns:
         """The largest of all processes; exact where no process's bound leaves room for a larger."""
-        found: list[dict[tuple[str, int | None, str], tuple[float, float]]] = []
-        for reading in readings:
-            labels = zip(reading["site"], reading["head"], reading["bound"], strict=True)
-            numbers = zip(reading["max"], reading["max_abs"], strict=True)
-            found.append(dict(zip(labels, numbers, strict=True)))
+        found: list[dict[_Row, tuple[float, float]]] = [{} for _ in readings]
+        whole: dict[_Row, tuple[float, float]] = {}
+        for part, reading in zip(found, readings, strict=True):
+            for site, head, bound, *numbers in zip(*(reading[n] for n in _READ), strict=True):
+                for largest in (part, whole):
+                    before = largest.get((site, head, bound), (-math.inf, -math.inf))
+                    high, max_abs = map(_larger, before, numbers)
+                    largest[site, head, bound] = high, max_abs
         rows = []
-        for site, head, bound in dict.fromkeys(key for part in found for key in part):
-            key = (site, head, bound)
-            largest = [part[key] for part in found if key in part]
-            high = max(each[0] for each in largest)
-            max_abs = max(each[1] for each in largest)
-            above = [part.get((site, head, "upper")) for part in found if key not in part]
-            if bound == "exact" and any(upper and not upper[1] <= high for upper in above):
-                continue
-            rows.append((site, head, bound, high, max_abs))
+        for (site, head, bound), (high, max_abs) in whole.items():
+            without = [part for part in found if (site, head, bound) not in part]
+            bounds = [part.get((site, head, "upper"), (-math.inf, -math.inf)) for part in without]
+            is_largest = math.isnan(high) or all(high >= upper for _, upper in bounds)
+            if bound != "exact" or is_largest:
+                rows.append((site, head, bound, high, max_abs))
         return dict(zip(_READ, zip(*rows, strict=True), strict=True))
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
@@ -218,6 +218,9 @@ _COMPILED = (
     "compiled."
 )
 
+_Row = tuple[str, int | None, str]
+"""Site, head and bound."""
+
 _READ = ("site", "head", "bound", "max", "max_abs")
 _COLUMNS = ("step", "site", "layer", "head", "max", "max_abs", "bound")
 
@@ -234,6 +237,11 @@ def _by_head(x: Tensor, heads: int | None) -> tuple[Tensor, bool]:
     if heads is not None and heads in last and x.numel() % heads == 0:
         return x.reshape(-1, heads).amax(0), True
     return x.amax().reshape(1), False
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger of two, NaN above all."""
+    return one if math.isnan(one) or one >= other else other
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

@@ -6,11 +6,11 @@ found each other, a window at a time, and go on; the first takes it from there. 
 a collective call of gradlab's, so that one which stops, or never attached, stops no other.
 """
 
-import itertools
 import math
 import pickle
 import time
 import warnings
+import zlib
 from collections.abc import Container, Sequence
 from dataclasses import replace
 
@@ -21,15 +21,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradlab.errors import GradlabWarning
 from gradlab.probes.recorder import HostStep
+from gradlab.probes.selection import clean_name, unwrapped
 from gradlab.probes.shards import is_spread
 
 PATIENCE = 30.0
 """Seconds that the first process waits for another one's window, which ends when its own does."""
 
+HASTE = 5.0
+"""The same once an error has ended the training here: the others deliver at once, or never."""
+
 CHUNK = 2**22
 """Bytes of one entry of the store: torch's own closes the connection at more than twice as many."""
-
-_attachments = itertools.count()
 
 
 def processes_of(model: nn.Module, group: dist.ProcessGroup | None) -> "Processes | None":
@@ -42,10 +44,20 @@ def processes_of(model: nn.Module, group: dist.ProcessGroup | None) -> "Processe
     ranks = _ranks(model, group)
     if len(ranks) < 2 or 0 not in ranks:
         return None
-    store = dist.distributed_c10d._get_default_store()
-    # As often as one process attaches, so do the others; where not, their keys do not meet.
-    own = PrefixStore(f"gradlab/{next(_attachments)}", store)
-    return Processes(dist.get_rank(), ranks, own)
+    rank = dist.get_rank()
+    names = "\n".join(clean_name(name) for name, _ in unwrapped(model).named_parameters())
+    store = PrefixStore(
+        f"gradlab/{zlib.crc32(names.encode()):08x}", dist.distributed_c10d._get_default_store()
+    )
+    try:
+        # As often as one process attaches to such a model, so do the others; where not, their keys
+        # do not meet.
+        number = store.add(f"attached/{rank}", 1)
+        return Processes(rank, ranks, PrefixStore(str(number), store))
+    except RuntimeError:  # MPI's processes have none, nor have those that are made up for a test
+        if rank == 0:
+            _warn("the processes share no store of torch's")
+        return None
 
 
 def _ranks(model: nn.Module, group: dist.ProcessGroup | None) -> list[int]:
@@ -78,7 +90,7 @@ class Processes:
         self._last: dict[int, float] = dict.fromkeys(self._others, -1)
         self._own: list[HostStep] = []
         self._theirs: dict[int, list[HostStep]] = {}
-        self._met = self._alone = False
+        self._met = self._alone = self._hurried = False
         self._store.set(f"here/{rank}", "")
 
     def together(
@@ -101,11 +113,18 @@ class Processes:
         if not self._own:
             return []
         if not self._alone:
-            self._take(self._own[-1].step, PATIENCE if wait else 0.0)
+            try:
+                self._take(self._own[-1].step, self._patience() if wait else 0.0)
+            except RuntimeError:
+                self._go_on_alone("the store that the processes share is gone")
         whole = math.inf if self._alone else min(self._last.values())
         ready = [step for step in self._own if step.step <= whole]
         self._own = self._own[len(ready) :]
         return [[step, *self._theirs.pop(step.step, [])] for step in ready]
+
+    def hurry(self) -> None:
+        """An error has ended the training here: wait for the others no longer than `HASTE`."""
+        self._hurried = True
 
     def leave(self) -> None:
         """Nothing more comes from this process."""
@@ -116,6 +135,9 @@ class Processes:
                 self._store.delete_key("here/0")
         except RuntimeError:
             self._alone = True
+
+    def _patience(self) -> float:
+        return min(HASTE, PATIENCE) if self._hurried else PATIENCE
 
     def _post(self, steps: Sequence[HostStep]) -> None:
         if not steps or self._alone:
@@ -135,7 +157,8 @@ class Processes:
             missing = [r for r in self._others if not self._store.check([f"here/{r}"])]
             if missing:
                 self._go_on_alone(
-                    f"no probes are attached in {_named(missing)}: call attach in every process"
+                    "no probes are attached to this model in "
+                    f"{_named(missing)}: call attach in every process"
                 )
                 return
             self._met = True
@@ -184,12 +207,16 @@ class Processes:
     def _go_on_alone(self, why: str) -> None:
         self._alone = True
         self.leave()
-        warnings.warn(
-            f"{why}. From here on headroom, attention scores and losses are those of the first "
-            "process's share of the batch.",
-            GradlabWarning,
-            stacklevel=2,
-        )
+        _warn(why)
+
+
+def _warn(why: str) -> None:
+    warnings.warn(
+        f"{why}. From here on headroom, attention scores and losses are those of the first "
+        "process's share of the batch.",
+        GradlabWarning,
+        stacklevel=3,
+    )
 
 
 def _only(step: HostStep, shared: Container[int]) -> HostStep:

@@ -56,6 +56,7 @@ class Session:
         processes: Processes | None = None,
     ) -> None:
         self._processes = processes
+        self._first_step = first_step
         self._subject = subject
         self._scaler = scaler
         self._on_step = on_step
@@ -91,9 +92,9 @@ class Session:
         return bool(self._subject.optimizers)
 
     @property
-    def waiting(self) -> int:
-        """Steps that have ended since the last `collect`."""
-        return len(self._pending)
+    def ended(self) -> int:
+        """Steps that have ended."""
+        return self._step - self._first_step
 
     def close(self) -> None:
         """Take off every hook and wrapper. What is not collected yet can still be."""

@@ -267,8 +267,20 @@ def test_what_waits_on_the_device_does_not_grow_with_steps() -> None:
         waiting = []
         for _ in range(20):
             train(model, optimizer, 1)
-            waiting.append(probes._session.waiting)
+            waiting.append(len(probes._session._pending))
     assert max(waiting) < 4
+
+
+def test_windows_end_at_the_same_steps_whoever_flushes_between() -> None:
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, window=4) as probes:
+        waiting = []
+        for step in range(8):
+            train(model, optimizer, 1)
+            if step == 1:
+                probes.flush()
+            waiting.append(len(probes._session._pending))
+    assert waiting == [1, 0, 1, 0, 1, 2, 3, 0]
 
 
 def test_probes_that_nobody_closes_are_written_at_the_end_of_the_process(

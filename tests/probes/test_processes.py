@@ -1,17 +1,22 @@
 """Several processes' parts of a step find together, whatever one of them does."""
 
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from gradlab.errors import GradlabWarning
+import gradlab
+from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import AttentionScores, Headroom, processes
-from gradlab.probes.processes import Processes
+from gradlab.probes.processes import Processes, processes_of
 from gradlab.probes.recorder import HostStep, RecordedStep
 from gradlab.probes.session import Session
 from gradlab.probes.subject import subject_of
@@ -75,9 +80,8 @@ def test_one_that_ended_early_keeps_nobody_waiting(
 
 def test_where_only_the_first_attached_it_says_so_at_once() -> None:
     first = Processes(0, [0, 1, 2], dist.HashStore())
-    with pytest.warns(
-        GradlabWarning, match="no probes are attached in processes 1, 2: call attach"
-    ):
+    said = "no probes are attached to this model in processes 1, 2: call attach"
+    with pytest.warns(GradlabWarning, match=said):
         assert losses(first.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
     with warnings.catch_warnings():  # once
         warnings.simplefilter("error")
@@ -143,6 +147,107 @@ def test_a_store_that_is_gone_stops_no_training(pair: tuple[Processes, Processes
     second._store = Gone()  # type: ignore[assignment]
     assert losses(second.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
     second.leave()
+
+
+def test_the_first_goes_on_where_the_store_is_gone(pair: tuple[Processes, Processes]) -> None:
+    class Gone:
+        def __getattr__(self, name: str) -> None:
+            raise RuntimeError("connection reset")
+
+    first = pair[0]
+    first._store = Gone()  # type: ignore[assignment]
+    with pytest.warns(GradlabWarning, match="store that the processes share is gone"):
+        assert losses(first.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
+
+
+def test_after_an_error_the_others_are_waited_for_less(
+    pair: tuple[Processes, Processes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 1e9)
+    monkeypatch.setattr(processes, "HASTE", 0.01)
+    pair[0].hurry()
+    with pytest.warns(GradlabWarning, match="delivered nothing for 0 s"):
+        assert losses(pair[0].together(steps(0), shared=(), wait=True)) == {0: [0.0]}
+
+
+@pytest.fixture
+def attached(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, nn.Module], Processes]:
+    """What `processes_of` gives to each of two processes."""
+    store, world = dist.HashStore(), object()
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_process_group_ranks", lambda group: [0, 1])
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+
+    def attached(rank: int, model: nn.Module) -> Processes:
+        monkeypatch.setattr(dist, "get_rank", lambda: rank)
+        found = processes_of(model, world)  # type: ignore[arg-type]
+        assert found is not None
+        return found
+
+    return attached
+
+
+def test_attachments_meet_in_their_order(
+    attached: Callable[[int, nn.Module], Processes],
+) -> None:
+    model = nn.Linear(2, 1)
+    pairs = [[attached(rank, model) for _ in range(2)] for rank in (0, 1)]
+    for loss, second in enumerate(pairs[1]):
+        second.together(steps(0, loss=float(loss)), shared=(), wait=True)
+    for loss, first in enumerate(pairs[0]):
+        parts = first.together(steps(0, loss=9.0), shared=(), wait=True)
+        assert losses(parts) == {0: [9.0, float(loss)]}
+
+
+def test_another_model_that_the_first_alone_attached_to_gets_nobody_elses_steps(
+    attached: Callable[[int, nn.Module], Processes],
+) -> None:
+    critic, model = nn.Sequential(nn.Linear(2, 1)), nn.Linear(2, 1)
+    alone, first, second = attached(0, critic), attached(0, model), attached(1, model)
+    second.together(steps(0, loss=1.0), shared=(), wait=True)
+    with pytest.warns(GradlabWarning, match="no probes are attached to this model in process 1"):
+        assert losses(alone.together(steps(0), shared=(), wait=True)) == {0: [0.0]}
+    assert losses(first.together(steps(0), shared=(), wait=True)) == {0: [0.0, 1.0]}
+
+
+def test_processes_without_a_store_are_recorded_as_one(
+    attached: Callable[[int, nn.Module], Processes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MPI gives none, and the `fake` backend one that does nothing."""
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", dist.Store)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    with pytest.warns(GradlabWarning, match="share no store"):
+        assert processes_of(nn.Linear(2, 1), object()) is None  # type: ignore[arg-type]
+
+
+def test_an_attachment_that_fails_leaves_nobody_posting(
+    attached: Callable[[int, nn.Module], Processes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    model = nn.Linear(2, 1)
+    second = attached(1, model)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(GradlabError, match="file"):
+        gradlab.attach(model, out=tmp_path / "file", group=object())  # type: ignore[arg-type]
+    before = second._store.num_keys()
+    second.together(steps(0), shared=(), wait=True)
+    assert second._store.num_keys() == before
+
+
+def test_a_nan_score_of_any_process_is_the_largest() -> None:
+    """And of two rows of one head, as modules of several kinds have, the larger counts."""
+    one = {"site": "aab", "head": [0, 0, 0], "bound": ["exact"] * 3}
+    readings = [
+        {**one, "max": [7.0, 2.0, 1.0], "max_abs": [7.0, 3.0, 1.0]},
+        {**one, "max": [1.0, 1.0, math.nan], "max_abs": [1.0, 1.0, math.nan]},
+    ]
+    for order in (readings, readings[::-1]):
+        joined = AttentionScores().joined(order)
+        assert joined["site"] == ("a", "b")
+        np.testing.assert_array_equal(joined["max"], [7.0, math.nan])
+        np.testing.assert_array_equal(joined["max_abs"], [7.0, math.nan])
 
 
 def test_an_exact_score_must_be_exact_for_all() -> None:
