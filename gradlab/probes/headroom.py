@@ -6,7 +6,6 @@ gives its extremes: enough to know the headroom and whether anything overflowed.
 take more reads are made at some looks and, on a CPU, wherever an extreme is not finite.
 """
 
-import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,13 +23,12 @@ from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.compiled import CompiledLater
 from gradlab.probes.extremes import Extremes
+from gradlab.probes.headroom_rows import headroom_rows, site_step
 from gradlab.probes.overflows import overflow_rows, overflows
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
-from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, clean_name, select
 from gradlab.probes.shards import is_spread
 from gradlab.probes.sites import (
-    Details,
     Direction,
     Place,
     SiteStep,
@@ -41,7 +39,6 @@ from gradlab.probes.sites import (
 from gradlab.probes.statistics import (
     details,
     extremes,
-    headroom_bits,
     is_finite_on_cpu,
     small_counts,
 )
@@ -185,7 +182,7 @@ class Headroom(Probe):
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Overflow events; headroom at a sampled step, or of all steps that led to an overflow."""
-        sites = _merge(step.step, columns)
+        sites = site_step(step.step, columns)
         self.latest = sites
         events = overflows(sites)
         tables = {}
@@ -197,14 +194,14 @@ class Headroom(Probe):
         elif not sites.sampled:
             self._lead.append(sites)
         if due:
-            tables["headroom"] = _headroom_rows(due)
+            tables["headroom"] = headroom_rows(due)
         return tables
 
     def lead_up(self, until: int) -> Mapping[str, Columns]:
         """The rows of the last steps up to one that were kept back, to be written after all."""
         due = [sites for sites in self._lead if sites.step <= until]
         self._lead.clear()
-        return {"headroom": _headroom_rows(due)} if due else {}
+        return {"headroom": headroom_rows(due)} if due else {}
 
     def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not self.active:
@@ -340,74 +337,3 @@ def _any_not_finite(args: Any) -> bool:
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors one after another, on the first one's device."""
     return torch.cat([x.to(tensors[0].device) for x in tensors])
-
-
-def _merge(step: int, columns: Columns) -> SiteStep:
-    """One entry a place, in the places' order, from a step whose micro-batches each passed it."""
-    places = tuple(columns["places"])
-    n = len(places)
-    low, high = [math.nan] * n, [math.nan] * n
-    seen: dict[int, int] = {}  # how often, in order
-    order, lows, highs = columns["order"], columns["low"], columns["high"]
-    for index, row in zip(order, columns["rows"], strict=True):
-        lo, hi = lows[row], highs[row]
-        if index not in seen:
-            low[index], high[index] = lo, hi
-            seen[index] = 1
-        else:
-            seen[index] += 1
-            # A NaN must win, and min() keeps its first argument where nothing compares.
-            low[index] = lo if math.isnan(lo) else min(low[index], lo)
-            high[index] = hi if math.isnan(hi) else max(high[index], hi)
-    merged: dict[int, Details] = {}
-    counts = columns.get("counts", [])
-    for at, look in enumerate(columns["counted"]):
-        index, row = order[look], columns["rows"][look]
-        largest, *numbers = counts[5 * at : 5 * at + 5]
-        if math.isfinite(lows[row]) and math.isfinite(highs[row]):
-            largest = max(-lows[row], highs[row])
-        infinite, nan, normal, nonzero = map(int, numbers)
-        counted = Details(largest, infinite, nan, nonzero - normal - nan, nonzero)
-        if before := merged.get(index):
-            counted = Details(
-                max(before.max_abs, counted.max_abs),
-                before.infinite + counted.infinite,
-                before.nan + counted.nan,
-                before.subnormal + counted.subnormal,
-                before.nonzero + counted.nonzero,
-            )
-        merged[index] = counted
-    poisoned = frozenset(columns["poisoned"])
-    sampled = columns["sampled"][0]
-    return SiteStep(step, sampled, places, tuple(seen), low, high, merged, seen, poisoned)
-
-
-def _headroom_rows(steps: Sequence[SiteStep]) -> Columns:
-    rows = [
-        _headroom_row(sites, index, sites.places[index]) for sites in steps for index in sites.order
-    ]
-    return dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
-
-
-_COLUMNS = (
-    *("step", "site", "layer", "op", "direction", "dtype"),
-    *("max_abs", "headroom_bits", "underflow_frac", "nonfinite"),
-)
-
-
-def _headroom_row(sites: SiteStep, index: int, place: Place) -> tuple[Any, ...]:
-    counts = sites.details.get(index)
-    finite = sites.finite(index)
-    max_abs = sites.max_abs(index)
-    uncounted = 0 if finite else None
-    return (
-        sites.step,
-        place.site,
-        *role(place.site),
-        place.direction,
-        str(place.dtype).removeprefix("torch."),
-        max_abs,
-        headroom_bits(max_abs, nonfinite=not finite),
-        counts.subnormal / max(1, counts.nonzero) if counts else None,
-        counts.infinite + counts.nan if counts and not finite else uncounted,
-    )

@@ -1,0 +1,82 @@
+"""From what the host knows of a step's sites to rows of `headroom`."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gradlab.probes.probe import Columns
+from gradlab.probes.roles import role
+from gradlab.probes.sites import Details, Place, SiteStep
+from gradlab.probes.statistics import headroom_bits
+
+
+def site_step(step: int, columns: Columns) -> SiteStep:
+    """One entry a place, in the places' order, from a step whose micro-batches each passed it."""
+    places = tuple(columns["places"])
+    n = len(places)
+    low, high = [math.nan] * n, [math.nan] * n
+    seen: dict[int, int] = {}  # how often, in order
+    order, lows, highs = columns["order"], columns["low"], columns["high"]
+    for index, row in zip(order, columns["rows"], strict=True):
+        lo, hi = lows[row], highs[row]
+        if index not in seen:
+            low[index], high[index] = lo, hi
+            seen[index] = 1
+        else:
+            seen[index] += 1
+            # A NaN must win, and min() keeps its first argument where nothing compares.
+            low[index] = lo if math.isnan(lo) else min(low[index], lo)
+            high[index] = hi if math.isnan(hi) else max(high[index], hi)
+    merged: dict[int, Details] = {}
+    counts = columns.get("counts", [])
+    for at, look in enumerate(columns["counted"]):
+        index, row = order[look], columns["rows"][look]
+        largest, *numbers = counts[5 * at : 5 * at + 5]
+        if math.isfinite(lows[row]) and math.isfinite(highs[row]):
+            largest = max(-lows[row], highs[row])
+        infinite, nan, normal, nonzero = map(int, numbers)
+        counted = Details(largest, infinite, nan, nonzero - normal - nan, nonzero)
+        if before := merged.get(index):
+            counted = Details(
+                max(before.max_abs, counted.max_abs),
+                before.infinite + counted.infinite,
+                before.nan + counted.nan,
+                before.subnormal + counted.subnormal,
+                before.nonzero + counted.nonzero,
+            )
+        merged[index] = counted
+    poisoned = frozenset(columns["poisoned"])
+    sampled = columns["sampled"][0]
+    return SiteStep(step, sampled, places, tuple(seen), low, high, merged, seen, poisoned)
+
+
+def headroom_rows(steps: Sequence[SiteStep]) -> Columns:
+    """Rows of `headroom`: those of every place that each step passed."""
+    rows = [
+        _headroom_row(sites, index, sites.places[index]) for sites in steps for index in sites.order
+    ]
+    return dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
+
+
+_COLUMNS = (
+    *("step", "site", "layer", "op", "direction", "dtype"),
+    *("max_abs", "headroom_bits", "underflow_frac", "nonfinite"),
+)
+
+
+def _headroom_row(sites: SiteStep, index: int, place: Place) -> tuple[Any, ...]:
+    counts = sites.details.get(index)
+    finite = sites.finite(index)
+    max_abs = sites.max_abs(index)
+    uncounted = 0 if finite else None
+    return (
+        sites.step,
+        place.site,
+        *role(place.site),
+        place.direction,
+        str(place.dtype).removeprefix("torch."),
+        max_abs,
+        headroom_bits(max_abs, nonfinite=not finite),
+        counts.subnormal / max(1, counts.nonzero) if counts else None,
+        counts.infinite + counts.nan if counts and not finite else uncounted,
+    )
