@@ -263,7 +263,7 @@ class Probes:
             self._processes.hurry()
         # Each part even where the one before fails: after a CUDA error nothing can be copied.
         try:
-            self._session.end_unfinished()
+            self._session.end_unfinished(failed=error is not None)
         finally:
             self._session.close()
             _attached.discard(self._model)

@@ -144,11 +144,15 @@ class Session:
         self._begin(self._step + 1)
         self._on_step()
 
-    def end_unfinished(self) -> None:
-        """Keep what is there of a step that had a backward pass and will not go on."""
+    def end_unfinished(self, *, failed: bool) -> None:
+        """Keep what is there of a step that had a backward pass and will not go on.
+
+        Args:
+            failed: Whether an error ended the training, maybe in a backward pass.
+        """
         if self._passes:
             self.end_step()
-        elif self._losses:
+        elif self._losses and not failed:
             warnings.warn(
                 "the last loss was noted after the optimizer's step: each is then filed under the "
                 "step after its own. Call probes.loss(loss) before the step.",

@@ -177,7 +177,10 @@ def _sigint_ignored() -> Iterator[None]:
 
 def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None:
     """A worker's whole life: one run, on one thread if on a CPU."""
-    os.environ.update(environment)  # the server has that of its own start
+    # The server has these as they were at its own start, which may have been another's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
     import torch
 
     from gradlab.training.loop import train

@@ -64,6 +64,22 @@ def test_a_recording_says_how_it_ended(error: BaseException | None, status: str)
         assert probes.run().info["error"] == "ValueError: a bad batch"
 
 
+def test_a_loss_whose_backward_pass_failed_is_not_said_to_come_too_late() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def backward(gradient: torch.Tensor) -> None:
+        raise MemoryError
+
+    probes = gradlab.attach(model, optimizer)
+    loss = model(torch.ones(1, 2)).sum()
+    probes.loss(loss)
+    loss.register_hook(backward)
+    with pytest.raises(MemoryError) as raised:
+        loss.backward()
+    probes.close(raised.value)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_two_recordings_of_one_scaler_end_in_any_order(first: int) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
