@@ -1,5 +1,6 @@
 """What torch.compile takes out of a probe's sight, once a model has been compiled."""
 
+import sys
 import warnings
 
 from torch import nn
@@ -33,7 +34,7 @@ class CompiledLater:
         # Which modules are compiled takes a walk over all of them: once, after the first step.
         first, self._is_first = self._is_first, False
         partly = first and any(is_compiled(module) for module in self._model.modules())
-        if hooks_called and not partly:
+        if (hooks_called and not partly) or not _has_compiled():
             return
         self._said = True
         some = "some of the" if hooks_called else "the"
@@ -42,3 +43,12 @@ class CompiledLater:
             GradlabWarning,
             stacklevel=2,
         )
+
+
+def _has_compiled() -> bool:
+    """Whether torch.compile has been at work in this process.
+
+    Without it, hooks that were not called belong to a part of the model that the step does not use.
+    """
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and dynamo.counters["stats"]["unique_graphs"] > 0

@@ -227,3 +227,11 @@ def test_without_compiling_nothing_is_said() -> None:
         with torch.no_grad():
             model(torch.ones(2, 3, dtype=torch.int64))
         train(model, optimizer)
+
+
+def test_a_part_that_a_step_does_not_use_is_not_taken_for_compiled() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlab.attach(model, optimizer, probes=[Headroom("unused")]):
+        model["used"](torch.ones(1, 2)).sum().backward()
+        optimizer.step()
