@@ -9,7 +9,7 @@ import pandas as pd
 
 from gradlab.analyses.claim_estimates import Estimate
 
-SEEN, NOT_SEEN, NOT_DISTINGUISHED = "seen", "not seen", "not distinguished"
+SEEN, NOT_SEEN, NOT_DISTINGUISHED = VERDICTS = ("seen", "not seen", "not distinguished")
 
 RULE = (
     "seen: the 95 % interval over seeds lies wholly on the claim's side; not seen: wholly outside "

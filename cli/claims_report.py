@@ -67,18 +67,22 @@ def document(
 
 def markdown_table(table: "pd.DataFrame") -> str:
     """A row a claim: its words, where the paper has it, verdict, number and what that is."""
+    from gradlab.analyses.claim import VERDICTS
+
     headings = ["claim", "paper", "size", "verdict", "number", "what it is", "seeds"]
     rows = [headings, ["---"] * len(headings)]
     for row in table.to_dict("records"):
-        verdict = f"**{row['verdict']}**" if row["seeds"] else row["verdict"]
+        verdict = f"**{row['verdict']}**" if row["verdict"] in VERDICTS else row["verdict"]
         cells = [row["says"], row["source"], row["size"] and f"`{row['size']}`", verdict]
         rows.append([*cells, number_text(row), row["meaning"], seeds_text(row)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def seeds_text(row: Mapping[Any, Any]) -> str:
-    """How many seeds are behind a number."""
-    return str(row["seeds"]) if row["seeds"] else "–"
+    """How many seeds are behind a number; a dash before the study is finished."""
+    from gradlab.analyses.claim import VERDICTS
+
+    return str(row["seeds"]) if row["verdict"] in VERDICTS else "–"
 
 
 def number_text(row: Mapping[Any, Any]) -> str:
