@@ -127,7 +127,7 @@ def _stability_tables(folder: Path, _: "Sequence[Run]") -> "dict[str, pd.DataFra
 
 
 def _draw_stability(folder: Path, _: "Sequence[Run]") -> Iterator[Drawing]:
-    return stability_drawings(folder)
+    yield next(stability_drawings(folder))  # figure 5; the others are in the study's folder
 
 
 def _loss_tables(folder: Path, runs: "Sequence[Run]") -> "dict[str, pd.DataFrame]":
