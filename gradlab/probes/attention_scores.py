@@ -202,6 +202,7 @@ class AttentionScores(Probe):
 
     def _note(self, caller: Caller, bound: str, found: Largest) -> None:
         site = self._sites[caller.module]
+        self.saw_forward = True
         self._passed.add(site)
         high, by_head = _by_head(found.high, caller.heads)
         max_abs, _ = _by_head(found.max_abs, caller.heads)

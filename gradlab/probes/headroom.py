@@ -115,7 +115,7 @@ class Headroom(Probe):
         self._extremes = Extremes()
         self._passed: set[str] = set()
         self._pass_ended = False
-        self._called = self._forward_seen = self._backward_seen = False
+        self._called = self._backward_seen = False
         self._compiled: CompiledLater | None = None
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
         self._lead.clear()
@@ -135,7 +135,7 @@ class Headroom(Probe):
         self._looks += 1
         self._extremes.clear()
         self._passed.clear()
-        self._called = self._forward_seen = self._backward_seen = False
+        self._called = self._backward_seen = False
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
@@ -214,7 +214,7 @@ class Headroom(Probe):
         if not torch.is_grad_enabled() or (again and name in self._passed):
             return
         self._passed.add(name)
-        self._forward_seen = True
+        self.saw_forward = True
         for suffix, tensor in floats_of(output):
             if not self._is_last_output(tensor):
                 self._on_output(name + suffix, module, args, tensor)
@@ -254,7 +254,7 @@ class Headroom(Probe):
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
         # Without FP16 it says no more than the gradient norms do, at the cost of another read.
-        redundant = self._forward_seen and not self._fp16
+        redundant = self.saw_forward and not self._fp16
         if not self.active or redundant or gradient is None:
             return
         dtype = gradient.dtype

@@ -78,6 +78,9 @@ class Probe:
         every: Its cadence; None for that of `attach`.
         looks_inside: Whether it hooks modules, which a compiled model does not call.
         active: Whether the current step is on its cadence; set by the session.
+        saw_forward: Whether it has something of the current step's forward passes, to be kept also
+            if no backward pass follows: a loop may end where its loss is NaN. Set to False by the
+            session as a step begins.
     """
 
     table: str
@@ -85,6 +88,7 @@ class Probe:
     every: Cadence | None = None
     looks_inside: bool = False
     active: bool = False
+    saw_forward: bool = False
 
     def tables(self) -> tuple[str, ...]:
         """The tables that it fills."""

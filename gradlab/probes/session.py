@@ -145,12 +145,16 @@ class Session:
         self._on_step()
 
     def end_unfinished(self, *, failed: bool) -> None:
-        """Keep what is there of a step that had a backward pass and will not go on.
+        """Keep what is there of a step that will not go on: its passes, or the forward pass alone.
 
         Args:
             failed: Whether an error ended the training, maybe in a backward pass.
         """
         if self._passes:
+            self.end_step()
+        elif any(probe.saw_forward for probe in self._active):
+            if self._scaler is not None:
+                self._loss_scale = torch.tensor(self._scaler.get_scale())
             self.end_step()
         elif self._losses and not failed:
             warnings.warn(
@@ -199,6 +203,7 @@ class Session:
         self._active: list[Probe] = []
         for probe, is_due in self._probes:
             probe.active = bool(is_due(step))
+            probe.saw_forward = False
             if probe.active:
                 self._active.append(probe)
                 probe.begin(step)

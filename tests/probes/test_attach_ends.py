@@ -1,8 +1,10 @@
 """Where a recording begins and how it ends: resumed, closed with an error, left open."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -146,6 +148,41 @@ def test_a_recording_that_cannot_be_ended_leaves_nothing_behind(
     assert (run.status, run.info["error"]) == ("error", "ValueError: the loop's own")
     assert not (tmp_path / "run" / ".lock").exists()
     gradlab.attach(model, optimizer).close()
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_loop_that_ends_where_its_loss_is_nan_names_the_culprit(raises: bool) -> None:
+    """By raising, or by `break`: the step has a forward pass and a loss, and goes no further."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    nn.init.ones_(model[1].weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    probes = gradlab.attach(model, optimizer, scaler=scaler)
+
+    def loop() -> None:
+        with probes:
+            for size in (1.0, 6e4):
+                optimizer.zero_grad()
+                nn.init.constant_(model[0].weight, size / 2)
+                with torch.autocast("cpu", torch.float16):
+                    loss = model(torch.ones(1, 2)).sum()
+                probes.loss(loss)
+                if not loss.isfinite():
+                    if raises:
+                        raise FloatingPointError("the loss is not finite")
+                    break
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+
+    with pytest.raises(FloatingPointError) if raises else nullcontext():
+        loop()
+    steps = probes.table("steps")
+    assert steps["update"].tolist() == [1, 1]
+    assert steps["loss_scale"].tolist() == [4, 4]
+    assert steps["loss"].iloc[-1] == math.inf
+    assert probes.table("overflows")["producer"].tolist() == ["1"]
+    assert probes.table("grad_norms")["step"].max() == 0
 
 
 @pytest.mark.slow
