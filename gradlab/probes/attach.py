@@ -77,10 +77,10 @@ def attach(
 
     Args:
         model: Any module; DistributedDataParallel, FSDP2 and torch.compile's are seen through.
-            With torch.compile, attach first.
         optimizer: That trains it, or several. Without one, call `.step()` at each step's end.
         scaler: The GradScaler, if the loop uses one.
-        probes: What to look at; None for gradient norms, learned scales and headroom.
+        probes: What to look at; None for gradient norms, learned scales and, unless the model is
+            compiled, headroom.
         every: Look at every n-th step, or where a function of the step says so; a probe may have
             a cadence of its own.
         out: Run directory to make. With several processes the first one, of rank 0, writes it.
@@ -141,7 +141,8 @@ class Probes:
             )
         if scaler is not None and not isinstance(scaler, GradScaler):
             raise GradlabError(
-                f"scaler = {scaler!r}: give the torch.amp.GradScaler that steps the optimizer."
+                f"scaler = {type(scaler).__name__}: give the torch.amp.GradScaler that steps the "
+                "optimizer."
             )
         chosen = _default_probes(model, subject) if probes is None else _checked(probes)
         _check_compiled(model, chosen)
@@ -321,7 +322,8 @@ class Probes:
 
 def _checked(probes: Any) -> tuple[Probe, ...]:
     """The probes that a user gave, if that is what they are."""
-    several = tuple(probes) if isinstance(probes, Iterable) else (probes,)
+    is_list = isinstance(probes, Iterable) and not isinstance(probes, str)
+    several = tuple(probes) if is_list else (probes,)
     for probe in several:
         if not isinstance(probe, Probe):
             given = probe if isinstance(probe, str | type) else type(probe)
@@ -338,7 +340,14 @@ def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
     found: list[Probe] = [GradientNorms()]
     if learned_scales(subject):
         found.append(LearnedScales())
-    if not _any_compiled(model):
+    if _any_compiled(model):
+        warnings.warn(
+            "the model is compiled: headroom is not recorded. For it, attach to the model that is "
+            "not compiled; to do without, name the probes.",
+            GradlabWarning,
+            stacklevel=4,
+        )
+    else:
         found.append(Headroom())
     return tuple(found)
 

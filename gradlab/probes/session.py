@@ -113,6 +113,8 @@ class Session:
         Raises:
             GradlabError: It is not one number.
         """
+        if not isinstance(loss, Tensor | float | int):
+            raise GradlabError(f"a loss of type {type(loss).__name__}: give one number.")
         loss = torch.as_tensor(loss)
         if loss.numel() != 1:
             raise GradlabError(

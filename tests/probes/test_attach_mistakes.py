@@ -60,10 +60,11 @@ def test_what_cannot_be_attached_is_refused_in_a_sentence(tmp_path: Path) -> Non
     refused("a number of steps, or a function", every="often")
     refused("window = 0", window=0)
     refused("window = '50'", window="50")
-    refused("give the torch.amp.GradScaler", scaler=65536.0)
+    refused("scaler = float: give the torch.amp.GradScaler", scaler=65536.0)
     refused("the class GradientNorms is no probe", probes=[GradientNorms])
     refused("grad_norms is no probe", probes=["grad_norms"])
     refused("the class object is no probe", probes=object())
+    refused("probes: scores is no probe", probes="scores")
     refused("attach takes the model first", model=stranger)
     refused("give the torch optimizer", optimizer=[nn.Parameter(torch.ones(1))])
     refused("is not empty", out=tmp_path / "full")
@@ -97,6 +98,8 @@ def test_a_loss_may_be_a_number_and_one_noted_too_late_is_told() -> None:
     probes = gradlab.attach(model, optimizer, probes=[GradientNorms()])
     train(model, optimizer, 1)
     probes.loss(0.5)
+    with pytest.raises(GradlabError, match="a loss of type NoneType: give one number"):
+        probes.loss(None)  # type: ignore[arg-type]
     with pytest.warns(GradlabWarning, match="before the step"):
         probes.close()
 

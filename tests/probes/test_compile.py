@@ -167,7 +167,10 @@ def test_a_compiled_model_has_no_sites_and_that_is_refused(compile: Compile) -> 
     net = compile(model, "eager")
     with pytest.raises(GradlabError, match="Headroom cannot see inside a compiled model"):
         gradlab.attach(net, optimizer, probes=[Headroom()])
-    with gradlab.attach(net, optimizer) as probes:  # the default goes without
+    with (
+        pytest.warns(GradlabWarning, match="compiled: headroom is not recorded"),
+        gradlab.attach(net, optimizer) as probes,
+    ):
         train(net, optimizer, 1)
     assert probes.run().info["probes"] == ["GradientNorms", "LearnedScales"]
 
