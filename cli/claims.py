@@ -54,8 +54,8 @@ def claims(options: ClaimsOptions) -> None:
     distinguished. claims.csv has the rows, claims.md the same with the figures and the command of
     each study.
 
-    It takes less than an hour on two cores. Ctrl-C stops, and leaves the rows of the studies that
-    are finished; the same command with --resume goes on.
+    It takes the better part of an hour on two cores. Ctrl-C stops, and leaves the rows of the
+    studies that are finished; the same command with --resume goes on.
     """
     from gradlab.cli.plan import check_name
     from gradlab.training.study import check_folder
