@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -94,6 +95,11 @@ def streaks(steps: Iterable[int]) -> list[tuple[int, int]]:
         else:
             found.append((step, step))
     return found
+
+
+def passed(row: "pd.Series[Any]") -> str:
+    """Where and when a row of `headroom` was seen: `blocks.1.fc1 (forward), step 2`."""
+    return f"{row['site']} ({row['direction']}), step {row['step']}"
 
 
 def place(site: str, direction: str) -> str:

@@ -49,7 +49,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     if "grad_norms" in tables:
         found += mismatch_findings(tables["grad_norms"], top=top)
     if "scores" in tables:
-        found += score_findings(tables["scores"], top=top)
+        found += score_findings(tables["scores"], tables.get("headroom"), top=top)
     if "scales" in tables:
         found += scale_findings(tables["scales"], top=top)
     if "optimizer" in tables:

@@ -47,16 +47,18 @@ def nonfinite_gradients(
 def mismatch_findings(grad_norms: pd.DataFrame, *, top: int) -> list[Finding]:
     """The op whose gradients are most unequal between early and late layers.
 
-    By the mismatch of `gradlab.analyses.gradients` over the first and the last 50 steps of those
-    with a finite gradient (of fewer than 100, over each half).
+    By the mismatch of `gradlab.analyses.gradients` over the first and the last 50 steps between the
+    first and the last at which every gradient was finite (of fewer than 100, over each half). Steps
+    at which one was not are left out.
     """
-    weights = grad_norms[grad_norms["layer"].notna() & ~grad_norms["param"].str.endswith("bias")]
-    finite = weights[weights["nonfinite"] == 0]
-    if finite["layer"].nunique() < 2:
+    lost = grad_norms.loc[grad_norms["nonfinite"] > 0, "step"]
+    finite = grad_norms[~grad_norms["step"].isin(lost)]
+    weights = finite[finite["layer"].notna() & ~finite["param"].str.endswith("bias")]
+    if weights["layer"].nunique() < 2:
         return []
-    early, late = _windows(finite["step"])
-    then = mismatch(grad_norms, first=early.first, last=early.last).set_index("op")
-    now = mismatch(grad_norms, first=late.first, last=late.last).set_index("op")
+    early, late = _windows(weights["step"])
+    then = mismatch(finite, first=early.first, last=early.last).set_index("op")
+    now = mismatch(finite, first=late.first, last=late.last).set_index("op")
     table = now[["slope"]].assign(early_ratio=then["ratio"], late_ratio=now["ratio"])
     table = table[table["late_ratio"].notna()]
     if table.empty:

@@ -36,7 +36,7 @@ def headroom_findings(headroom: pd.DataFrame, *, top: int) -> list[Finding]:
         if narrow:
             sentence += ", with the loss scale in it"
         found.append(Finding("gradient headroom", f"{sentence}."))
-    return found or [Finding("least headroom", "At every recorded step something overflowed.")]
+    return found or [Finding("least headroom", "At every recorded step something was not finite.")]
 
 
 def least_headroom(headroom: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The first overflow of a run, and what led to it."""
+"""The first overflow of a run and what led to it, or where else it was first not finite."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from gradlab.analyses.finding import Finding, bits, counted, figure, place, spans
+from gradlab.analyses.finding import Finding, bits, counted, figure, passed, place, spans
+from gradlab.analyses.headroom import not_finite
 from gradlab.runs.verdict import Verdict
 
 _BEFORE, _AFTER = 3, 1
@@ -22,6 +23,8 @@ def overflow_findings(
     verdict: Verdict | None = None,
 ) -> list[Finding]:
     """The overflow that broke the run, or else its first one, and what led to it.
+
+    Only FP16 overflows: where nothing did, the first place that was not finite is told instead.
 
     Args:
         steps: The run's `steps` table.
@@ -44,9 +47,28 @@ def overflow_findings(
 def _none_at_all(headroom: pd.DataFrame | None) -> list[Finding]:
     if headroom is None or headroom.empty:
         return []
-    if not (headroom["dtype"] == "float16").any():
+    narrow = bool((headroom["dtype"] == "float16").any())
+    lost = headroom[not_finite(headroom)].sort_values("step", kind="stable")
+    if len(lost):
+        return [_not_finite(lost.iloc[0], headroom["step"], narrow=narrow)]
+    if not narrow:
         return [Finding("overflow", "None: no tensor that was looked at is FP16.")]
     return [Finding("overflow", "None: every FP16 tensor that was looked at stayed finite.")]
+
+
+def _not_finite(row: "pd.Series[Any]", looks: "pd.Series[int]", *, narrow: bool) -> Finding:
+    """Where it began: the first row, in execution order, of the first such step."""
+    step = row["step"]
+    sentence = f"At {passed(row)}"
+    count = 0 if pd.isna(row["nonfinite"]) else int(row["nonfinite"])
+    if count:
+        sentence += f": {count} {'entry' if count == 1 else 'entries'}"
+    if not narrow:
+        sentence += "; no tensor that was looked at is FP16, so it is no overflow event"
+    before = looks[looks < step].max()
+    if before < step - 1:
+        sentence += f"; at step {before:.0f}, the last looked at before, all was finite"
+    return Finding("first not finite", f"{sentence}.")
 
 
 def _first(

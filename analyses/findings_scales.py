@@ -1,5 +1,7 @@
 """Which learned scales went to extremes."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -7,6 +9,13 @@ from gradlab.analyses.finding import Finding, counted, figure
 
 FAR = 4.0
 """A scale has gone far when it is past this many times its start, or under that share of it."""
+
+
+NOTABLE_GROWTH = 1e-4
+"""Of a scale's start; less is not said of one scale rather than another."""
+
+_TIMES = 1.1
+"""From here on growth is told as a factor, below it in per cent."""
 
 
 def scale_findings(scales: pd.DataFrame, *, top: int) -> list[Finding]:
@@ -35,13 +44,29 @@ def scale_findings(scales: pd.DataFrame, *, top: int) -> list[Finding]:
     far = int((moved[["grew", "shrank"]].max(axis=1) > FAR).sum())
     flipped = int(moved["flipped"].sum())
     sentence = (
-        f"{furthest['param']} grew most, to {figure(furthest['grew'])} times its start at step "
-        f"{furthest['step']}; {far} of {counted(len(moved), 'learned scale')} have an entry over "
+        f"{_growth(furthest)}; {far} of {counted(len(moved), 'learned scale')} have an entry over "
         f"{figure(FAR)} times its start or under 1/{figure(FAR)} of it, and {flipped} "
         f"{'entry' if flipped == 1 else 'entries'} changed sign"
     )
     table = moved.head(top)[["param", "start", "low", "high", "grew", "step", "flipped"]]
     return [*found, Finding("learned scales", f"{sentence}.", table)]
+
+
+def _growth(furthest: "pd.Series[Any]") -> str:
+    """Which scale grew most, and by how much, from a row of `scale_moves`."""
+    most, grew, at = (
+        f"{furthest['param']} grew most",
+        furthest["grew"],
+        f"at step {furthest['step']}",
+    )
+    from_zero = furthest["start"] == 0
+    if grew - (not from_zero) < NOTABLE_GROWTH:
+        return f"None grew by {figure(100 * NOTABLE_GROWTH)} % of its start"
+    if from_zero:
+        return f"{most}, from 0 to {figure(grew)} {at}"
+    if grew < _TIMES:
+        return f"{most}, by {figure(100 * (grew - 1))} % {at}"
+    return f"{most}, to {figure(grew)} times its start {at}"
 
 
 def scale_moves(scales: pd.DataFrame) -> pd.DataFrame:

@@ -1,15 +1,20 @@
 """How near the attention scores came to FP16's limit."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.finding import FP16_MAX, Finding, bits, counted, figure
+from gradlab.analyses.finding import FP16_MAX, Finding, bits, counted, figure, passed
+from gradlab.analyses.headroom import not_finite
 
 NEAR_BITS = 2.0
 """A score this near to FP16's limit is worth a warning: it may double in a few steps."""
 
 
-def score_findings(scores: pd.DataFrame, *, top: int) -> list[Finding]:
+def score_findings(
+    scores: pd.DataFrame, headroom: pd.DataFrame | None = None, *, top: int
+) -> list[Finding]:
     """The heads with the largest scores.
 
     What is exact, or a lower bound, ranks before an upper bound, which says no more than that the
@@ -17,6 +22,7 @@ def score_findings(scores: pd.DataFrame, *, top: int) -> list[Finding]:
 
     Args:
         scores: The run's `scores` table.
+        headroom: Its `headroom`, or None: says what was not finite before they were.
         top: Rows of the table.
     """
     if scores.empty:
@@ -26,10 +32,14 @@ def score_findings(scores: pd.DataFrame, *, top: int) -> list[Finding]:
     poisoned = (scores["max"] == np.inf) | (scores["max"].isna() & scores["max_abs"].isna())
     lost = scores[poisoned & (scores["bound"] != "upper")]
     if len(lost):
+        site, step = lost["site"].iloc[0], int(lost["step"].iloc[0])
+        start = "First"
+        if headroom is not None and (cause := _before(headroom, site, step)) is not None:
+            start = f"Only after {passed(cause)}: first"
         found.append(
             Finding(
                 "scores not finite",
-                f"First at {lost['site'].iloc[0]}, step {lost['step'].iloc[0]}; at "
+                f"{start} at {site}, step {step}; at "
                 f"{counted(lost['step'].nunique(), 'step')} in all.",
             )
         )
@@ -55,6 +65,28 @@ def score_findings(scores: pd.DataFrame, *, top: int) -> list[Finding]:
         sentence += f"; by the upper bounds no score was over {figure(upper.max())}"
     columns = ["site", "head", "step", "max", "max_abs", "bound", "headroom_bits"]
     return [*found, Finding("attention scores", f"{sentence}.", table.head(top)[columns])]
+
+
+def _before(headroom: pd.DataFrame, site: str, step: int) -> "pd.Series[Any] | None":
+    """The row of `headroom` where it began that scores were not finite, if elsewhere.
+
+    That is the first that was not finite since all of a step was. What is inside the scores' module
+    may come after them and does not count; at their own step nor does anything else if they have
+    no row there, as it is not known which came first.
+    """
+    rows = headroom[headroom["step"] <= step].reset_index(drop=True)
+    lost = rows[not_finite(rows)]
+    whole = rows.loc[~rows["step"].isin(lost["step"]), "step"]
+    lost = lost[lost["step"] > (whole.max() if len(whole) else -1)]
+    if lost.empty:
+        return None
+    first = lost.iloc[0]
+    if first["step"] == step:
+        here = (rows["step"] == step) & (rows["site"] == site) & (rows["direction"] == "forward")
+        inside = first["site"].startswith(f"{site}.")
+        if inside or not here.any() or here.idxmax() <= lost.index[0]:
+            return None
+    return first
 
 
 def largest_scores(scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Where the FP16 range was tightest, layer by layer, on the way through a run."""
 
+import math
+
 import pandas as pd
 
 from gradlab.errors import GradlabError
@@ -13,6 +15,12 @@ def that_can_overflow(headroom: pd.DataFrame) -> pd.DataFrame:
     """
     narrow = headroom["dtype"] == "float16"
     return headroom[narrow] if narrow.any() else headroom
+
+
+def not_finite(headroom: pd.DataFrame) -> "pd.Series[bool]":
+    """Which rows are of tensors that had inf or NaN, whatever their dtype."""
+    counted = headroom["nonfinite"].fillna(0) > 0  # not counted: on a GPU, at most looks
+    return (headroom["headroom_bits"] == -math.inf) | counted.astype(bool)
 
 
 def tightest_by_layer(

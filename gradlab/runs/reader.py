@@ -206,7 +206,8 @@ def _no_run(folder: Path) -> str:
         return f"there is no run {folder}: the folder does not exist."
     inside = sorted(file.parent.name for file in folder.glob(f"*/{RUN_FILE}"))
     if inside:
-        return f"{folder} is not one run but holds {len(inside)}: name one of them, as {inside[0]}."
+        one = folder / inside[0]
+        return f"{folder} is not one run but holds {len(inside)}: name one of them, as {one}."
     return f"there is no run in {folder}: it has no {RUN_FILE}."
 
 

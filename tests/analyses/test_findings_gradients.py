@@ -79,6 +79,18 @@ def test_the_last_window_is_that_before_the_break() -> None:
     assert "is 2 times the last layers' over steps 5–9; over steps 0–4" in found.sentence
 
 
+def test_steps_at_which_some_gradient_was_not_finite_do_not_count() -> None:
+    whole = gradients({"q": [2.0, 1.0]}, range(6))
+    some = gradients({"q": [70.0, 1.0], "k": [1.0, 1.0]}, range(6, 9))
+    some["nonfinite"] = [0, 0, 0, 5] * 3  # of the last layer's k
+    again = gradients({"q": [2.0, 1.0]}, range(9, 10))
+    (found,) = mismatch_findings(pd.concat([whole, some]), top=5)
+    assert "is 2 times the last layers' over steps 3–5; over steps 0–2" in found.sentence
+    (found,) = mismatch_findings(pd.concat([whole, some, again]), top=5)
+    assert "is 2 times the last layers' over steps 5–9; over steps 0–4" in found.sentence
+    assert mismatch_findings(some, top=5) == []
+
+
 @pytest.mark.parametrize(
     ("layers", "words"),
     [([0.0, 1.0], "no gradient reached the first layers"), ([1.0, 0.0], "the last layers")],

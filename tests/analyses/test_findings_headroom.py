@@ -75,7 +75,7 @@ def test_an_overflow_on_the_way_back_leaves_the_way_forth_as_it_was() -> None:
 
 def test_only_overflows() -> None:
     (found,) = headroom_findings(rows({"a": [-math.inf]}), top=5)
-    assert found.sentence == "At every recorded step something overflowed."
+    assert found.sentence == "At every recorded step something was not finite."
 
 
 def test_wider_tensors_count_only_where_none_is_fp16() -> None:

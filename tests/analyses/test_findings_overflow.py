@@ -29,7 +29,7 @@ def headroom(numbers: range, over_at: int | None = None) -> pd.DataFrame:
         for i, site in enumerate(SITES)
     ]
     table = pd.DataFrame(rows, columns=["step", "site", "direction", "headroom_bits"])
-    return table.assign(dtype="float16")
+    return table.assign(dtype="float16", nonfinite=(table["headroom_bits"] == -math.inf) * 3)
 
 
 def test_the_overflow_at_the_break_with_what_led_to_it() -> None:
@@ -121,3 +121,28 @@ def test_nothing_overflowed() -> None:
     assert none.sentence == "None: no tensor that was looked at is FP16."
     assert overflow_findings(steps(3), events(), None) == []
     assert overflow_findings(steps(3), events(), headroom(range(0))) == []
+
+
+def test_without_fp16_the_first_place_that_was_not_finite_is_named() -> None:
+    wide = headroom(range(4), over_at=2).assign(dtype="bfloat16")
+    # Nor is anything finite at the next step, from its first place on: that is no beginning.
+    wide.loc[wide["step"] == 3, ["headroom_bits", "nonfinite"]] = (-math.inf, 8)
+    (began,) = overflow_findings(steps(3), events(), wide)
+    assert began.what == "first not finite"
+    assert began.sentence == (
+        "At blocks.0.scores (forward), step 2: 3 entries; no tensor that was looked at is FP16, so "
+        "it is no overflow event."
+    )
+
+
+def test_what_was_not_looked_at_or_counted_is_not_claimed() -> None:
+    wide = headroom(range(0, 21, 10), over_at=20).assign(dtype="float32", direction="backward")
+    wide["nonfinite"] = pd.array([0, None] * 9, dtype="Int64")
+    (began,) = overflow_findings(steps(20), events(), wide)
+    assert began.sentence == (
+        "At blocks.0.scores (backward), step 20; no tensor that was looked at is FP16, so it is no "
+        "overflow event; at step 10, the last looked at before, all was finite."
+    )
+    wide.loc[wide["site"] == "embed", "nonfinite"] = 1
+    (began,) = overflow_findings(steps(20), events(), wide)
+    assert began.sentence.startswith("At embed (backward), step 0: 1 entry; ")

@@ -50,10 +50,27 @@ def test_the_sentence_counts_extremes() -> None:
     assert found.table["start"].tolist() == [1.5, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("course", "words"),
+    [
+        ([1.0, 1.00312], "a grew most, by 0.312 % at step 1; "),
+        ([1.0, 1.0004, 1.0002], "a grew most, by 0.04 % at step 1; "),
+        ([-2.0, -2.6], "a grew most, to 1.3 times its start at step 1; "),
+        ([1.0, 1.00009], "None grew by 0.01 % of its start; "),
+        ([1.0, 0.5], "None grew by 0.01 % of its start; "),
+        ([0.0, -0.3], "a grew most, from 0 to 0.3 at step 1; "),
+        ([0.0, 0.0], "None grew by 0.01 % of its start; "),
+    ],
+)
+def test_growth_has_enough_digits(course: list[float], words: str) -> None:
+    (found,) = scale_findings(scales(a=[[value] for value in course]), top=5)
+    assert found.sentence.startswith(words)
+
+
 def test_values_that_are_not_finite_are_told_apart() -> None:
     lost, moved = scale_findings(scales(a=[[1.0], [math.nan]], b=[[1.0], [math.inf]]), top=5)
     assert lost.sentence == "First in a at step 1, in 2 parameters in all."
-    assert moved.sentence.startswith("a grew most, to 1 times its start at step 0; 0 of 2")
+    assert moved.sentence.startswith("None grew by 0.01 % of its start; 0 of 2")
     assert [found.what for found in scale_findings(scales(a=[[math.nan]]), top=5)] == [
         "scales not finite"
     ]

@@ -74,3 +74,33 @@ def test_where_only_the_signed_maximum_is_known() -> None:
 
 def test_no_rows() -> None:
     assert score_findings(scores(), top=5) == []
+
+
+def headroom(*rows: tuple[int, str, str, int]) -> pd.DataFrame:
+    """(step, site, direction, entries that are not finite)."""
+    table = pd.DataFrame(rows, columns=["step", "site", "direction", "nonfinite"])
+    bits = table["nonfinite"].map(lambda count: -math.inf if count else 9.0)
+    return table.assign(headroom_bits=bits)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        ([(2, "fc1", "forward", 8), (2, "s", "forward", 4)], "fc1 (forward), step 2"),
+        ([(1, "fc1", "backward", 8), (2, "fc1", "forward", 4)], "fc1 (backward), step 1"),
+        ([(1, "fc1", "backward", 8)], "fc1 (backward), step 1"),  # step 2 was not looked at
+        ([(2, "s", "forward", 4), (2, "fc1", "forward", 8)], None),
+        ([(2, "s", "forward", 0), (2, "fc1", "backward", 8)], None),
+        ([(2, "s.out", "forward", 8), (2, "s", "forward", 4)], None),  # before them or after?
+        ([(2, "fc1", "forward", 8)], None),
+        ([(1, "fc1", "backward", 8), (2, "fc1", "forward", 0)], None),  # all was well again
+        ([(3, "fc1", "forward", 8)], None),
+    ],
+)
+def test_scores_that_follow_from_elsewhere_are_no_beginning(
+    rows: list[tuple[int, str, str, int]], cause: str | None
+) -> None:
+    table = scores((1, "s", 0, 9.0, "exact"), (2, "s", 0, math.inf, "exact"))
+    lost, _ = score_findings(table, headroom((0, "fc1", "forward", 0), *rows), top=5)
+    start = "First" if cause is None else f"Only after {cause}: first"
+    assert lost.sentence == f"{start} at s, step 2; at 1 step in all."
