@@ -1,5 +1,6 @@
 """How much higher or lower each architecture breaks than a baseline, by size, with intervals."""
 
+from dataclasses import replace
 from textwrap import fill
 
 import numpy as np
@@ -76,8 +77,10 @@ def lr_against_baseline(
         ax.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _percent(ratio)))
         ax.set_ylabel(fill(f"{_LABELS[value]} against {style[baseline].label}", 32))
         handles = [_mark(style[arch]) for arch in others]
-        if not differences["distinguished"].all():
-            handles.append(_mark(Look("not distinguished", "0.4", "o"), hollow=True))
+        hollow = differences.loc[~differences["distinguished"].astype(bool), "arch"]
+        if len(hollow):
+            look = replace(style[hollow.iloc[0]], label="hollow: not distinguished")
+            handles.append(_mark(look, hollow=True))
         legend_above(ax, handles)
     return ax
 

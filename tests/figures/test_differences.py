@@ -34,6 +34,17 @@ def test_points_are_geometric_means_hollow_where_not_distinguished() -> None:
     np.testing.assert_allclose(filled.get_ydata(), [math.prod(RATIOS["nano"]) ** (1 / 3)])
 
 
+def test_the_legend_has_the_hollow_marker_of_the_plot() -> None:
+    ax = lr_against_baseline(study())
+    handles, labels = ax.get_legend().legend_handles, ax.get_legend().get_texts()
+    assert [label.get_text() for label in labels] == ["NormFormer", "hollow: not distinguished"]
+    drawn = next(line for line in ax.lines if line.get_markerfacecolor() == "white")
+    for look in ("get_marker", "get_color", "get_markerfacecolor"):
+        assert getattr(handles[1], look)() == getattr(drawn, look)()
+    told = study()[lambda table: table["size"] == "nano"]
+    assert len(lr_against_baseline(told).get_legend().get_texts()) == 1
+
+
 def test_every_seed_and_every_interval_is_drawn() -> None:
     ax = lr_against_baseline(study())
     faint = [line for line in ax.lines if line.get_alpha() is not None]
