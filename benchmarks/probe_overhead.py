@@ -319,6 +319,19 @@ def median_interval(values: list[float]) -> tuple[float, float, float]:
     return median(ordered), ordered[at], ordered[n - 1 - at]
 
 
+def seconds_to_read(width: int) -> float:
+    """Of one `torch.aminmax` of every output and gradient there: the least headroom can cost."""
+    widths = [width, 3 * width, width, width, 4 * width, width, width] * N_LAYERS + [width] * 2
+    sites = [torch.randn(BATCH * LENGTH, each) for each in 2 * widths]
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for site in sites:
+            torch.aminmax(site)
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
 def error_on_embedding(name: str, folder: Path) -> float | None:
     one = on_embedding(name, folder)
     one.step()
@@ -352,6 +365,8 @@ def main() -> None:
             f"{'':26}{'ratio':>7}{'(95 %)':^18}{'total':>7}{'extra':>10}   norm{'error':>10}"
             f"{'embedding':>12}"
         )
+        read = 1000 * seconds_to_read(options.width)
+        print(f"torch.aminmax of every output and its gradient alone: {read:.1f} ms", flush=True)
         for name, one in contestants.items():
             pairs = list(zip(seconds[name], bare, strict=True))
             ratio, low, high = median_interval([taken / base for taken, base in pairs])
