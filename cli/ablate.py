@@ -64,7 +64,7 @@ def show_result(equal: "EqualRuns", out: Path) -> None:
     from gradlab.analyses.final_losses import final_losses
     from gradlab.cli.ablation_report import ablation_tables, difference_sentences
     from gradlab.cli.equal_time import with_times
-    from gradlab.cli.study_files import write_csvs
+    from gradlab.cli.study_files import files_line, write_csvs
 
     console = output()
     losses = final_losses(study_runs(equal.configs, out), vary="steps")
@@ -82,5 +82,4 @@ def show_result(equal: "EqualRuns", out: Path) -> None:
     for sentence in difference_sentences(tables["differences"]):
         console.print(sentence)
     files = [out / "runs.csv", *write_csvs(tables, out)]
-    names = ", ".join(file.name for file in files)
-    console.print(f"In {out}: {names}; a folder a run.")
+    console.print(files_line(out, files))

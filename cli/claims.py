@@ -92,7 +92,7 @@ def show_result(options: ClaimsOptions, *, figures: bool) -> None:
     from gradlab.analyses.claim import RULE, judge_all
     from gradlab.analyses.claims import CLAIMS
     from gradlab.cli.claims_report import claims_table, document, write_drawn
-    from gradlab.cli.study_files import write_csvs
+    from gradlab.cli.study_files import files_line, write_csvs
     from gradlab.runs.files import write_whole
 
     out = options.out
@@ -105,7 +105,6 @@ def show_result(options: ClaimsOptions, *, figures: bool) -> None:
     finished = [STUDIES[name] for name, read in studies.items() if not read.missing]
     drawn = write_drawn(finished, out, console.print) if figures else {}
     lines = {name: study.line(out, seeds=options.seeds) for name, study in STUDIES.items()}
-    files = write_csvs({"claims": table}, out)
-    write_whole(out / "claims.md", document(table, lines, drawn).encode())
-    names = ", ".join([*(file.name for file in files), "claims.md"])
-    console.print(f"In {out}: {names}; a folder a study.")
+    files = [*write_csvs({"claims": table}, out), out / "claims.md"]
+    write_whole(files[-1], document(table, lines, drawn).encode())
+    console.print(files_line(out, files, each="study"))

@@ -70,7 +70,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, length: int, figur
         summarise_mismatch,
     )
     from gradlab.cli.gradient_report import difference_sentences, mismatch_table
-    from gradlab.cli.study_files import write_csvs
+    from gradlab.cli.study_files import files_line, write_csvs
 
     console = output()
     runs = whole_runs(configs, out)
@@ -91,8 +91,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, length: int, figur
     files = [out / "runs.csv", *write_csvs(tables, out)]
     if figures:
         files += write_figure(gradients, out)
-    names = ", ".join(file.name for file in files)
-    console.print(f"In {out}: {names}; a folder a run.")
+    console.print(files_line(out, files))
 
 
 def whole_runs(configs: Sequence["RunConfig"], out: Path) -> list["Run"]:

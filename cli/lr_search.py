@@ -63,7 +63,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
         summarise_search,
     )
     from gradlab.cli.lr_search_report import NOTE, rate_tables, search_sentences, search_table
-    from gradlab.cli.study_files import write_csvs
+    from gradlab.cli.study_files import files_line, write_csvs
 
     console = output()
     losses = final_losses(study_runs(configs, out), vary="lr")
@@ -86,8 +86,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
     files = [out / "runs.csv", *write_csvs(tables, out)]
     if figures and tables["rates"]["runs"].any():
         files += write_figure(losses, out)
-    names = ", ".join(file.name for file in files)
-    console.print(f"In {out}: {names}; a folder a run.")
+    console.print(files_line(out, files))
 
 
 def write_figure(losses: "pd.DataFrame", out: Path) -> list[Path]:

@@ -54,7 +54,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
     """Print the study's tables and sentences, and write its files."""
     from gradlab.analyses.stability_table import read_stability
     from gradlab.cli.report import difference_sentences, summary_tables
-    from gradlab.cli.study_files import write_figures, write_tables
+    from gradlab.cli.study_files import files_line, write_figures, write_tables
 
     table = read_stability(out)
     console = output()
@@ -65,5 +65,4 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
     files = [out / "stability.csv", *write_tables(table, out)]
     if figures:
         files += write_figures(table, configs, out)
-    names = ", ".join(file.name for file in files)
-    console.print(f"In {out}: {names}; a folder a run.")
+    console.print(files_line(out, files))

@@ -30,6 +30,11 @@ def write_tables(table: "pd.DataFrame", out: Path) -> list[Path]:
     return write_csvs(tables, out)
 
 
+def files_line(out: Path, files: Sequence[Path], *, each: str = "run") -> str:
+    """Where a study's files lie, in a sentence; its other folders are one for `each`."""
+    return f"In {out}: {', '.join(file.name for file in files)}; a folder a {each}."
+
+
 def write_csvs(tables: Mapping[str, "pd.DataFrame"], out: Path) -> list[Path]:
     """Each table as a CSV file of its name."""
     from gradlab.runs.files import write_whole

@@ -70,7 +70,7 @@ def show_result(options: VariantsOptions, equal: "EqualRuns", out: Path) -> None
     )
     from gradlab.cli.equal_time import with_times
     from gradlab.cli.plan_variants import architectures_of, variants_of
-    from gradlab.cli.study_files import write_csvs
+    from gradlab.cli.study_files import files_line, write_csvs
     from gradlab.cli.variants_report import variant_sentences, variant_tables
 
     console = output()
@@ -94,5 +94,4 @@ def show_result(options: VariantsOptions, equal: "EqualRuns", out: Path) -> None
     for sentence in variant_sentences(tables["differences"]):
         console.print(sentence)
     files = [out / "runs.csv", *write_csvs(tables, out)]
-    names = ", ".join(file.name for file in files)
-    console.print(f"In {out}: {names}; a folder a run.")
+    console.print(files_line(out, files))
