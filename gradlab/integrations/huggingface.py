@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gradlab.extra import needs_extra
 from gradlab.integrations.attachment import AttachingCallback
-from gradlab.probes.own_hook import own
+from gradlab.probes.engine.own_hook import own
 from gradlab.probes.selection import unwrapped
 
 with needs_extra("transformers", "gradlab.integrations.huggingface", "transformers"):

@@ -1,9 +1,9 @@
 """Probes: what is measured inside a model while it trains, by hooks that change nothing."""
 
-from gradlab.probes.attention_scores import AttentionScores
+from gradlab.probes.attention.probe import AttentionScores
 from gradlab.probes.cadence import log_spaced
 from gradlab.probes.gradient_norms import GradientNorms
-from gradlab.probes.headroom import Headroom
+from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales
 from gradlab.probes.optimizer_health import OptimizerHealth
 from gradlab.probes.probe import Probe, Reading, Step, Subject

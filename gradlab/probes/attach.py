@@ -18,13 +18,13 @@ from torch.amp import GradScaler
 
 from gradlab.errors import GradlabError, GradlabWarning, in_words
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.distributed.processes import processes_of
+from gradlab.probes.engine.session import Session
 from gradlab.probes.gradient_norms import GradientNorms
-from gradlab.probes.headroom import Headroom
+from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
 from gradlab.probes.probe import Probe, Subject
-from gradlab.probes.processes import processes_of
 from gradlab.probes.selection import is_compiled
-from gradlab.probes.session import Session
 from gradlab.probes.subject import optimizers_of, subject_of
 from gradlab.probes.tables import append, step_rows
 from gradlab.runs.memory import MemoryWriter

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.distributed.shards import over_shards
 from gradlab.probes.gradient_statistics import gradient_statistics
 from gradlab.probes.probe import Probe, Reading, Subject
 from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, select
-from gradlab.probes.shards import over_shards
 
 _VALUES = ("grad_l1", "grad_l2", "grad_max_abs", "nonfinite")
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from gradlab.config import RecordConfig
-from gradlab.probes.attention_scores import AttentionScores
+from gradlab.probes.attention.probe import AttentionScores
 from gradlab.probes.gradient_norms import GradientNorms
-from gradlab.probes.headroom import Headroom
+from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales
 from gradlab.probes.optimizer_health import OptimizerHealth
 from gradlab.probes.probe import Probe

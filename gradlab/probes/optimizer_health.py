@@ -9,11 +9,11 @@ from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.distributed.shards import over_shards
 from gradlab.probes.gradient_statistics import gradient_statistics
 from gradlab.probes.probe import Columns, Probe, Reading, Subject
 from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, select
-from gradlab.probes.shards import over_shards
 
 _MOMENTS = ("max_exp_avg_sq", "exp_avg_sq")  # AMSGrad divides by the first
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gradlab.probes.engine.window import RecordedStep
 from gradlab.probes.probe import Columns
-from gradlab.probes.recorder import RecordedStep
 
 Tables = dict[str, dict[str, list[Any]]]
 

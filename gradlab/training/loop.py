@@ -15,10 +15,10 @@ from gradlab.data.corpus import Corpus, load_corpus
 from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import in_words
 from gradlab.models.loss import next_token_loss
-from gradlab.probes.headroom import Headroom
+from gradlab.probes.engine.session import Session
+from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.named import named_probes
 from gradlab.probes.probe import Subject
-from gradlab.probes.session import Session
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Reason

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from gradlab.config import RunConfig
-from gradlab.probes.headroom import Headroom
-from gradlab.probes.overflows import site_label
-from gradlab.probes.recorder import RecordedStep
-from gradlab.probes.session import Session
+from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.window import RecordedStep
+from gradlab.probes.headroom.overflows import site_label
+from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.sites import SiteStep
 from gradlab.probes.statistics import headroom_bits
 from gradlab.probes.tables import Tables, append

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import gradlab
 from gradlab.errors import GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, OptimizerHealth
-from gradlab.probes.own_hook import OwnHook
+from gradlab.probes.engine.own_hook import OwnHook
 
 
 def deep_copied(model: nn.Module) -> nn.Module:

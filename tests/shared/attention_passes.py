@@ -11,7 +11,7 @@ import gradlab
 from gradlab.models.build import build_model
 from gradlab.models.presets import model_config
 from gradlab.models.transformer import Transformer
-from gradlab.probes.attention_scores import AttentionScores
+from gradlab.probes.attention.probe import AttentionScores
 
 
 def model_of(attention: str) -> Transformer:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from gradlab.config import RunConfig, ScheduleConfig, StabilityConfig
-from gradlab.probes.headroom import Headroom
-from gradlab.probes.session import Session
+from gradlab.probes.engine.session import Session
+from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.subject import subject_of
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run

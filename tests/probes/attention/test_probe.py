@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import gradlab
 from gradlab.errors import GradlabError
 from gradlab.models.transformer import Transformer
-from gradlab.probes.attention_scores import AttentionScores
+from gradlab.probes.attention.probe import AttentionScores
 
 
 def largest(scores: Tensor, visible: Tensor | None = None) -> tuple[list[float], list[float]]:

@@ -20,9 +20,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from gradlab.errors import GradlabWarning
-from gradlab.probes.recorder import HostStep
+from gradlab.probes.distributed.shards import is_spread
+from gradlab.probes.engine.window import HostStep
 from gradlab.probes.selection import clean_name, unwrapped
-from gradlab.probes.shards import is_spread
 
 PATIENCE = 30.0
 """Seconds that the first process waits for another one's window, which ends when its own does."""

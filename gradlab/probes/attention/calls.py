@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.probes.score_bounds import MASKING, FusedCall, aside, fused_call
-from gradlab.probes.shards import is_spread
+from gradlab.probes.attention.bounds import MASKING, FusedCall, aside, fused_call
+from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.sites import in_backward
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})

@@ -11,15 +11,15 @@ from torch.amp import GradScaler
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError, GradlabWarning
-from gradlab.probes.backward_end import BackwardEnd
 from gradlab.probes.cadence import Cadence, due
-from gradlab.probes.own_hook import own
+from gradlab.probes.distributed.processes import Processes
+from gradlab.probes.distributed.shards import whole
+from gradlab.probes.engine.backward_end import BackwardEnd
+from gradlab.probes.engine.own_hook import own
+from gradlab.probes.engine.step_end import StepEnd
+from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.probe import Probe, Subject
-from gradlab.probes.processes import Processes
-from gradlab.probes.recorder import PendingStep, RecordedStep, has_numbers, recorded, to_host
-from gradlab.probes.shards import whole
 from gradlab.probes.sites import in_backward
-from gradlab.probes.step_end import StepEnd
 
 Optimizer = torch.optim.Optimizer
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import torch
 
-from gradlab.probes.overflows import overflow_rows, overflows, site_label
+from gradlab.probes.headroom.overflows import overflow_rows, overflows, site_label
 from gradlab.probes.probe import Step
 from gradlab.probes.sites import Details, Place, SiteStep
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradlab.probes.score_bounds import (
+from gradlab.probes.attention.bounds import (
     FusedCall,
     Largest,
     exact,

@@ -10,12 +10,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.models.attention import CausalSoftmax, Scores
-from gradlab.probes.attention_calls import AttentionCalls, Caller
-from gradlab.probes.cadence import Cadence
-from gradlab.probes.compiled import CompiledLater
-from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
-from gradlab.probes.roles import role
-from gradlab.probes.score_bounds import (
+from gradlab.probes.attention.bounds import (
     FusedCall,
     Largest,
     aside,
@@ -25,6 +20,11 @@ from gradlab.probes.score_bounds import (
     unmasked,
     upper_bound,
 )
+from gradlab.probes.attention.calls import AttentionCalls, Caller
+from gradlab.probes.cadence import Cadence
+from gradlab.probes.engine.compiled import CompiledLater
+from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
+from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, select
 from gradlab.probes.sites import in_backward
 from gradlab.probes.statistics import FP16_MAX

@@ -10,9 +10,9 @@ from gradlab.models.loss import next_token_loss
 from gradlab.models.presets import model_config
 from gradlab.models.transformer import Transformer
 from gradlab.precision.emulation import emulated_fp16
-from gradlab.probes.headroom import Headroom
-from gradlab.probes.overflows import overflows
-from gradlab.probes.session import Session
+from gradlab.probes.engine.session import Session
+from gradlab.probes.headroom.overflows import overflows
+from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.sites import SiteStep
 from gradlab.probes.subject import subject_of
 

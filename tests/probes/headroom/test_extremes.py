@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradlab.probes.extremes import Extremes
+from gradlab.probes.headroom.extremes import Extremes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

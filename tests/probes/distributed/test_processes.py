@@ -15,10 +15,11 @@ from torch import nn
 
 import gradlab
 from gradlab.errors import GradlabError, GradlabWarning
-from gradlab.probes import AttentionScores, Headroom, processes
-from gradlab.probes.processes import Processes, processes_of
-from gradlab.probes.recorder import HostStep, RecordedStep
-from gradlab.probes.session import Session
+from gradlab.probes import AttentionScores, Headroom
+from gradlab.probes.distributed import processes
+from gradlab.probes.distributed.processes import Processes, processes_of
+from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.window import HostStep, RecordedStep
 from gradlab.probes.subject import subject_of
 
 

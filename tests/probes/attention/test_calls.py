@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import gradlab
 from gradlab.errors import GradlabError
 from gradlab.models.loss import next_token_loss
-from gradlab.probes.attention_scores import AttentionScores
+from gradlab.probes.attention.probe import AttentionScores
 
 
 class Around(nn.Module):
@@ -191,10 +191,10 @@ def test_no_step_reads_a_number_on_the_host(
     # Else the probe's own work would be hidden from the mode that watches it here.
     import contextlib
 
-    import gradlab.probes.score_bounds
+    import gradlab.probes.attention.bounds
 
     monkeypatch.setattr(
-        gradlab.probes.score_bounds, "_disable_current_modes", contextlib.nullcontext
+        gradlab.probes.attention.bounds, "_disable_current_modes", contextlib.nullcontext
     )
     model = model_of(attention)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -21,13 +21,13 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.errors import GradlabError
 from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
-from gradlab.probes.compiled import CompiledLater
-from gradlab.probes.extremes import Extremes
-from gradlab.probes.headroom_rows import headroom_rows, site_step
-from gradlab.probes.overflows import overflow_rows, overflows
+from gradlab.probes.distributed.shards import is_spread
+from gradlab.probes.engine.compiled import CompiledLater
+from gradlab.probes.headroom.extremes import Extremes
+from gradlab.probes.headroom.overflows import overflow_rows, overflows
+from gradlab.probes.headroom.rows import headroom_rows, site_step
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
-from gradlab.probes.shards import is_spread
 from gradlab.probes.sites import (
     Direction,
     Place,

@@ -1,0 +1,1 @@
+"""Attention scores: the largest q·k of each head, seen or bounded."""

@@ -1,0 +1,1 @@
+"""Following a training loop: its passes, its steps, and windows of readings."""
