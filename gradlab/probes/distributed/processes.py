@@ -7,7 +7,6 @@ a collective call of gradlab's, so that one which stops, or never attached, stop
 """
 
 import math
-import pickle
 import time
 import warnings
 import zlib
@@ -20,6 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from gradlab.errors import GradlabWarning
+from gradlab.probes.distributed.message import from_bytes, to_bytes
 from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.window import HostStep
 from gradlab.probes.selection import clean_name, unwrapped
@@ -32,6 +32,9 @@ HASTE = 5.0
 
 CHUNK = 2**22
 """Bytes of one entry of the store: torch's own closes the connection at more than twice as many."""
+
+_MOST_CHUNKS = 256
+"""Of one window: a gigabyte."""
 
 
 def processes_of(model: nn.Module, group: dist.ProcessGroup | None) -> "Processes | None":
@@ -117,6 +120,8 @@ class Processes:
                 self._take(self._own[-1].step, self._patience() if wait else 0.0)
             except RuntimeError:
                 self._go_on_alone("the store that the processes share is gone")
+            except ValueError:
+                self._go_on_alone("what another process left in torch's store is damaged")
         whole = math.inf if self._alone else min(self._last.values())
         ready = [step for step in self._own if step.step <= whole]
         self._own = self._own[len(ready) :]
@@ -144,12 +149,14 @@ class Processes:
             return
         try:
             if self._store.check(["here/0"]):
-                self._put(f"{self._rank}/{self._posted}", pickle.dumps(steps))
+                self._put(f"{self._rank}/{self._posted}", to_bytes(steps))
                 self._posted += 1
             else:  # nobody would take it
                 self._alone = True
         except RuntimeError:  # who kept the store is gone
             self._alone = True
+        except TypeError as error:
+            self._go_on_alone(f"a probe's labels cannot be sent to the first process: {error}")
 
     def _take(self, until: int, patience: float) -> None:
         """Take what the others have delivered, up to a step."""
@@ -165,7 +172,7 @@ class Processes:
         deadline = time.monotonic() + patience
         for rank in self._others:
             while self._last[rank] < until and self._arrived(rank, deadline):
-                steps: list[HostStep] = pickle.loads(self._get(f"{rank}/{self._taken[rank]}"))
+                steps = from_bytes(self._get(f"{rank}/{self._taken[rank]}"), rank=rank)
                 self._taken[rank] += 1
                 for step in steps:
                     self._theirs.setdefault(step.step, []).append(step)
@@ -181,14 +188,24 @@ class Processes:
         for index, at in enumerate(chunks):
             # Bytes are taken too; torch's stub leaves them out.
             self._store.set(f"{key}/{index}", value[at : at + CHUNK])  # type: ignore[arg-type]
-        self._store.set(key, str(len(chunks)))  # last: it says that all are there
+        # Last: it says that all are there, and what they add up to.
+        self._store.set(key, f"{len(chunks)} {zlib.crc32(value)}")
 
     def _get(self, key: str) -> bytes:
-        """Take a value out of the store."""
-        chunks = [f"{key}/{index}" for index in range(int(self._store.get(key)))]
+        """Take a value out of the store.
+
+        Raises:
+            ValueError: It is not what was put there.
+        """
+        count, checksum = map(int, self._store.get(key).split())
+        chunks = [f"{key}/{index}" for index in range(min(count, _MOST_CHUNKS + 1))]
+        if len(chunks) > _MOST_CHUNKS or not self._store.check(chunks):  # `get` would wait for them
+            raise ValueError("not as many chunks as were said to be there")
         value = b"".join(self._store.get(chunk) for chunk in chunks)
         for each in (*chunks, key):
             self._store.delete_key(each)
+        if zlib.crc32(value) != checksum:
+            raise ValueError("another checksum")
         return value
 
     def _arrived(self, rank: int, deadline: float) -> bool:

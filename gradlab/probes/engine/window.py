@@ -1,11 +1,13 @@
 """Keeps readings on the device, and copies a window of them to the host at once."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gradlab.errors import GradlabWarning, in_words
 from gradlab.probes.probe import Columns, Probe, Reading, Step
 
 
@@ -47,6 +49,7 @@ class HostStep:
         skipped: Whether a gradient that was not finite kept the optimizer from stepping.
         losses: Those of the micro-batches.
         readings: Columns by the probe's position among the session's.
+        rank: Of the process.
     """
 
     step: int
@@ -57,6 +60,7 @@ class HostStep:
     skipped: bool
     losses: tuple[float, ...]
     readings: Mapping[int, Columns]
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,24 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
     for index, probe in enumerate(probes):
         readings = [part.readings[index] for part in parts if index in part.readings]
         if readings:
-            columns = readings[0] if len(parts) == 1 else probe.joined(readings)
-            tables.append(probe.rows(step, columns))
+            tables.append(_rows(probe, step, readings))
     losses = [loss for part in parts for loss in part.losses]
     loss = sum(losses) / len(losses) if losses else None
     return RecordedStep(step, own.updated, own.lr, own.seconds, loss, tuple(tables))
+
+
+def _rows(probe: Probe, step: Step, readings: Sequence[Columns]) -> Mapping[str, Columns]:
+    if len(readings) > 1:
+        try:
+            return probe.rows(step, probe.joined(readings))
+        except Exception as error:  # what others sent may be anything: whoever reaches the store
+            warnings.warn(
+                f"step {step.step}: what the processes saw cannot be put together "
+                f"({in_words(error)}): the first one's share is recorded.",
+                GradlabWarning,
+                stacklevel=2,
+            )
+    return probe.rows(step, readings[0])
 
 
 def has_numbers(pending: PendingStep) -> bool:
