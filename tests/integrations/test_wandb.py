@@ -33,9 +33,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield run
 
 
-def logged(folder: Path) -> list[dict[str, Any]]:
+def finished(run: Any, folder: Path) -> list[dict[str, Any]]:
     """The rows of an offline run's history, read from its file (LevelDB's log format)."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
+
+    run.finish()
+    wandb.teardown()  # W&B's own process writes the file, and may do so after `finish` has returned
 
     (file,) = folder.rglob("run-*.wandb")
     data, at, whole, rows = file.read_bytes(), 7, b"", []
@@ -78,8 +82,7 @@ def test_history_is_the_tables(run: Any, tmp_path: Path) -> None:
             loss.backward()
             optimizer.step()
             run.log({"mine": step})  # the run's own steps, ahead of gradlab's
-    run.finish()
-    rows = logged(tmp_path)
+    rows = finished(run, tmp_path)
     assert [row["mine"] for row in rows if "mine" in row] == [0, 1, 2]
     losses = [(row["gradlab/step"], row["steps/loss"]) for row in rows if "steps/loss" in row]
     assert losses == [(n, pytest.approx(x)) for n, x in enumerate(probes.table("steps")["loss"])]
@@ -99,8 +102,7 @@ def test_what_is_not_finite_and_words_are_taken(run: Any, tmp_path: Path) -> Non
     )
     sink.write("mine", {"step": [0], "value": [math.nan], "dead": [True]})
     sink.close()
-    run.finish()
-    rows = logged(tmp_path)
+    rows = finished(run, tmp_path)
     assert float(rows[0]["headroom/forward"]) == -math.inf
     assert math.isnan(float(rows[1]["mine/value"]))
     assert rows[1]["mine/dead"] == 1.0

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 import gradlab
-from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.config import (
+    PrecisionConfig,
+    RecordConfig,
+    RunConfig,
+    ScheduleConfig,
+    StabilityConfig,
+)
 from gradlab.data.batches import train_batch, validation_batches
 from gradlab.data.corpus import load_corpus
 from gradlab.errors import ConfigError, GradlabError
@@ -21,12 +27,26 @@ from gradlab.training.progress import Progress
 from gradlab.training.step import make_learner
 
 Make = Callable[..., RunConfig]
-STEEP = ScheduleConfig(kind="ramp", lr_step=0.02)
+# Two ways to leave FP16's range that no rounding can avert: weights that move by the step's number
+# times 0.5 at every step, and a loss scale that grows by 2^40 at once and comes back by halves.
+BREAKS = {
+    "weights": {
+        "schedule": ScheduleConfig(kind="ramp", lr_step=0.5),
+        "stability": StabilityConfig(margin=1e9),  # the loss rises before anything overflows
+        "precision": PrecisionConfig(name="fp16"),
+    },
+    "loss scale": {
+        "schedule": ScheduleConfig(lr=1e-3),
+        "precision": PrecisionConfig(
+            name="fp16", initial_loss_scale=128, growth_factor=2.0**40, growth_interval=120
+        ),
+    },
+}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=BREAKS)
 def broken_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that really breaks: a tiny Pre-LN on a steep ramp, in emulated FP16."""
+    """A run that really breaks: a tiny Pre-LN in emulated FP16."""
     torch.set_num_threads(1)
     corpus = tmp_path_factory.mktemp("text") / "words.txt"
     corpus.write_text("gradient norm scale layer overflow rises and falls\n" * 400)
@@ -36,12 +56,11 @@ def broken_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         model=gradlab.model_config(
             "pre-ln", "nano", d_model=16, n_layers=2, n_heads=2, d_ff=32, max_seq_len=16
         ),
-        schedule=STEEP,
-        steps=600,
+        steps=200,
         batch_size=4,
-        precision=PrecisionConfig(name="fp16"),
         data={"corpus": str(corpus)},
         device="cpu",
+        **BREAKS[request.param],
     )
     return train(config, tmp_path_factory.mktemp("run") / "broken")
 
@@ -53,10 +72,17 @@ def test_the_run_breaks_by_an_overflow(broken_run: Run) -> None:
     assert broken_run.status == "finished"
     steps = broken_run.table("steps")
     assert steps["step"].iloc[-1] == verdict.detected_step
-    assert verdict.lr == pytest.approx(verdict.step * 0.02)
+    assert verdict.lr == pytest.approx(broken_run.config.lr(verdict.step))
     assert not steps["skipped"].iloc[verdict.step - 1]
-    assert steps["skipped"].iloc[verdict.step]
+    assert steps["skipped"].iloc[verdict.step :].all()
     assert verdict.first_overflow is not None
+
+
+def test_a_loss_scale_past_the_range_breaks_the_run_where_it_grows(broken_run: Run) -> None:
+    if broken_run.config.precision.growth_interval == 120:
+        verdict = broken_run.verdict
+        assert (verdict.step, verdict.reason) == (120, "grad_nonfinite")
+        assert verdict.first_overflow.endswith(" gradient")
 
 
 def test_the_first_overflow_is_the_first_event_at_the_verdicts_step(broken_run: Run) -> None:
