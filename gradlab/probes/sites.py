@@ -23,14 +23,12 @@ class Place:
         dtype: Of the tensor as it exists. Of a parameter's gradient, the dtype that its one
             product had before autocast widened it; its own where it sums several (a tied
             parameter, micro-batches), as a sum may leave the range of its terms.
-        numel: Entries looked at (at the scores: the visible pairs).
         masks: Whether −inf there is taken for a mask: in scores, and what has no parameters.
     """
 
     site: str
     direction: Direction
     dtype: torch.dtype
-    numel: int
     masks: bool = False
 
 
@@ -49,8 +47,9 @@ class Details:
 class SiteStep:
     """What one step showed: `places[i]` had the extremes `low[i]` and `high[i]`.
 
-    `order` has the places that the step passed, as it first came to them, and `times` how often (a
-    micro-batch each); at the others the extremes are NaN. `details` holds the counts of the places
+    `order` has the places that the step passed, as it first came to them, and `entries` how many
+    entries were looked at there, over all micro-batches (at the scores: the visible pairs); at the
+    others the extremes are NaN. `details` holds the counts of the places
     that were counted in full or, on a CPU, not finite. `poisoned` has places that were not finite
     and whose module had been given something that was not either.
     """
@@ -62,7 +61,7 @@ class SiteStep:
     low: list[float]
     high: list[float]
     details: dict[int, Details]
-    times: dict[int, int] = field(default_factory=dict)
+    entries: dict[int, int] = field(default_factory=dict)
     poisoned: frozenset[int] = frozenset()
 
     def finite(self, index: int) -> bool:

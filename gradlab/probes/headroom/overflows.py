@@ -73,7 +73,7 @@ def overflow_rows(sites: SiteStep, events: Sequence[Overflow], step: Step) -> Co
         "direction": [place.direction for place in places],
         "kind": [event.kind for event in events],
         "count": [event.count for event in events],
-        "numel": [sites.places[i].numel * sites.times.get(i, 1) for i in indices],
+        "numel": [sites.entries[i] for i in indices],
         "producer": [events[0].producer] * len(events),
         "loss_scale": [step.loss_scale] * len(events),
         "skipped": [step.skipped] * len(events),

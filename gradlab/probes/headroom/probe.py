@@ -8,10 +8,10 @@ take more reads are made at some looks and, on a CPU, wherever an extreme is not
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,18 +43,28 @@ from gradlab.probes.statistics import (
     small_counts,
 )
 
+_Look: TypeAlias = tuple[str, Direction, torch.dtype, bool]
+"""A place's attributes, in their order."""
+
 
 @dataclass
 class _Pass:
-    """What one step has shown so far."""
+    """What one step has shown so far.
+
+    `sums` leads from the place of a gradient's first look to that of the sum which it became;
+    `broken` says whether a CPU tensor was not finite.
+    """
 
     sampled: bool
     counting: bool
     order: list[int] = field(default_factory=list)
-    passed: set[int] = field(default_factory=set)
+    entries: list[int] = field(default_factory=list)
+    gradients: dict[str, int] = field(default_factory=dict)
+    sums: dict[int, int] = field(default_factory=dict)
     counted: list[int] = field(default_factory=list)
     counts: list[Tensor] = field(default_factory=list)
     poisoned: list[int] = field(default_factory=list)
+    broken: bool = False
 
 
 class Headroom(Probe):
@@ -107,8 +117,9 @@ class Headroom(Probe):
         }
         named |= subject.parameters
         self._places: list[Place] = []
-        self._index: dict[tuple[str, Direction], int] = {}
-        self._used_as: dict[nn.Parameter, list[torch.dtype]] = {}
+        self._index: dict[_Look, int] = {}
+        self._used_by: dict[nn.Parameter, dict[str, torch.dtype]] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
         self._looks = 0
         self._fp16 = False
         self._pass = _Pass(False, False)
@@ -127,11 +138,13 @@ class Headroom(Probe):
                 yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             else:
                 self._compiled = self._compiled or CompiledLater(subject.model, _COMPILED)
-                yield chosen.register_forward_hook(partial(self._on_forward, name))
+                hook = partial(self._on_forward, name, _masking(chosen))
+                yield chosen.register_forward_hook(hook)
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
         self._pass = _Pass(self._looks % self._sample == 0, self._looks % self._count == 0)
+        self._fp16 = False
         self._looks += 1
         self._extremes.clear()
         self._passed.clear()
@@ -151,8 +164,9 @@ class Headroom(Probe):
         numbers, rows = self._extremes.together()
         labels: Columns = {
             "places": tuple(self._places),
-            "order": seen.order,
+            "order": [seen.sums.get(index, index) for index in seen.order],
             "rows": rows,
+            "entries": seen.entries,
             "counted": seen.counted,
             "poisoned": seen.poisoned,
             "sampled": [seen.sampled],
@@ -164,21 +178,18 @@ class Headroom(Probe):
 
     def joined(self, readings: Sequence[Columns]) -> Columns:
         """Every process's passes, as if they were micro-batches."""
-        places: dict[tuple[str, Direction], Place] = {}
-        for reading in readings:
-            for place in reading["places"]:
-                places.setdefault((place.site, place.direction), place)
-        index = {key: at for at, key in enumerate(places)}
+        places = dict.fromkeys(place for reading in readings for place in reading["places"])
+        index = {place: at for at, place in enumerate(places)}
         whole: dict[str, list[Any]] = {name: [] for name in readings[0]}
         for reading in readings:
-            at = [index[place.site, place.direction] for place in reading["places"]]
+            at = [index[place] for place in reading["places"]]
             looks = list(range(len(whole["order"]), len(whole["order"]) + len(reading["order"])))
             becomes = {"order": at, "poisoned": at, "rows": looks, "counted": looks}
             for name, column in reading.items():
                 if name in becomes:
                     column = [becomes[name][i] for i in column]
                 whole.setdefault(name, []).extend(column)
-        return {**whole, "places": tuple(places.values())}
+        return {**whole, "places": tuple(places)}
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Overflow events; headroom at a sampled step, or of all steps that led to an overflow."""
@@ -203,7 +214,9 @@ class Headroom(Probe):
         self._lead.clear()
         return {"headroom": headroom_rows(due)} if due else {}
 
-    def _on_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    def _on_forward(
+        self, name: str, masking: "_Masking", module: nn.Module, args: Any, output: Any
+    ) -> None:
         if torch.compiler.is_compiling() or not self.active:
             return
         self._called = True
@@ -217,39 +230,39 @@ class Headroom(Probe):
         self.saw_forward = True
         for suffix, tensor in floats_of(output):
             if not self._is_last_output(tensor):
-                self._on_output(name + suffix, module, args, tensor)
+                self._on_output(name + suffix, masking, module, args, tensor)
 
     def _is_last_output(self, tensor: Tensor) -> bool:
         """Whether the module only passes on what a part of it gave, unchanged."""
         last, self._last_output = self._last_output, (weakref.ref(tensor), tensor._version)
         return last is not None and last[0]() is tensor and last[1] == tensor._version
 
-    def _on_output(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+    def _on_output(
+        self, name: str, masking: "_Masking", module: nn.Module, args: Any, output: Tensor
+    ) -> None:
         seen, numel = _plain(output), output.numel()
         if isinstance(module, Scores):
             # A causal model never uses a score above the diagonal, nor its gradient (zero).
             length = output.shape[-1]
             seen, numel = seen.tril(), numel * (length + 1) // (2 * length)
-
-        def place() -> Place:
-            self._note_use(module, args, output.dtype)
-            return Place(name, "forward", output.dtype, numel, _may_mask(module, output))
-
-        finite = self._see(name, "forward", seen, place)
+        masks = masking == "always" or (
+            masking == "square" and _is_square(output) and not self._pass.broken
+        )
+        if self._dtypes.get(name) is not output.dtype:
+            self._dtypes[name] = output.dtype
+            self._note_use(name, module, args, output.dtype)
+        look: _Look = (name, "forward", output.dtype, masks)
+        finite = self._see(look, seen, numel)
+        self._pass.broken |= not finite and not masks
         if not finite and not self._pass.poisoned and _any_not_finite(args):
-            self._pass.poisoned.append(self._index[name, "forward"])
+            self._pass.poisoned.append(self._index[look])
         # A leaf, as a module gives that returns its parameter, would keep the hook for good.
         if output.requires_grad and not output.is_leaf:
             output.register_hook(partial(self._on_output_gradient, name, numel))
 
     def _on_output_gradient(self, name: str, numel: int, gradient: Tensor) -> None:
-        if not self.active:
-            return
-
-        def place() -> Place:
-            return Place(name, "backward", gradient.dtype, numel)
-
-        self._see(name, "backward", _plain(gradient), place)
+        if self.active:
+            self._see((name, "backward", gradient.dtype, False), _plain(gradient), numel)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -257,41 +270,39 @@ class Headroom(Probe):
         redundant = self.saw_forward and not self._fp16
         if not self.active or redundant or gradient is None:
             return
-        dtype = gradient.dtype
-        index = self._index.get((name, "backward"))
-        if index is not None and index in self._pass.passed:  # a sum over micro-batches
-            self._places[index] = replace(self._places[index], dtype=dtype)
-
-        def place() -> Place:
-            uses = self._used_as.get(cast(nn.Parameter, parameter), [])
-            narrowed = len(uses) == 1 and uses[0].itemsize < dtype.itemsize
-            return Place(name, "backward", uses[0] if narrowed else dtype, parameter.numel())
-
+        dtype, seen = gradient.dtype, self._pass
+        before = seen.gradients.get(name)
+        uses = self._used_by.get(cast(nn.Parameter, parameter), {})
+        if before is None and len(uses) == 1:  # else a sum, of uses or of micro-batches
+            (used,) = uses.values()
+            dtype = used if used.itemsize < dtype.itemsize else dtype
         values = gradient.coalesce().values() if gradient.is_sparse else _plain(gradient)
-        self._see(name, "backward", values, place)
+        look: _Look = (name, "backward", dtype, False)
+        self._see(look, values, parameter.numel())
+        if (index := self._index.get(look)) is not None:
+            if before is not None and before != index:
+                seen.sums[before] = index
+            seen.gradients[name] = index
 
-    def _note_use(self, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
-        """Note in which dtype a module used its parameters, its own or those handed to it."""
+    def _note_use(self, name: str, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
+        """Note in which dtype a module uses its parameters, its own or those handed to it."""
         given = (arg for arg in args if isinstance(arg, nn.Parameter))
         for parameter in (*module.parameters(recurse=False), *given):
-            self._used_as.setdefault(parameter, []).append(dtype)
+            self._used_by.setdefault(parameter, {})[name] = dtype
 
-    def _see(self, site: str, direction: Direction, x: Tensor, place: Callable[[], Place]) -> bool:
-        """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite.
-
-        The place is made when it is first passed.
-        """
+    def _see(self, look: _Look, x: Tensor, numel: int) -> bool:
+        """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite."""
         if not x.numel():
             return True
-        index = self._index.get((site, direction))
+        index = self._index.get(look)
         if index is None:
-            index = self._index[site, direction] = len(self._places)
-            self._places.append(place())
+            index = self._index[look] = len(self._places)
+            self._places.append(Place(*look))
         self._fp16 |= x.dtype is torch.float16
         seen = self._pass
         is_finite = self._extremes.take(x)
         seen.order.append(index)
-        seen.passed.add(index)
+        seen.entries.append(numel)
         if seen.counting or not is_finite:
             seen.counted.append(len(seen.order) - 1)
             known = is_finite and x.is_cpu  # to have nothing that is not finite
@@ -311,19 +322,26 @@ def _plain(x: Tensor) -> Tensor:
     return x.detach() if x.requires_grad else x
 
 
-def _may_mask(module: nn.Module, output: Tensor) -> bool:
-    """Whether −inf in a module's output is taken for a mask.
+_Masking: TypeAlias = Literal["never", "square", "always"]
 
-    Of a module without parameters; of one with parts that have some, where the output has as many
-    rows as columns, which scores have and a stream of activations hardly ever. Our own models' give
-    masked values to nobody: their sums and products can be −inf by overflow only.
+
+def _masking(module: nn.Module) -> _Masking:
+    """When −inf in a module's output is taken for a mask.
+
+    Always, of a module without parameters; of one with parts that have some, where the output has
+    as many rows as columns, which scores have and a stream of activations hardly ever, and all
+    before it was finite. Our own
+    models' give masked values to nobody: their sums and products can be −inf by overflow only.
     """
     if type(module).__module__.startswith("gradlab.models."):
-        return False
+        return "never"
     if next(module.parameters(recurse=False), None) is not None:
-        return False
-    is_square = output.dim() > 2 and output.shape[-1] == output.shape[-2]
-    return is_square or next(module.parameters(), None) is None
+        return "never"
+    return "always" if next(module.parameters(), None) is None else "square"
+
+
+def _is_square(x: Tensor) -> bool:
+    return x.dim() > 2 and x.shape[-1] == x.shape[-2]
 
 
 def _any_not_finite(args: Any) -> bool:

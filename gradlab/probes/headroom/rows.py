@@ -15,15 +15,15 @@ def site_step(step: int, columns: Columns) -> SiteStep:
     places = tuple(columns["places"])
     n = len(places)
     low, high = [math.nan] * n, [math.nan] * n
-    seen: dict[int, int] = {}  # how often, in order
+    seen: dict[int, int] = {}  # entries, in order
     order, lows, highs = columns["order"], columns["low"], columns["high"]
-    for index, row in zip(order, columns["rows"], strict=True):
+    for index, row, entries in zip(order, columns["rows"], columns["entries"], strict=True):
         lo, hi = lows[row], highs[row]
         if index not in seen:
             low[index], high[index] = lo, hi
-            seen[index] = 1
+            seen[index] = entries
         else:
-            seen[index] += 1
+            seen[index] += entries
             # A NaN must win, and min() keeps its first argument where nothing compares.
             low[index] = lo if math.isnan(lo) else min(low[index], lo)
             high[index] = hi if math.isnan(hi) else max(high[index], hi)

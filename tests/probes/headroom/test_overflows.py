@@ -16,11 +16,12 @@ def step_of(*entries: tuple[str, torch.dtype, float, Details]) -> SiteStep:
     return SiteStep(
         step=7,
         sampled=False,
-        places=tuple(Place(name, "backward", dtype, 4) for name, dtype, _, _ in entries),
+        places=tuple(Place(name, "backward", dtype) for name, dtype, _, _ in entries),
         order=tuple(range(len(entries))),
         low=[0.0 for _ in entries],
         high=[high for _, _, high, _ in entries],
         details={i: entry[3] for i, entry in enumerate(entries)},
+        entries=dict.fromkeys(range(len(entries)), 4),
     )
 
 
@@ -45,7 +46,7 @@ def test_kinds_counts_and_the_producer() -> None:
 
 
 def test_no_more_entries_are_counted_than_were_looked_at() -> None:
-    step = replace(step_of(("a", HALF, math.inf, counts(infinite=8))), times={0: 2})
+    step = replace(step_of(("a", HALF, math.inf, counts(infinite=8))), entries={0: 8})
     rows = overflow_rows(step, overflows(step), Step(7, 1.0, True))
     assert (rows["count"], rows["numel"]) == ([8], [8])
 
@@ -70,7 +71,7 @@ def test_a_producer_whose_input_was_not_finite_is_what_lies_before_it() -> None:
 
 
 def test_minus_infinity_from_a_module_that_masks_is_no_event() -> None:
-    mask = Place("mask", "forward", HALF, 4, masks=True)
+    mask = Place("mask", "forward", HALF, masks=True)
     step = replace(step_of(("mask", HALF, 3.0, CLEAN)), places=(mask,), low=[-math.inf])
     assert overflows(step) == []
     assert len(overflows(replace(step, high=[math.inf]))) == 1
@@ -100,5 +101,5 @@ def test_without_fp16_there_are_no_events() -> None:
 
 
 def test_labels() -> None:
-    assert site_label(Place("x", "forward", HALF, 1)) == "x"
-    assert site_label(Place("x", "backward", HALF, 1)) == "x gradient"
+    assert site_label(Place("x", "forward", HALF)) == "x"
+    assert site_label(Place("x", "backward", HALF)) == "x gradient"

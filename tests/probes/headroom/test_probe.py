@@ -92,7 +92,7 @@ def test_every_site_is_the_obvious_computation(arch: str, every: int) -> None:
         values = kept[place.site, place.direction].double()
         if place.site.endswith("scores"):
             values = values[..., torch.ones(8, 8).tril().bool()]
-        assert place.numel == values.numel()
+        assert seen.entries[index] == values.numel()
         assert seen.max_abs(index) == values.abs().max().item()
         assert seen.finite(index)
         assert (index in seen.details) == seen.sampled
@@ -155,7 +155,7 @@ def test_micro_batches_merge() -> None:
     both = observe(model, batches=(0, 1))
     index = next(i for i, p in enumerate(both.places) if p.site == "blocks.1.attention.scores")
     assert both.max_abs(index) == max(seen.max_abs(index) for seen in single)
-    assert both.times[index] == 2
+    assert both.entries[index] == sum(seen.entries[index] for seen in single)
     assert both.details[index].nonzero == sum(seen.details[index].nonzero for seen in single)
 
 
