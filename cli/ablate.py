@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gradlab.cli.command import takes
 from gradlab.cli.loss_options import AblateOptions
 from gradlab.cli.screen import output
-from gradlab.cli.study import default_folder, study_runs, train_study
+from gradlab.cli.study import default_folder, train_study
 
 if TYPE_CHECKING:
     from gradlab.cli.equal_time import EqualRuns
@@ -65,9 +65,10 @@ def show_result(equal: "EqualRuns", out: Path) -> None:
     from gradlab.cli.ablation_report import ablation_tables, difference_sentences
     from gradlab.cli.equal_time import with_times
     from gradlab.cli.study_files import files_line, write_csvs
+    from gradlab.runs.study import load_study
 
     console = output()
-    losses = final_losses(study_runs(equal.configs, out), vary="steps")
+    losses = final_losses(load_study(out).runs, vary="steps")
     if losses.empty:
         console.print(f"No run in {out} has ended: there is nothing to compare.")
         return

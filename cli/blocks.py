@@ -24,10 +24,11 @@ def blocks(options: BlocksOptions) -> None:
     mpl.use("agg")
 
     from gradlab.cli.output_file import check_free, write_file
-    from gradlab.cli.plan import build_config, size_labels
+    from gradlab.cli.plan import build_config
     from gradlab.figures.blocks import block_panels
     from gradlab.figures.save import rendered
     from gradlab.figures.style import looks
+    from gradlab.models.presets import size_labels
 
     check_free(options.out, force=options.force)
     (size,) = size_labels([options.size], [])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab.cli.ablate import ablate
+from gradlab.cli.command import command_of
 from gradlab.cli.command_options import FiguresOptions, GradNormsOptions, StabilityOptions
 from gradlab.cli.drawings import (
     Drawing,
@@ -20,8 +21,8 @@ from gradlab.cli.grad_norms import grad_norms
 from gradlab.cli.loss_options import AblateOptions
 from gradlab.cli.options import StudyOptions
 from gradlab.cli.run_stability import run_stability
-from gradlab.cli.study_command import command_of, read_study_file, study_commands
 from gradlab.errors import GradlabError
+from gradlab.runs.study import find_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,22 +63,21 @@ class ClaimStudy:
 
     def line(self, out: Path, *, seeds: int) -> str:
         """What one types to make it: as the study was begun, if it was."""
-        begun = next(iter(study_commands(self.runs(out)[:1])), None)
-        command = begun or command_of(self.command, replace(self.options, seeds=seeds))
+        study = find_study(out / self.name)
+        command = (study and study.command) or command_of(
+            self.command, replace(self.options, seeds=seeds)
+        )
         return f"{command.line} --out {out / self.name}"
 
     def runs(self, out: Path) -> "list[Run]":
         """Its runs that have been begun, in its order."""
-        from gradlab.runs.document import RUN_FILE
-        from gradlab.runs.reader import load
-
-        folders = [out / self.name / name for name in self.planned(out)]
-        return [load(folder) for folder in folders if (folder / RUN_FILE).exists()]
+        study = find_study(out / self.name)
+        return study.runs if study else []
 
     def planned(self, out: Path) -> list[str]:
         """The names of its runs; none before it is begun."""
-        document = read_study_file(out / self.name)
-        return [] if document is None else list(document["runs"])
+        study = find_study(out / self.name)
+        return study.names if study else []
 
     def read(self, out: Path) -> "StudyTables":
         """What it has for the claims: nothing before all its runs are over."""
@@ -158,9 +158,9 @@ def _budget(folder: Path, runs: "Sequence[Run]") -> float:
     """Seconds of the baseline's steps, as one was timed before the study: those of every row."""
     from gradlab.cli.equal_time import NOTE
     from gradlab.models.presets import BASELINE
-    from gradlab.training.study import study_notes
+    from gradlab.runs.study import load_study
 
-    second = float(study_notes(folder)[NOTE][BASELINE]["median"])
+    second = float(load_study(folder).notes[NOTE][BASELINE]["median"])
     return second * max(run.config.steps for run in runs if run.config.arch == BASELINE)
 
 

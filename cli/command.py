@@ -3,7 +3,10 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+if TYPE_CHECKING:
+    from gradlab.runs.study import Command
 
 Options = TypeVar("Options")
 
@@ -57,3 +60,21 @@ def default_of(field: Field[Any]) -> Any:
 
 def _is_required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
+
+
+_NO_PART = frozenset({"config", "out", "jobs", "resume"})
+"""Options that say where options come from, where the study lies and how it is gone about: no part
+of what the study is. What `--config` set is in the other options."""
+
+
+def command_of(name: str, options: Any) -> "Command":
+    """A command with its options."""
+    from gradlab.runs.study import Command
+
+    given = {
+        field.name: value
+        for field in own_first(type(options))
+        if field.name not in _NO_PART
+        and (value := getattr(options, field.name)) != default_of(field)
+    }
+    return Command(name, given)

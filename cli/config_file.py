@@ -71,10 +71,9 @@ def run_options(config: "RunConfig") -> dict[str, Any]:
     Of the model only what its architecture and size do not say, so that another `--arch` or
     `--size` on the command line means what it always does.
     """
-    from gradlab.cli.plan import named_size
     from gradlab.models.presets import model_config
 
-    named = model_config(config.arch, **named_size(config.size))
+    named = model_config(config.arch, config.size)
     model = config.model.model_dump(exclude={"d_model"})
     schedule, precision = config.schedule, config.precision.model_dump()
     values = {

@@ -164,7 +164,7 @@ def window_length(runs: Sequence["Run"], options: "FiguresOptions") -> int:
     No more than the usual then. Runs of studies that were asked for several have the usual too.
     """
     from gradlab.analyses.gradients import WINDOW_STEPS
-    from gradlab.cli.study_command import study_commands
+    from gradlab.runs.study import study_commands
 
     if options.average is not None:
         return options.average

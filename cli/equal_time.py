@@ -168,10 +168,10 @@ def _is_kept(group: "Sequence[RunConfig]", kept: Mapping[str, "StepTime"], out: 
 
 
 def _kept_times(out: Path) -> "dict[str, StepTime]":
+    from gradlab.runs.study import load_study
     from gradlab.training.step_times import StepTime
-    from gradlab.training.study import study_notes
 
-    kept = study_notes(out).get(NOTE)
+    kept = load_study(out).notes.get(NOTE)
     if kept is None:
         raise GradlabError(
             f"{out} holds a study that was not begun at equal time: give the options it was "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gradlab.cli.command import takes
 from gradlab.cli.command_options import GradNormsOptions
 from gradlab.cli.screen import output
-from gradlab.cli.study import default_folder, study_runs, train_study
+from gradlab.cli.study import default_folder, train_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, length: int, figur
     from gradlab.cli.study_files import files_line, write_csvs
 
     console = output()
-    runs = whole_runs(configs, out)
+    runs = whole_runs(out)
     if not runs:
         console.print(f"No run in {out} has reached its last step: there is nothing to compare.")
         return
@@ -94,9 +94,11 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, length: int, figur
     console.print(files_line(out, files))
 
 
-def whole_runs(configs: Sequence["RunConfig"], out: Path) -> list["Run"]:
+def whole_runs(out: Path) -> list["Run"]:
     """The study's runs that reached their last step: the others have no late window."""
-    runs = study_runs(configs, out)
+    from gradlab.runs.study import load_study
+
+    runs = load_study(out).runs
     return [run for run in runs if run.verdict is not None and run.verdict.censored]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from gradlab.cli.command import takes
 from gradlab.cli.loss_options import LrSearchOptions
 from gradlab.cli.screen import output
-from gradlab.cli.study import default_folder, study_runs, train_study
+from gradlab.cli.study import default_folder, train_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,9 +64,10 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
     )
     from gradlab.cli.lr_search_report import NOTE, rate_tables, search_sentences, search_table
     from gradlab.cli.study_files import files_line, write_csvs
+    from gradlab.runs.study import load_study
 
     console = output()
-    losses = final_losses(study_runs(configs, out), vary="lr")
+    losses = final_losses(load_study(out).runs, vary="lr")
     if losses.empty:
         console.print(f"No run in {out} has ended: there is nothing to compare.")
         return

@@ -1,7 +1,6 @@
 """From options to run configurations: what a command would do, without doing it."""
 
 import os
-import re
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import product
@@ -24,15 +23,13 @@ from gradlab.config import (
     StabilityConfig,
 )
 from gradlab.errors import ConfigError, GradlabError, unknown
-from gradlab.models.presets import SIZES, at_width, model_config
+from gradlab.models.presets import base_size, model_config, size_labels
 
 STEP_CAPS = {"nano": 4000, "micro": 4000, "mini": 3000}
 """Steps after which a run of the stability test is censored; the break is well before."""
 
 LARGE_STEP_CAP = 2000
 """The cap at the paper's own sizes."""
-
-_AT_WIDTH = re.compile(r"(?P<size>.+)-d(?P<width>\d+)")
 
 Part = TypeVar("Part", bound=Config)
 
@@ -124,38 +121,6 @@ def plan_train(options: TrainOptions) -> RunConfig:
     )
 
 
-def size_labels(sizes: list[str], widths: list[int]) -> list[str]:
-    """Each size, or each at each width: `nano`, `nano-d128`; a size at its own width is itself.
-
-    Raises:
-        ConfigError: A size that names a width already is to be taken at another.
-    """
-    labels = []
-    for size in sizes:
-        if widths and _AT_WIDTH.fullmatch(size):
-            raise ConfigError(f"size {size!r} names its width: leave out --width.")
-        labels += [f"{size}-d{width}" for width in widths] or [size]
-    return list(dict.fromkeys(_without_its_own_width(label) for label in labels))
-
-
-def _without_its_own_width(label: str) -> str:
-    parts = _AT_WIDTH.fullmatch(label)
-    own = SIZES.get(parts["size"], {}).get("d_model") if parts else None
-    return parts["size"] if parts and int(parts["width"]) == own else label
-
-
-def named_size(label: str) -> dict[str, Any]:
-    """What `model_config` takes beside the architecture for a size's label, `nano-d128` included.
-
-    Raises:
-        ConfigError: The size is unknown.
-    """
-    parts = _AT_WIDTH.fullmatch(label)
-    if parts is None:
-        return {"size": label}
-    return {"size": parts["size"], **at_width(parts["size"], int(parts["width"]))}
-
-
 def build_config(options: ModelOptions, arch: str, size: str) -> ModelConfig:
     """The model of an architecture at a size's label, with what the options override."""
     switches = {
@@ -163,7 +128,7 @@ def build_config(options: ModelOptions, arch: str, size: str) -> ModelConfig:
         for name in ModelConfig.model_fields
         if name != "d_model" and getattr(options, name) is not None
     }
-    return model_config(arch, **{**named_size(size), **switches})
+    return model_config(arch, size, **switches)
 
 
 def default_jobs() -> int:
@@ -197,7 +162,7 @@ def seeds_of(count: int) -> range:
 
 
 def _step_cap(label: str) -> int:
-    return STEP_CAPS.get(named_size(label)["size"], LARGE_STEP_CAP)
+    return STEP_CAPS.get(base_size(label), LARGE_STEP_CAP)
 
 
 def shared_fields(options: RunOptions, precision: str) -> dict[str, Any]:

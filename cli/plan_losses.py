@@ -10,10 +10,10 @@ from gradlab.cli.loss_options import (
     LossStudyOptions,
     LrSearchOptions,
 )
-from gradlab.cli.plan import build_config, check_name, seeds_of, shared_fields, size_labels
+from gradlab.cli.plan import build_config, check_name, seeds_of, shared_fields
 from gradlab.config import BASE_VARIANT, RunConfig, ScheduleConfig, ScheduleKind
 from gradlab.errors import ConfigError
-from gradlab.models.presets import BASELINE, TABLE_4
+from gradlab.models.presets import BASELINE, TABLE_4, size_labels
 
 _ABLATED = ("placement", "head_scale", "attn_out_norm", "ffn_mid_norm", "qkv_norm", "res_scale")
 

@@ -4,12 +4,12 @@ from itertools import product
 from typing import Any
 
 from gradlab.cli.loss_options import VariantsOptions
-from gradlab.cli.plan import build_config, seeds_of, size_labels
+from gradlab.cli.plan import build_config, seeds_of
 from gradlab.cli.plan_losses import check_equal, loss_run
 from gradlab.cli.variant import VARIED, Variant, read_variant
 from gradlab.config import ModelConfig, RunConfig
 from gradlab.errors import ConfigError
-from gradlab.models.presets import BASELINE
+from gradlab.models.presets import BASELINE, size_labels
 
 
 def plan_variants(options: VariantsOptions) -> list[RunConfig]:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from gradlab.cli.command import command_of
 from gradlab.cli.html import Markup, element, joined
-from gradlab.cli.study_command import command_of, study_commands
 from gradlab.config import BASE_VARIANT, RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
+from gradlab.runs.study import study_commands
 
 _TIMED = ("gradlab ablate", "gradlab variants")
 """Commands that measure how many steps take equal time, unless told otherwise."""

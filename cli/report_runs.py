@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradlab.cli.study_command import read_study_file
 from gradlab.errors import GradlabError
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
+from gradlab.runs.study import find_study
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def _place(folder: Path) -> Path:
 
 def _planned(study: Path) -> list[str]:
     """The names of a study's runs, in the order in which it makes them."""
-    document = read_study_file(study)
-    return [] if document is None else list(document["runs"])
+    found = find_study(study)
+    return [] if found is None else found.names
 
 
 def _missing_sentence(study: Path, missing: Sequence[str], planned: int) -> str:

@@ -53,8 +53,8 @@ def sizes(options: SizesOptions) -> None:
 
 def size_configs(options: SizesOptions) -> Iterator[tuple[str, str, "ModelConfig"]]:
     """Size, architecture and model of each row."""
-    from gradlab.cli.plan import build_config, size_labels
-    from gradlab.models.presets import SIZES
+    from gradlab.cli.plan import build_config
+    from gradlab.models.presets import SIZES, size_labels
 
     for size in size_labels(options.size or list(SIZES), options.width):
         for arch in dict.fromkeys(options.arch):

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from gradlab.cli.command import command_of
 from gradlab.cli.live import watching
 from gradlab.cli.options import StudyOptions
-from gradlab.cli.study_command import command_of
 
 if TYPE_CHECKING:
     from gradlab.config import RunConfig
-    from gradlab.runs.reader import Run
     from gradlab.training.study import RunUpdate
     from gradlab.training.study_table import StudyTable
 
@@ -86,15 +85,6 @@ def default_folder(kind: str, configs: Sequence["RunConfig"]) -> Path:
     return Path("studies") / "-".join([kind, *dict.fromkeys(c.size for c in configs)])
 
 
-def study_runs(configs: Sequence["RunConfig"], out: Path) -> "list[Run]":
-    """The runs of a study that have been begun, in the study's order."""
-    from gradlab.runs.reader import load
-    from gradlab.training.study import run_name
-
-    folders = [out / run_name(config) for config in configs]
-    return [load(folder) for folder in folders if (folder / "run.json").exists()]
-
-
 def check_corpus(configs: Sequence["RunConfig"]) -> None:
     """Read the text once before any run starts, for the longest sequences and least vocabulary.
 
@@ -113,7 +103,7 @@ def check_corpus(configs: Sequence["RunConfig"]) -> None:
 def work(configs: Sequence["RunConfig"]) -> dict[str, float]:
     """FLOPs of each run if it takes all its steps, by name."""
     from gradlab.models.cost import flops_per_token
-    from gradlab.training.study import run_name
+    from gradlab.runs.study import run_name
 
     return {
         run_name(config): float(flops_per_token(config.model))

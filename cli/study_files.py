@@ -95,7 +95,7 @@ def _write_roads(configs: Sequence[RunConfig], out: Path) -> list[Path]:
     from gradlab.figures.save import save
     from gradlab.figures.style import looks
     from gradlab.runs.reader import load
-    from gradlab.training.study import run_name
+    from gradlab.runs.study import run_name
 
     figures: dict[str, dict[str, Road]] = {}
     for config in sorted(configs, key=lambda config: config.seed):

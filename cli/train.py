@@ -37,8 +37,9 @@ def train(options: TrainOptions) -> None:
     from gradlab.cli.plan import plan_train
     from gradlab.cli.study import work
     from gradlab.runs.reader import load
+    from gradlab.runs.study import run_name
     from gradlab.training.loop import train as train_run
-    from gradlab.training.study import RunUpdate, run_name
+    from gradlab.training.study import RunUpdate
 
     config = plan_train(options)
     name = run_name(config)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from gradlab.cli.command import takes
 from gradlab.cli.loss_options import VariantsOptions
 from gradlab.cli.screen import output
-from gradlab.cli.study import default_folder, study_runs, train_study
+from gradlab.cli.study import default_folder, train_study
 
 if TYPE_CHECKING:
     from gradlab.cli.equal_time import EqualRuns
@@ -72,9 +72,10 @@ def show_result(options: VariantsOptions, equal: "EqualRuns", out: Path) -> None
     from gradlab.cli.plan_variants import architectures_of, variants_of
     from gradlab.cli.study_files import files_line, write_csvs
     from gradlab.cli.variants_report import variant_sentences, variant_tables
+    from gradlab.runs.study import load_study
 
     console = output()
-    losses = variant_losses(study_runs(equal.configs, out))
+    losses = variant_losses(load_study(out).runs)
     if losses.empty:
         console.print(f"No run in {out} has ended: there is nothing to compare.")
         return

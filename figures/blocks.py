@@ -10,12 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from gradlab.config import ModelConfig
+from gradlab.config import NORMS, ModelConfig
 from gradlab.errors import GradlabError
 from gradlab.figures.style import LOOKS, TWO_COLUMNS, paper_axes, paper_style
 
-_NORMS = {"layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}
-_SHORT_NORMS = {"layernorm": "LN", "rmsnorm": "RMS"}
 _ACTIVATIONS = {"gelu": "GELU", "relu2": "ReLU²", "geglu": "GeGLU"}
 
 _ATTENTION = (
@@ -130,7 +128,8 @@ def block_panels(configs: Mapping[str, ModelConfig]) -> Figure:
 
 def _rows(config: ModelConfig) -> dict[str, _Row]:
     """A layer's rows by their place, upwards, and the final norm."""
-    norm, short = _NORMS[config.norm], _SHORT_NORMS[config.norm]
+    kind = NORMS[config.norm]
+    norm, short = kind.name, kind.short
     after = "_after" if config.placement == "post" else ""
     scale = _Row(("Head scale γ",), ("head_scale",), added=True)
     found = {

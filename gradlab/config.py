@@ -5,7 +5,8 @@ message is one sentence. `RunConfig` is what `run.json` holds.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +23,28 @@ Positions = Literal["sinusoidal", "learned"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
 ProbeName = Literal["headroom", "grad_norms", "scales", "scores", "optimizer"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
+
+
+@dataclass(frozen=True)
+class NormFacts:
+    """A kind of norm but for what it computes (`gradlab.models.norms`).
+
+    Attributes:
+        name: What it is called,
+        short: and where there is little room.
+        parameters: How many it has over so many channels.
+    """
+
+    name: str
+    short: str
+    parameters: Callable[[int], int]
+
+
+NORMS: Mapping[str, NormFacts] = {
+    "layernorm": NormFacts("LayerNorm", "LN", lambda channels: 2 * channels),
+    "rmsnorm": NormFacts("RMSNorm", "RMS", lambda channels: channels),
+}
+"""The kinds of norm, by the names of `NormKind`."""
 
 BASE_VARIANT = "base"
 """The variant of a run whose hyperparameters no study varies."""

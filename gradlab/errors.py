@@ -1,7 +1,10 @@
 """The errors that a user's mistake raises, and how their sentences are made."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class GradlabError(Exception):
@@ -25,6 +28,17 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     near = get_close_matches(str(name), options, n=2)
     hint = f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
     return f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(options)}."
+
+
+def one_of(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in table:
+        raise ConfigError(unknown(kind, name, table))
+    return table[name]
 
 
 def in_words(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlab.config import ModelConfig
+from gradlab.errors import one_of
+from gradlab.models.cost import head_scales
 from gradlab.models.linear import Linear
 from gradlab.models.norms import make_norm
 from gradlab.models.numerics import at_least_fp32, cast, optional
@@ -115,7 +117,8 @@ class Attention(nn.Module, ABC):
         self.k_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
         self.v_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
         self.head_scale_place = config.head_scale
-        self.head_scale = HeadScale(config.n_heads) if config.head_scale != "none" else None
+        gammas = head_scales(config)
+        self.head_scale = HeadScale(gammas) if gammas else None
         self.out = Linear(d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -170,6 +173,16 @@ class FusedAttention(Attention):
         return heads
 
 
+_PATHS: dict[str, type[Attention]] = {
+    "materialised": MaterialisedAttention,
+    "sdpa": FusedAttention,
+}
+
+
 def make_attention(config: ModelConfig) -> Attention:
-    """The attention sublayer that the config asks for."""
-    return FusedAttention(config) if config.attention == "sdpa" else MaterialisedAttention(config)
+    """The attention sublayer that the config asks for.
+
+    Raises:
+        ConfigError: Its kind is unknown.
+    """
+    return one_of("attention", config.attention, _PATHS)(config)

@@ -3,7 +3,9 @@
 from torch import Tensor, nn
 
 from gradlab.config import ModelConfig
+from gradlab.errors import one_of
 from gradlab.models.attention import make_attention
+from gradlab.models.cost import lambda_sizes
 from gradlab.models.feed_forward import FeedForward
 from gradlab.models.norms import make_norm
 from gradlab.models.numerics import optional
@@ -20,16 +22,14 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         norm, d_model = config.norm, config.d_model
-        scale = 1 if config.res_scale.endswith("-scalar") else d_model
+        attn_scale, ffn_scale = lambda_sizes(config)
         self.attn_norm = make_norm(norm, d_model)
         self.attention = make_attention(config)
         self.attn_out_norm = make_norm(norm, d_model) if config.attn_out_norm else None
-        self.attn_residual = Residual(
-            scale if config.res_scale.startswith("both") else 0, config.dropout
-        )
+        self.attn_residual = Residual(attn_scale, config.dropout)
         self.ffn_norm = make_norm(norm, d_model)
         self.feed_forward = FeedForward(config)
-        self.ffn_residual = Residual(scale if config.res_scale != "none" else 0, config.dropout)
+        self.ffn_residual = Residual(ffn_scale, config.dropout)
 
 
 class PreNormBlock(Block):
@@ -59,6 +59,13 @@ class PostNormBlock(Block):
         return y
 
 
+_PLACEMENTS: dict[str, type[Block]] = {"pre": PreNormBlock, "post": PostNormBlock}
+
+
 def make_block(config: ModelConfig) -> Block:
-    """A layer with the config's placement."""
-    return PostNormBlock(config) if config.placement == "post" else PreNormBlock(config)
+    """A layer with the config's placement.
+
+    Raises:
+        ConfigError: A kind in the config is unknown.
+    """
+    return one_of("placement", config.placement, _PLACEMENTS)(config)

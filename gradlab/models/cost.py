@@ -1,6 +1,7 @@
 """What a model costs, in closed form from its config: parameters, FLOPs, memory. Needs no torch."""
 
-from gradlab.config import ModelConfig
+from gradlab.config import NORMS, ModelConfig
+from gradlab.errors import one_of
 
 BYTES_PER_PARAMETER = {
     "fp32": 4 + 4 + 8,
@@ -10,32 +11,79 @@ BYTES_PER_PARAMETER = {
 for the model and fp32 copies of both for the optimizer, so it saves activations, not these."""
 
 
+_SCALED = {
+    "none": (False, False),
+    "ffn": (False, True),
+    "both": (True, True),
+    "ffn-scalar": (False, True),
+    "both-scalar": (True, True),
+}
+"""Whether the skips of attention and FFN have a λ_resid, by `res_scale`."""
+
+
+def lambda_sizes(config: ModelConfig) -> tuple[int, int]:
+    """Entries of λ_resid on the skips of attention and FFN, 0 where there is none.
+
+    Raises:
+        ConfigError: The kind is unknown.
+    """
+    size = 1 if config.res_scale.endswith("-scalar") else config.d_model
+    attention, ffn = one_of("res_scale", config.res_scale, _SCALED)
+    return attention * size, ffn * size
+
+
+def head_scales(config: ModelConfig) -> int:
+    """Entries of γ on the heads, 0 where there is none.
+
+    Raises:
+        ConfigError: The kind is unknown.
+    """
+    n_heads = config.n_heads
+    kinds = {"none": 0, "heads": n_heads, "output": n_heads}
+    return one_of("head_scale", config.head_scale, kinds)
+
+
+def fc1_width(config: ModelConfig) -> int:
+    """Outputs of the FFN's first map: twice d_ff with a gate.
+
+    Raises:
+        ConfigError: The activation is unknown.
+    """
+    halves = one_of("activation", config.activation, {"gelu": 1, "relu2": 1, "geglu": 2})
+    return halves * config.d_ff
+
+
 def parameter_count(config: ModelConfig) -> int:
-    """Parameters of a model, tied ones once: the number that `build_model` makes."""
+    """Parameters of a model, tied ones once: the number that `build_model` makes.
+
+    Raises:
+        ConfigError: A kind in the config is unknown.
+    """
     d_model = config.d_model
-    total = config.vocab_size * d_model + config.n_layers * _layer_parameters(config)
-    if config.positions == "learned":
-        total += config.max_seq_len * d_model
-    if config.placement == "pre":
-        total += _norm(config, d_model)
-    return total
+    positions = {"sinusoidal": 0, "learned": config.max_seq_len * d_model}
+    final_norm = {"pre": _norm(config, d_model), "post": 0}
+    return (
+        config.vocab_size * d_model
+        + config.n_layers * _layer_parameters(config)
+        + one_of("positions", config.positions, positions)
+        + one_of("placement", config.placement, final_norm)
+    )
 
 
 def _norm(config: ModelConfig, width: int) -> int:
-    return width if config.norm == "rmsnorm" else 2 * width
+    return one_of("norm", config.norm, NORMS).parameters(width)
 
 
 def _layer_matrices(config: ModelConfig) -> int:
-    """Entries of a layer's weight matrices: q, k, v, out, fc1 (twice as wide with a gate), fc2."""
-    halves = 2 if config.activation == "geglu" else 1
-    return 4 * config.d_model**2 + (halves + 1) * config.d_model * config.d_ff
+    """Entries of a layer's weight matrices: q, k, v, out, fc1, fc2."""
+    d_model = config.d_model
+    return 4 * d_model**2 + d_model * (fc1_width(config) + config.d_ff)
 
 
 def _layer_parameters(config: ModelConfig) -> int:
     d_model, d_ff = config.d_model, config.d_ff
-    halves = 2 if config.activation == "geglu" else 1
     total = _layer_matrices(config)
-    total += 4 * d_model + halves * d_ff + d_model  # biases: q k v out, fc1, fc2
+    total += 4 * d_model + fc1_width(config) + d_model  # biases: q k v out, fc1, fc2
     total += 2 * _norm(config, d_model)  # attn_norm, ffn_norm
     if config.attn_out_norm:
         total += _norm(config, d_model)
@@ -43,12 +91,7 @@ def _layer_parameters(config: ModelConfig) -> int:
         total += _norm(config, d_ff)
     if config.qkv_norm:
         total += 3 * _norm(config, d_model)
-    if config.head_scale != "none":
-        total += config.n_heads
-    if config.res_scale != "none":
-        scaled = 2 if config.res_scale.startswith("both") else 1
-        total += scaled * (1 if config.res_scale.endswith("-scalar") else d_model)
-    return total
+    return total + head_scales(config) + sum(lambda_sizes(config))
 
 
 def flops_per_token(config: ModelConfig) -> int:
@@ -70,5 +113,8 @@ def training_state_bytes(config: ModelConfig, precision: str) -> int:
         config: The model.
         precision: A key of `BYTES_PER_PARAMETER`; fp16 and bf16 keep fp32 weights, so they cost
             what fp32 does.
+
+    Raises:
+        ConfigError: The precision is not among them.
     """
-    return BYTES_PER_PARAMETER[precision] * parameter_count(config)
+    return one_of("precision", precision, BYTES_PER_PARAMETER) * parameter_count(config)

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlab.config import ModelConfig
+from gradlab.errors import one_of
+from gradlab.models.cost import fc1_width
 from gradlab.models.linear import Linear
 from gradlab.models.norms import make_norm
 from gradlab.models.numerics import at_least_fp32, cast, optional
@@ -43,9 +45,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        halves = 2 if config.activation == "geglu" else 1
-        self.fc1 = Linear(config.d_model, halves * config.d_ff)
-        self.activation = _ACTIVATIONS[config.activation]()
+        self.fc1 = Linear(config.d_model, fc1_width(config))
+        self.activation = one_of("activation", config.activation, _ACTIVATIONS)()
         self.ffn_mid_norm = make_norm(config.norm, config.d_ff) if config.ffn_mid_norm else None
         self.fc2 = Linear(config.d_ff, config.d_model)
 

@@ -1,14 +1,17 @@
-"""The two kinds of norm, each with its own affine parameters.
+"""The kinds of norm, each with its own affine parameters.
 
 Statistics in fp32 or wider, the result in the weights' dtype: CPU autocast would leave a norm of
 fp16 values in fp16, CUDA's would return fp32 whatever the weights are.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlab.config import NormKind
+from gradlab.errors import one_of
 from gradlab.models.numerics import at_least_fp32, cast
 
 EPS = 1e-5
@@ -52,6 +55,13 @@ class RMSNorm(nn.Module):
         return cast(y, weight.dtype)
 
 
-def make_norm(kind: NormKind, d: int) -> LayerNorm | RMSNorm:
-    """A new norm of the kind over d channels."""
-    return RMSNorm(d) if kind == "rmsnorm" else LayerNorm(d)
+_NORMS: dict[str, Callable[[int], nn.Module]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+
+
+def make_norm(kind: NormKind, d: int) -> nn.Module:
+    """A new norm of the kind over d channels.
+
+    Raises:
+        ConfigError: The kind is unknown.
+    """
+    return one_of("norm", kind, _NORMS)(d)

@@ -3,7 +3,8 @@
 Sources: the blocks of the NormFormer paper (section 2), its Table 2 for the sizes from 125M on.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -55,6 +56,9 @@ TABLE_4: Mapping[str, str] = MappingProxyType(
 
 ALL_OPERATIONS, *_, BASELINE = TABLE_4
 
+_AT_WIDTH = re.compile(r"(?P<size>.+)-d(?P<width>[1-9][0-9]{0,5})")
+"""A size at another width, as `nano-d128`."""
+
 HEAD_WIDTH = 64
 """The paper's head size at 125M: the widest head that `at_width` makes."""
 
@@ -92,9 +96,9 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
 
     Args:
         arch: A key of `ARCHITECTURES` or `ABLATIONS`.
-        size: A key of `SIZES`.
+        size: A key of `SIZES`, or one at another width: `nano-d128` (see `at_width`).
         **overrides: Fields of `ModelConfig`, which win over both names and are taken literally:
-            another `d_model` does not bring another `d_ff` (`at_width` does that).
+            another `d_model` does not bring another `d_ff` (`nano-d128` does that).
 
     Raises:
         ConfigError: A name or field is unknown, not built yet, or the fields do not fit together.
@@ -102,10 +106,40 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     return ModelConfig(
         **{
             **_named("architecture", arch, {**ARCHITECTURES, **ABLATIONS}),
-            **_named("size", size, SIZES),
+            **_size_fields(size),
             **overrides,
         }
     )
+
+
+def size_labels(sizes: Iterable[str], widths: Iterable[int] = ()) -> list[str]:
+    """Each size, or each at each width: `nano`, `nano-d128`; a size at its own width is itself.
+
+    Raises:
+        ConfigError: A size that names a width already is to be taken at another.
+    """
+    labels = []
+    for size in sizes:
+        if widths and _AT_WIDTH.fullmatch(size):
+            raise ConfigError(f"size {size!r} names its width: leave out --width.")
+        labels += [f"{size}-d{width}" for width in widths] or [size]
+    return list(dict.fromkeys(map(_without_its_own_width, labels)))
+
+
+def base_size(label: str) -> str:
+    """The size without a width: `nano` of `nano-d128`."""
+    parts = _AT_WIDTH.fullmatch(label)
+    return parts["size"] if parts else label
+
+
+def _without_its_own_width(label: str) -> str:
+    size = base_size(label)
+    return size if label == f"{size}-d{SIZES.get(size, {}).get('d_model')}" else label
+
+
+def _size_fields(label: str) -> Mapping[str, Any]:
+    parts = _AT_WIDTH.fullmatch(label)
+    return at_width(parts["size"], int(parts["width"])) if parts else _named("size", label, SIZES)
 
 
 def at_width(size: str, d_model: int) -> dict[str, Any]:

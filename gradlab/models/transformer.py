@@ -1,10 +1,12 @@
 """The decoder-only language model."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlab.config import ModelConfig
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, one_of
 from gradlab.models.blocks import make_block
 from gradlab.models.linear import linear
 from gradlab.models.norms import make_norm
@@ -20,6 +22,12 @@ class Unembed(nn.Module):
         return linear(x, embedding)
 
 
+_POSITIONS: dict[str, Callable[[int, int], nn.Module]] = {
+    "sinusoidal": SinusoidalPositions,
+    "learned": LearnedPositions,
+}
+
+
 class Transformer(nn.Module):
     """√d·E[token] + position, n_layers blocks, a final norm with Pre-LN, logits tied to E.
 
@@ -27,13 +35,16 @@ class Transformer(nn.Module):
 
     Args:
         config: Shape and switches; kept as `.config`.
+
+    Raises:
+        ConfigError: A kind in the config is unknown.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
-        positions = SinusoidalPositions if config.positions == "sinusoidal" else LearnedPositions
+        positions = one_of("positions", config.positions, _POSITIONS)
         self.positions = positions(config.max_seq_len, config.d_model)
         self.blocks = nn.ModuleList(make_block(config) for _ in range(config.n_layers))
         pre = config.placement == "pre"

@@ -1,11 +1,8 @@
-"""Studies: many runs in one folder, several at a time, one table of how each ended.
-
-    <out>/study.json            the runs' configs, and what a command notes beside them
-    <out>/<run name>/           a run directory each
-    <out>/<table>.csv           a row a run, rewritten whenever one ends
+"""Studies: many runs in one folder (`gradlab.runs.study`), several at a time.
 
 Every run has a process of its own with one thread on a CPU, so that the number of jobs changes
-no result, and a run that fails takes no other down.
+no result, and a run that fails takes no other down. The study's table is rewritten whenever a run
+ends.
 """
 
 import json
@@ -20,11 +17,10 @@ from gradlab.errors import GradlabError
 from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.lock import LOCK_NAME, FolderLock
 from gradlab.runs.reader import Run, load
+from gradlab.runs.study import STUDY_FILE, load_study, run_name
 from gradlab.training.progress import Progress
 from gradlab.training.study_table import STABILITY, StudyTable
 from gradlab.training.workers import Job, run_jobs
-
-STUDY_FILE = "study.json"
 
 State = Literal["running", "finished", "failed"]
 
@@ -54,13 +50,6 @@ class StudyResult:
     failed: tuple[str, ...]
 
 
-def run_name(config: RunConfig) -> str:
-    """The folder of a run in its study: size, architecture, variant, rate and seed."""
-    schedule = config.schedule
-    rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
-    return f"{config.size}_{config.row}_{schedule.kind}{rate:g}_seed{config.seed}"
-
-
 def run_study(
     configs: Sequence[RunConfig],
     out: Path,
@@ -80,7 +69,7 @@ def run_study(
         resume: Go on with the study that lies in `out`: finished runs are kept, others are
             begun again. The configs may be more than before.
         table: What the study's own table says of each run.
-        notes: Kept in the study's file beside the runs, by name (`study_notes` reads them).
+        notes: Kept in the study's file beside the runs, by name (`gradlab.load_study` reads them).
         progress: Told of every change.
 
     Raises:
@@ -157,25 +146,15 @@ def check_folder(out: Path, *, resume: bool) -> bool:
     return False
 
 
-def study_notes(out: Path) -> dict[str, Any]:
-    """What was noted in a study's file beside its runs.
-
-    Raises:
-        GradlabError: The file is not there, or cannot be read.
-    """
-    document = _read_study(out / STUDY_FILE)
-    return {name: value for name, value in document.items() if name != "runs"}
-
-
 def _claim(
     out: Path, plan: Mapping[str, RunConfig], resume: bool, notes: Mapping[str, Any]
 ) -> None:
     """Make `out` this study's folder, or see that it is already."""
     file = out / STUDY_FILE
     if check_folder(out, resume=resume):
-        before = _read_plan(file)
-        notes = {**study_notes(out), **notes}
-        for name, config in before.items():
+        before = load_study(out)
+        notes = {**before.notes, **notes}
+        for name, config in before.configs.items():
             if name not in plan or plan[name] != config:
                 raise GradlabError(
                     f"{out} holds another study: its run {name} is not among these, or differs "
@@ -183,30 +162,6 @@ def _claim(
                 )
     document = {name: config.model_dump(mode="json") for name, config in plan.items()}
     write_whole(file, (json.dumps({"runs": document, **notes}, indent=1) + "\n").encode())
-
-
-def _read_plan(file: Path) -> dict[str, RunConfig]:
-    runs = _read_study(file)["runs"]
-    try:
-        return {name: RunConfig.from_mapping(config) for name, config in runs.items()}
-    except (AttributeError, TypeError, GradlabError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _read_study(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, error) from error
-    if not isinstance(document, dict) or "runs" not in document:
-        raise _unreadable(file, "it names no runs")
-    return document
-
-
-def _unreadable(file: Path, reason: object) -> GradlabError:
-    return GradlabError(
-        f"{file} cannot be read as a study's plan ({reason}): choose another --out."
-    )
 
 
 def _check_corpora(finished: Sequence[Run]) -> None:

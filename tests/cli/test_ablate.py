@@ -13,9 +13,9 @@ from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleCon
 from gradlab.errors import ConfigError
 from gradlab.models.presets import TABLE_4, model_config
 from gradlab.runs.reader import load
+from gradlab.runs.study import load_study
 from gradlab.training import step_times as times_module
 from gradlab.training.step_times import StepTime
-from gradlab.training.study import study_notes
 
 SMALL = [
     *("ablate", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
@@ -142,7 +142,7 @@ def test_the_table_the_sentence_and_the_files(
         {a: 0.02 * r for a, r in RATIOS.items()}
     )
     assert len(tables["differences"]) == 12
-    kept = study_notes(out)
+    kept = load_study(out).notes
     assert kept["step_times"]["plus-3-more-ln"] == pytest.approx(
         {"median": 0.03, "ratio": 1.5, "low": 1.35, "high": 2.0, "steps": 8}
     )
@@ -189,7 +189,7 @@ def test_equal_steps_times_nothing(
     result = invoke("--corpus", text, "--out", str(out), "--equal", "steps", "--seeds", "1")
     assert result.exit_code == 0, result.output
     assert timed == []
-    assert "step_times" not in study_notes(out)
+    assert "step_times" not in load_study(out).notes
     assert set(pd.read_csv(out / "runs.csv")["steps"]) == {12}
     assert "not distinguished: − post-attention LN, − FFN LN" in " ".join(result.stdout.split())
     resumed = invoke("--corpus", text, "--out", str(out), "--seeds", "1", "--resume")
@@ -302,7 +302,7 @@ def test_a_study_from_the_command_to_the_table(
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
     losses = pd.read_csv(out / "losses.csv").set_index("arch")
-    kept = study_notes(out)["step_times"]
+    kept = load_study(out).notes["step_times"]
     for arch, row in losses.iterrows():
         run = load(out / f"nano-d16_{arch}_linear0.003_seed0")
         steps = run.table("steps")
@@ -312,4 +312,4 @@ def test_a_study_from_the_command_to_the_table(
     assert kept["plus-3-more-ln"]["ratio"] > kept["pre-ln"]["ratio"] == 1
     assert invoke(*arguments).exit_code == 2
     assert invoke(*arguments, "--resume").exit_code == 0
-    assert study_notes(out)["step_times"] == kept
+    assert load_study(out).notes["step_times"] == kept

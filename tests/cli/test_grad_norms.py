@@ -101,16 +101,15 @@ def fake_study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Studies that train nothing: the first `whole` runs are made up, one may have broken."""
 
     def fake(*, whole: int, broken: int = 0, ends: bool = True) -> None:
-        def run_study(configs, out, *, table, progress, **_):  # type: ignore[no-untyped-def]
-            for index, config in enumerate(configs[: whole + broken]):
-                write_run(config, out, reason="completed" if index < whole else "loss_rise")
-            names = [study_module.run_name(config) for config in configs[: whole + broken]]
-            table.write(out, [load(out / name) for name in names])
+        def run_jobs(jobs, *, on_end, **_):  # type: ignore[no-untyped-def]
+            for index, job in enumerate(jobs[: whole + broken]):
+                reason = "completed" if index < whole else "loss_rise"
+                write_run(job.config, job.path.parent, reason=reason)
+                on_end(job.name, None)
             if not ends:
                 raise KeyboardInterrupt
-            return study_module.StudyResult(out / table.file, ())
 
-        monkeypatch.setattr(study_module, "run_study", run_study)
+        monkeypatch.setattr(study_module, "run_jobs", run_jobs)
 
     return fake
 
@@ -123,7 +122,7 @@ def test_the_table_the_sentences_and_the_files(
     tmp_path: Path, text: str, fake_study: Callable[..., None]
 ) -> None:
     fake_study(whole=9)
-    result = invoke("--corpus", text, "--out", str(tmp_path))
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"))
     assert result.exit_code == 0, result.output
     # Equal factors a layer: the two first over the two last are one factor each.
     ratios = [3.0, 3.0 * 1.1, 3.0 * 1.2]
@@ -134,26 +133,26 @@ def test_the_table_the_sentences_and_the_files(
     assert "pre-ln's late fc2 mismatch is 6 times post-ln's (95 % interval 6 to 6, 3 seeds)." in (
         result.stdout
     )
-    tables = {name: pd.read_csv(tmp_path / f"{name}.csv") for name in ("runs", "gradients")}
+    tables = {name: pd.read_csv(tmp_path / "s" / f"{name}.csv") for name in ("runs", "gradients")}
     assert tables["runs"]["arch"].tolist() == ["post-ln", "pre-ln", "normformer"] * 3
     assert len(tables["gradients"]) == 9 * 2 * 4
-    mismatch = pd.read_csv(tmp_path / "mismatch.csv").set_index(["arch", "seed", "window"])
+    mismatch = pd.read_csv(tmp_path / "s" / "mismatch.csv").set_index(["arch", "seed", "window"])
     assert mismatch.loc[("normformer", 2, "late"), "ratio"] == pytest.approx(3.0)
     slope = mismatch.loc[("normformer", 2, "late"), "slope"]
     assert slope == pytest.approx(-1.5 * math.log(3.0))
-    summary = pd.read_csv(tmp_path / "summary.csv").set_index(["window", "arch"])
+    summary = pd.read_csv(tmp_path / "s" / "summary.csv").set_index(["window", "arch"])
     assert summary.loc[("early", "pre-ln"), "ratio"] == pytest.approx(mean)
-    differences = pd.read_csv(tmp_path / "differences.csv")
+    differences = pd.read_csv(tmp_path / "s" / "differences.csv")
     assert differences["quotient"].tolist() == pytest.approx([6, 5, 5 / 6] * 2)
     for form in ("png", "pdf"):
-        assert (tmp_path / f"gradients_fc2.{form}").stat().st_size > 5000
+        assert (tmp_path / "s" / f"gradients_fc2.{form}").stat().st_size > 5000
 
 
 def test_broken_runs_are_left_out_and_counted(
     tmp_path: Path, text: str, fake_study: Callable[..., None]
 ) -> None:
     fake_study(whole=7, broken=2)
-    result = invoke("--corpus", text, "--out", str(tmp_path))
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"))
     assert result.exit_code == 0, result.output
     counts = [" ".join(line[1:5]) for line in lines_of(result) if "6–9" in line]
     assert counts[0].startswith("post-ln 3 ")
@@ -166,12 +165,12 @@ def test_an_interrupted_study_shows_what_it_has(
     tmp_path: Path, text: str, fake_study: Callable[..., None]
 ) -> None:
     fake_study(whole=2, ends=False)
-    result = invoke("--corpus", text, "--out", str(tmp_path))
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"))
     assert result.exit_code == 130
     assert "on the one seed of both: not distinguished." in result.stdout
     assert ["6–9", "normformer", "0", "of", "3", "–", "–"] in lines_of(result)
     assert "--resume" in result.stderr
-    assert (tmp_path / "summary.csv").exists()
+    assert (tmp_path / "s" / "summary.csv").exists()
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -179,10 +178,10 @@ def test_a_study_without_a_whole_run_says_so(
     tmp_path: Path, text: str, fake_study: Callable[..., None]
 ) -> None:
     fake_study(whole=0, broken=9)
-    result = invoke("--corpus", text, "--out", str(tmp_path))
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"))
     assert result.exit_code == 0
     assert "has reached its last step: there is nothing to compare." in result.stdout
-    assert (tmp_path / "runs.csv").exists()
+    assert (tmp_path / "s" / "runs.csv").exists()
 
 
 def test_another_average_looks_at_the_same_runs_again(

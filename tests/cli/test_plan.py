@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from gradlab.cli.command_options import StabilityOptions, TrainOptions
-from gradlab.cli.plan import check_jobs, default_jobs, plan_stability, plan_train, size_labels
+from gradlab.cli.plan import check_jobs, default_jobs, plan_stability, plan_train
 from gradlab.config import (
     DataConfig,
     ModelConfig,
@@ -251,11 +251,6 @@ def test_what_cannot_be_planned_is_refused(given: dict[str, Any], sentence: str)
 def test_a_run_that_cannot_be_planned_is_refused(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(GradlabError, match=sentence):
         plan_train(TrainOptions(device="cpu", **given))
-
-
-def test_labels() -> None:
-    assert size_labels(["nano", "micro"], []) == ["nano", "micro"]
-    assert size_labels(["nano", "micro"], [128]) == ["nano-d128", "micro"]
 
 
 def test_jobs() -> None:

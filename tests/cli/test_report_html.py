@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 import gradlab.cli.report_figures as figures_of
 from gradlab.analyses.stability import paired_differences
 from gradlab.cli import drawings, report
+from gradlab.cli.command import command_of
 from gradlab.cli.command_options import StabilityOptions
 from gradlab.cli.main import app
 from gradlab.cli.report_groups import groups
 from gradlab.cli.report_runs import gather
-from gradlab.cli.study_command import command_of
 from gradlab.config import OptimizerConfig, RecordConfig, ScheduleConfig
 from gradlab.runs.writer import RunWriter
 

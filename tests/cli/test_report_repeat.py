@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from gradlab.cli.command import command_of
 from gradlab.cli.command_options import GradNormsOptions, StabilityOptions, TrainOptions
 from gradlab.cli.loss_options import AblateOptions, LrSearchOptions, VariantsOptions
 from gradlab.cli.main import app
@@ -14,7 +15,6 @@ from gradlab.cli.plan import plan_grad_norms, plan_stability, plan_train
 from gradlab.cli.plan_losses import plan_ablation, plan_lr_search
 from gradlab.cli.plan_variants import plan_variants
 from gradlab.cli.report_repeat import commands_for, repeat_section
-from gradlab.cli.study_command import command_of
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter

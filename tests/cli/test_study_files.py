@@ -10,9 +10,9 @@ from gradlab.cli.command_options import StabilityOptions
 from gradlab.cli.plan import plan_stability
 from gradlab.cli.study_files import write_figures, write_tables
 from gradlab.config import RunConfig
+from gradlab.runs.study import run_name
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
-from gradlab.training.study import run_name
 from gradlab.training.study_table import STABILITY
 
 OPTIONS = StabilityOptions(arch=["pre-ln", "normformer"], lr_step=[1e-2], seeds=2, steps=30)

@@ -13,10 +13,10 @@ from gradlab.cli.variant import VARIANTS, read_variant
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError
 from gradlab.runs.reader import load
+from gradlab.runs.study import load_study
 from gradlab.training import step_times as times_module
 from gradlab.training import study as study_module
 from gradlab.training.step_times import StepTime
-from gradlab.training.study import study_notes
 
 SMALL = [
     *("variants", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
@@ -117,7 +117,7 @@ def test_variants_that_take_as_long_are_timed_once(
     assert [rows[0] for rows in timed] == [
         "pre-ln", "pre-ln_gpt3", "pre-ln_grad-clip", "pre-ln_dropout"
     ]  # fmt: skip
-    kept = study_notes(out)["step_times"]
+    kept = load_study(out).notes["step_times"]
     assert {row: time["steps"] for row, time in kept.items()} == {
         row: 25 if row.startswith("normformer") else 30
         for row in (config.row for group in groups for config in group)
@@ -298,7 +298,7 @@ def test_a_study_from_the_command_to_the_table(
     assert result.exit_code == 0, result.output
     losses = pd.read_csv(out / "losses.csv").set_index(["variant", "arch"])
     assert len(losses) == 6
-    kept = study_notes(out)["step_times"]
+    kept = load_study(out).notes["step_times"]
     for row in pd.read_csv(out / "runs.csv").to_dict("records"):
         variant, arch = row["variant"], row["arch"]
         name = arch if variant == "base" else f"{arch}_{variant}"
@@ -310,4 +310,4 @@ def test_a_study_from_the_command_to_the_table(
     model = load(out / "nano-d16_normformer_gpt3_linear0.003_seed0").config.model
     assert (model.max_seq_len, model.dropout) == (16, 0.1)
     assert invoke(*arguments, "--resume").exit_code == 0
-    assert study_notes(out)["step_times"] == kept
+    assert load_study(out).notes["step_times"] == kept

@@ -3,9 +3,11 @@ from typing import Any
 import pytest
 
 from gradlab.config import ModelConfig
+from gradlab.errors import ConfigError
 from gradlab.models.build import build_model
 from gradlab.models.cost import flops_per_token, parameter_count, training_state_bytes
 from gradlab.models.presets import ARCHITECTURES, SIZES, model_config
+from gradlab.models.transformer import Transformer
 
 SWITCHES: list[dict[str, Any]] = [
     {"norm": "rmsnorm"},
@@ -61,3 +63,23 @@ def test_state_is_what_a_learner_holds() -> None:
     assert training_state_bytes(config, "fp32") == parameter_count(config) * (4 + 4 + 2 * 4)
     pure = (2 + 4) + (2 + 4) + 2 * 4  # weights and gradients in fp16 and in fp32, two moments
     assert training_state_bytes(config, "fp16-pure") == parameter_count(config) * pure
+
+
+@pytest.mark.parametrize(
+    "name", ["placement", "norm", "head_scale", "res_scale", "activation", "positions"]
+)
+def test_an_unknown_kind_has_no_default(name: str) -> None:
+    fields = model_config("pre-ln", "nano", n_layers=1).model_dump()
+    config = ModelConfig.model_construct(**{**fields, name: "both-sandwich"})
+    for use in (parameter_count, Transformer):
+        with pytest.raises(ConfigError, match=f"unknown {name} 'both-sandwich'.*Known: "):
+            use(config)
+
+
+def test_an_unknown_attention_or_precision_has_no_default() -> None:
+    config = model_config("pre-ln", "nano", n_layers=1)
+    unknown = ModelConfig.model_construct(**{**config.model_dump(), "attention": "flash"})
+    with pytest.raises(ConfigError, match="unknown attention 'flash'"):
+        Transformer(unknown)
+    with pytest.raises(ConfigError, match="unknown precision 'fp17'"):
+        training_state_bytes(config, "fp17")

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from gradlab.config import ModelConfig
 from gradlab.errors import ConfigError
 from gradlab.models.build import build_model
-from gradlab.models.presets import ABLATIONS, ARCHITECTURES, SIZES, at_width, model_config
+from gradlab.models.presets import (
+    ABLATIONS,
+    ARCHITECTURES,
+    SIZES,
+    at_width,
+    base_size,
+    model_config,
+    size_labels,
+)
 
 # The paper's Table 2, to the last digit.
 COUNTS = {
@@ -99,6 +107,12 @@ def test_overrides_win() -> None:
         (lambda: model_config("deepnorm", "nano"), "DeepNorm architecture is not built yet"),
         (lambda: model_config("pre-ln", "nano", n_heads=5), "not divisible by n_heads = 5"),
         (lambda: at_width("nanno", 64), "did you mean 'nano'"),
+        (lambda: model_config("pre-ln", "nanno-d128"), "did you mean 'nano'"),
+        (lambda: model_config("pre-ln", "nano-d128-d64"), "unknown size 'nano-d128'"),
+        (lambda: model_config("pre-ln", "nano-d0"), "unknown size 'nano-d0'"),
+        (lambda: model_config("pre-ln", f"nano-d{'9' * 5000}"), "unknown size"),
+        (lambda: model_config("pre-ln", "nano-d130"), "not divisible by n_heads = 4"),
+        (lambda: size_labels(["nano-d128"], [64]), "names its width: leave out --width"),
     ],
 )
 def test_a_wrong_name_gets_one_clear_sentence(call, sentence: str) -> None:
@@ -117,6 +131,21 @@ def test_the_tables_cannot_be_changed() -> None:
 def test_nano_at_the_widths_of_the_width_study(d_model: int, n_heads: int) -> None:
     fields = at_width("nano", d_model)
     assert fields == {**SIZES["nano"], "d_model": d_model, "n_heads": n_heads, "d_ff": 4 * d_model}
+
+
+def test_a_size_may_carry_its_width() -> None:
+    config = model_config("normformer", "micro-d512", dropout=0.1)
+    named = model_config("normformer", "micro").model_dump()
+    wide = {"d_model": 512, "d_ff": 2048, "n_heads": 8, "dropout": 0.1}
+    assert config.model_dump() == {**named, **wide}
+    assert model_config("pre-ln", "nano-d64") == model_config("pre-ln", "nano")
+    assert (base_size("micro-d512"), base_size("micro")) == ("micro", "micro")
+
+
+def test_labels() -> None:
+    assert size_labels(["nano", "micro"]) == ["nano", "micro"]
+    assert size_labels(["nano", "micro"], [128]) == ["nano-d128", "micro"]
+    assert size_labels(["nano", "nano-d64"]) == ["nano"]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,0 +1,217 @@
+"""A study's folder: `study.json`, which says what runs it has and what made it, and those runs.
+
+    <folder>/study.json         the runs' configs, and what is noted beside them
+    <folder>/<run name>/        a run directory each
+    <folder>/<table>.csv        a row a run
+
+Needs no torch.
+"""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradlab.config import RunConfig
+from gradlab.errors import GradlabError, in_words
+from gradlab.runs.document import RUN_FILE
+from gradlab.runs.reader import Run, load
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STUDY_FILE = "study.json"
+
+TABLE_FILES = ("stability.csv", "runs.csv")
+"""What a study's own table is called: that of a stability test, and of all others."""
+
+_COMMAND = "command"
+"""Where `study.json` keeps the command."""
+
+
+def run_name(config: RunConfig) -> str:
+    """The folder of a run in its study: size, architecture, variant, rate and seed."""
+    schedule = config.schedule
+    rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
+    return f"{config.size}_{config.row}_{schedule.kind}{rate:g}_seed{config.seed}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with what was asked of it.
+
+    Attributes:
+        name: `grad-norms`.
+        options: By name with underscores, those that are not at their default.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+    @property
+    def line(self) -> str:
+        """What one types."""
+        words = ["gradlab", self.name]
+        for name, value in self.options.items():
+            words += _words(name, value)
+        return shlex.join(words)
+
+    def note(self) -> dict[str, Any]:
+        """What a study's file keeps of it."""
+        return {_COMMAND: {"name": self.name, "options": self.options}}
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An option as words of the command line."""
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [option if value else f"--no-{option[2:]}"]
+    if isinstance(value, list | tuple):
+        return [word for item in value for word in (option, _word(item))]
+    return [option, _word(value)]
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study as its folder has it.
+
+    Attributes:
+        folder: Where it lies.
+        document: What its `study.json` says.
+    """
+
+    folder: Path
+    document: Mapping[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all its runs, in its order."""
+        return list(self.document["runs"])
+
+    @property
+    def configs(self) -> dict[str, RunConfig]:
+        """All its runs by name, begun or not.
+
+        Raises:
+            GradlabError: One cannot be read.
+        """
+        try:
+            return {
+                name: RunConfig.from_mapping(config)
+                for name, config in self.document["runs"].items()
+            }
+        except (TypeError, GradlabError) as error:
+            raise _damaged(self.folder / STUDY_FILE, in_words(error)) from error
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is noted beside the runs, by name."""
+        return {name: value for name, value in self.document.items() if name != "runs"}
+
+    @property
+    def command(self) -> Command | None:
+        """The command that makes it, with the options that are not at their default."""
+        match self.document.get(_COMMAND):
+            case {"name": str(name), "options": dict(options)}:
+                return Command(name, options)
+        return None
+
+    @property
+    def runs(self) -> list[Run]:
+        """Its runs that have been begun, in its order."""
+        folders = (self.folder / name for name in self.names)
+        return [load(folder) for folder in folders if (folder / RUN_FILE).exists()]
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """Its own table: a row for each run that has ended.
+
+        Raises:
+            GradlabError: No run has ended yet.
+        """
+        import pandas as pd
+
+        for name in TABLE_FILES:
+            if (self.folder / name).exists():
+                return pd.read_csv(self.folder / name)
+        raise GradlabError(f"{self.folder} has no table: no run of the study has ended yet.")
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The runs that failed by name, and why each did, in a sentence."""
+        return {
+            run.path.name: str(run.info.get("error") or "no reason given")
+            for run in self.runs
+            if run.status == "error" and run.path is not None
+        }
+
+
+def load_study(folder: str | Path) -> StudyRecord:
+    """The study in a folder.
+
+    Raises:
+        GradlabError: There is none, or its file cannot be read.
+    """
+    found = find_study(Path(folder))
+    if found is None:
+        raise GradlabError(f"there is no study in {folder}: it has no {STUDY_FILE}.")
+    return found
+
+
+def find_study(folder: Path) -> StudyRecord | None:
+    """The study in a folder; None where there is none.
+
+    Raises:
+        GradlabError: Its file cannot be read, or names no runs.
+    """
+    file = folder / STUDY_FILE
+    try:
+        document = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise GradlabError(f"{file} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, f"no JSON: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("runs"), dict):
+        raise _damaged(file, "it names no runs")
+    return StudyRecord(folder, document)
+
+
+def _damaged(file: Path, reason: str) -> GradlabError:
+    return GradlabError(
+        f"{file} is damaged, so which runs the study has is not known ({reason.rstrip('.')}): put "
+        "back a copy of it, or begin the study in another folder."
+    )
+
+
+def study_commands(runs: Iterable[Run]) -> list[Command | None]:
+    """The command of the study that each run is of.
+
+    None for a run outside a study, or of one whose file has no command or cannot be read.
+    """
+    studies: dict[Path, StudyRecord | None] = {}
+    found: list[Command | None] = []
+    for run in runs:
+        place = None if run.path is None else run.path.resolve()
+        if place is None:
+            found.append(None)
+            continue
+        if place.parent not in studies:
+            studies[place.parent] = _readable(place.parent)
+        study = studies[place.parent]
+        found.append(study.command if study and place.name in study.names else None)
+    return found
+
+
+def _readable(folder: Path) -> StudyRecord | None:
+    try:
+        return find_study(folder)
+    except GradlabError:
+        return None
