@@ -16,7 +16,7 @@ calls weigh more than bytes: 147 products entered through Python, and 300 casts.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import process_time
 
@@ -28,19 +28,25 @@ from gradlab.models.loss import next_token_loss
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import resolve
 
-CASES = (("nano", 8), ("nano", 16), ("micro", 8), ("micro", 16))
+SIZES = ("nano", "micro")
+BATCHES = (8, 16)
 MODES = ("fp32", "fp16", "fp16-pure")
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each mode")
     parser.add_argument("--arch", default="pre-ln", help="architecture")
-    options = parser.parse_args()
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=SIZES, help="model sizes")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {options.arch}, 1 thread, medians of {options.steps} steps")
     print(f"{'':16}{'fp32 ms':>10}" + "".join(f"{mode:>12}" for mode in MODES[1:]))
-    for size, batch in CASES:
+    for size, batch in ((size, batch) for size in options.size for batch in BATCHES):
         steps = {mode: training_step(options.arch, size, batch, mode) for mode in MODES}
         times = interleaved(steps, options.steps)
         ratios = (

@@ -26,7 +26,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ import gradlab
 from gradlab.probes import GradientNorms, Headroom, Probe
 
 WIDTH, N_HEADS, N_LAYERS, VOCAB, BATCH, LENGTH = 384, 6, 6, 8192, 8, 128
-EMBEDDING = (51200, 768)
+ROWS, COLUMNS = 51200, 768  # of an embedding
 WARM_UP = 3
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -85,10 +85,10 @@ class PlainGPT(nn.Module):
 class NormalGradient(nn.Module):
     """Its output's gradient in its weight is a normal tensor of an embedding's size."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(EMBEDDING))
-        self.register_buffer("gradient", torch.randn(EMBEDDING))
+        self.weight = nn.Parameter(torch.zeros(rows, COLUMNS))
+        self.register_buffer("gradient", torch.randn(rows, COLUMNS))
 
     def forward(self) -> Tensor:
         return (self.weight * self.gradient).sum()
@@ -274,9 +274,9 @@ def on_model(name: str, width: int, folder: Path) -> Training:
     return training(name, model, loss, folder / "model")
 
 
-def on_embedding(name: str, folder: Path) -> Training:
+def on_embedding(name: str, rows: int, folder: Path) -> Training:
     torch.manual_seed(0)
-    model = NormalGradient()
+    model = NormalGradient(rows)
     return training(name, model, model, folder / "embedding")
 
 
@@ -332,20 +332,25 @@ def seconds_to_read(width: int) -> float:
     return median(times)
 
 
-def error_on_embedding(name: str, folder: Path) -> float | None:
-    one = on_embedding(name, folder)
+def error_on_embedding(name: str, rows: int, folder: Path) -> float | None:
+    one = on_embedding(name, rows, folder)
     one.step()
     return one.finish()
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each contestant")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="which time is taken")
     parser.add_argument("--width", type=int, default=WIDTH, help="of the model, a multiple of 6")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names with a WORD")
-    options = parser.parse_args()
+    parser.add_argument("--rows", type=int, default=ROWS, help="of the embedding")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     torch.set_num_threads(options.threads)
     names = [
         name
@@ -376,7 +381,7 @@ def main() -> None:
             interval = f"({low:.3f} to {high:.3f})"
             line = f"{name:26}{ratio:7.3f}{interval:^18}{total:7.3f}{extra:7.2f} ms"
             if error is not None:
-                far = error_on_embedding(name, folder)
+                far = error_on_embedding(name, options.rows, folder)
                 line += f"   {one.instrument.norm:4}{error:10.1e}{far:12.1e}"
             print(line, flush=True)
 

@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,17 @@ def make_record(folder: Path, steps: int, every: int, window: int) -> int:
     return len(names) * len(range(0, steps, every))
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--window", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=100_000, help="of the run")
+    parser.add_argument("--every", type=int, default=10, help="steps between two looks")
+    parser.add_argument("--window", type=int, default=50, help="steps in a part")
+    parser.add_argument("--repeats", type=int, default=3, help="times that it is read")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         rows = make_record(run, options.steps, options.every, options.window)
@@ -94,7 +99,7 @@ def main() -> None:
         print(f"{rows:,} rows in {len(parts):,} parts, {size:.0f} MiB")
         for _ in range(options.repeats):
             done = subprocess.run(
-                [sys.executable, "-c", READ, str(run)], capture_output=True, text=True, check=True
+                [sys.executable, "-c", READ, str(run)], stdout=subprocess.PIPE, check=True
             )
             found = json.loads(done.stdout)
             print(

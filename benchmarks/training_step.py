@@ -7,7 +7,7 @@ Four contestants start at the same weights and take turns on the same batches, o
     plain   the model and the step below
     model   gradlab's model, the step below
     step    gradlab's model and `training_step`
-    loop    that, and what the built-in loop does around it with headroom off
+    loop    that, and what the built-in loop does around it without probes
 
 A ratio is the median, over steps, of two contestants' processor time at the same step. `model` is
 over `plain`: what it costs that each operation is a module which a hook can reach. `step` and
@@ -19,7 +19,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ def contestants(config: RunConfig, entropy: float) -> dict[str, Step]:
     plain = PlainTransformer(config)
     plain.load_state_dict(hooked.model.state_dict())
     monitor = StabilityMonitor(config.stability, entropy)
-    recording = Recording(config, MemoryWriter(config, {}), None, monitor)
+    recording = Recording(config, MemoryWriter(config, {}), None, None, monitor)
 
     def step(batch: Batch) -> Tensor:
         return training_step(stepping, [batch], LR).loss
@@ -166,7 +166,7 @@ def measure(size: str, precision: str, steps: int) -> dict[str, list[float]]:
         schedule=ScheduleConfig(lr=LR),
         steps=WARM_UP + steps,
         precision=PrecisionConfig(name=precision),
-        record=RecordConfig(headroom=False),
+        record=RecordConfig(probes=()),
     )
     length = config.model.max_seq_len
     tokens = load_corpus(config.data, seq_len=length).train
@@ -190,12 +190,16 @@ def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
     return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", nargs="+", default=["nano", "micro"], metavar="NAME")
     parser.add_argument("--precision", nargs="+", default=["fp32", "fp16"], metavar="NAME")
     parser.add_argument("--steps", type=int, default=100, help="timed steps of each contestant")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     torch.set_num_threads(1)
     print("size   precision  plain step     model   step   loop    all")
     for size in options.size:

@@ -186,11 +186,11 @@ def test_a_resumed_training_is_recorded_beside_the_first(tmp_path: Path) -> None
 def test_a_training_that_raises(tmp_path: Path) -> None:
     probe, module = callback(tmp_path / "run"), classifier()
     data = [*batches(2), (torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))]
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(RuntimeError) as raised:
         trainer(tmp_path, probe).fit(module, loader(data))
     run = gradlab.load(tmp_path / "run")
     assert run.status == "error"
-    assert "shapes cannot be multiplied" in run.info["error"]
+    assert str(raised.value) in run.info["error"]
     assert run.table("steps")["step"].tolist() == [0, 1]
     assert hooks_of(module) == 0
 

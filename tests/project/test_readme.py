@@ -1,11 +1,13 @@
-"""The README's commands and code, held against the command line and Python.
+"""The commands and code of the README and of docs, held against the command line and Python.
 
 Commands are parsed, not run: an option that was renamed fails here.
 """
 
 import re
+import runpy
 import shlex
 import subprocess
+from collections.abc import Callable
 from itertools import dropwhile, groupby
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,16 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
+def inline(text: str) -> list[list[str]]:
+    """The words of every command that stands in a sentence or a table, as `gradlab sizes`."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [
+        shlex.split(code)
+        for code in re.findall(r"`([^`]+)`", prose)
+        if re.match(r"(gradlab|make|python) ", code)
+    ]
+
+
 def parse(words: list[str]) -> None:
     """Have the command line read `gradlab …`, without running it."""
     group: Any = get_command(app)
@@ -53,11 +65,11 @@ def parse(words: list[str]) -> None:
         group.commands[name].make_context(name, arguments)
 
 
-def in_documents(*programs: str) -> list[Any]:
+def in_documents(*programs: str, found: Callable[[str], list[list[str]]] = commands) -> list[Any]:
     return [
         pytest.param(words, id=f"{document.name}: {shlex.join(words)}")
         for document in DOCUMENTS
-        for words in commands(document.read_text())
+        for words in found(document.read_text())
         if Path(words[0]).name in programs
     ]
 
@@ -86,6 +98,11 @@ OMP_NUM_THREADS=1 .venv/bin/gradlab sizes
     ]
 
 
+def test_commands_in_sentences_are_found() -> None:
+    text = "`gradlab sizes` or `gradlab figures\nRUN`, not `gradlab.load`.\n```sh\nmake test\n```\n"
+    assert inline(text) == [["gradlab", "sizes"], ["gradlab", "figures", "RUN"]]
+
+
 def test_an_unknown_option_is_seen() -> None:
     with pytest.raises(Exception, match="--no-such-option"):
         parse(["gradlab", "run-stability", "--no-such-option", "3"])
@@ -96,17 +113,30 @@ def test_gradlab_commands_parse(words: list[str]) -> None:
     parse(words)
 
 
-@pytest.mark.parametrize("words", in_documents("make"))
+@pytest.mark.parametrize("words", in_documents("gradlab", found=inline))
+def test_what_sentences_name_exists(words: list[str]) -> None:
+    group: Any = get_command(app)
+    name, *arguments = words[1:]
+    if name.isupper():  # `gradlab COMMAND --help`
+        return
+    known = {"--help", *(option for p in group.commands[name].params for option in p.opts)}
+    assert {word for word in arguments if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("words", in_documents("make") + in_documents("make", found=inline))
 def test_make_targets_exist(words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in (word for word in words[1:] if "=" not in word and not word.startswith("-")):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"no target {target}"
 
 
-@pytest.mark.parametrize("words", in_documents("python"))
-def test_python_scripts_exist(words: list[str]) -> None:
-    for script in (word for word in words[1:] if word.endswith(".py")):
+@pytest.mark.parametrize("words", in_documents("python") + in_documents("python", found=inline))
+def test_python_scripts_exist_and_have_the_options(words: list[str]) -> None:
+    script, *arguments = words[1:]
+    if script.endswith(".py"):
         assert (ROOT / script).is_file()
+    if script.startswith("benchmarks/"):
+        runpy.run_path(str(ROOT / script), run_name="benchmark")["parse"](arguments)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
