@@ -116,6 +116,19 @@ TABLES: Mapping[str, pa.Schema] = {
             *_maybe(_REAL, "eps_frac"),
         ]
     ),
+    "faults": pa.schema(
+        [
+            _STEP,
+            *_maybe(_INT, "order"),
+            *_always(_INT, "rank"),
+            *_always(_TEXT, "what", "name"),
+            *_PLACE,
+            *_maybe(_TEXT, "direction", "dtype"),
+            *_always(_TEXT, "kind"),
+            *_maybe(_INT, "count", "numel"),
+            *_maybe(_TEXT, "producer", "function", "source"),
+        ]
+    ),
 }
 """Name → columns. The names and their meaning are the interface of every analysis."""
 

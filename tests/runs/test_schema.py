@@ -13,6 +13,10 @@ COLUMNS = {
     "overflows": "step order site layer op direction kind count numel producer loss_scale skipped",
     "scores": "step site layer head max max_abs bound",
     "optimizer": "step param layer op param_rms update_rms eps_frac",
+    "faults": (
+        "step order rank what name layer op direction dtype kind count numel producer function "
+        "source"
+    ),
 }
 
 SCORE = {
@@ -38,6 +42,8 @@ def test_only_what_may_be_absent_can_be_null() -> None:
         *("steps.tokens", "headroom.underflow_frac", "headroom.nonfinite"),
         *("overflows.producer", "overflows.loss_scale", "overflows.count"),
         *("scores.head", "scores.max", "scores.max_abs", "optimizer.eps_frac"),
+        *(f"faults.{name}" for name in ("order", "direction", "dtype", "count", "numel")),
+        *(f"faults.{name}" for name in ("producer", "function", "source")),
     }
 
 
