@@ -1,6 +1,7 @@
 """The tables of recorded runs that the paper's claims are read from, by the claims' names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from gradlab.analyses.gradients import WINDOW_STEPS
 from gradlab.analyses.relative_gradients import relative_gradients, study_losses
 from gradlab.models.presets import BASELINE
 from gradlab.runs.reader import Run
+from gradlab.runs.study import load_study
 
 
 def mismatch_tables(runs: Sequence[Run], *, length: int = WINDOW_STEPS) -> dict[str, pd.DataFrame]:
@@ -68,6 +70,17 @@ def last_scales(runs: Sequence[Run]) -> pd.DataFrame:
     return entries[["arch", "seed", "op", "layer", "value"]].astype({"layer": "int64"})
 
 
+def time_budget(folder: Path, runs: Sequence[Run]) -> float:
+    """Seconds that the steps of every row of an ablation at equal time take: the baseline's.
+
+    Args:
+        folder: The study's, which has the time of a step as it was measured before the study.
+        runs: Of the study.
+    """
+    second = float(load_study(folder).notes["step_times"][BASELINE]["median"])
+    return second * max(run.config.steps for run in runs if run.config.arch == BASELINE)
+
+
 def loss_tables(runs: Sequence[Run], budget: float) -> dict[str, pd.DataFrame]:
     """`losses`, the final ones, and `curves`, every validation.
 
@@ -82,7 +95,7 @@ def loss_tables(runs: Sequence[Run], budget: float) -> dict[str, pd.DataFrame]:
     Raises:
         GradlabError: The runs do not compare, or one was not validated.
     """
-    whole = [run for run in runs if run.verdict is not None and run.verdict.censored]
+    whole = [run for run in runs if run.completed]
     return {"losses": final_losses(runs, vary="steps"), "curves": timed_curves(whole, budget)}
 
 

@@ -73,7 +73,7 @@ def _row(run: Run) -> dict[str, object]:
     if "steps" in run.tables:
         steps = run.table("steps", list(steps.columns))
     val_loss = math.nan
-    if verdict.censored:
+    if run.completed:
         val_loss = _last_validation(run, steps)
     return {
         "size": config.size,

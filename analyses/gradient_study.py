@@ -1,7 +1,7 @@
 """What several runs' gradients say: mismatch by architecture, over seeds, with intervals."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -19,6 +19,7 @@ from gradlab.analyses.gradients import (
 from gradlab.analyses.intervals import mean_interval
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
+from gradlab.runs.study import study_commands
 
 _KEY = ["arch", "seed", "window", "op"]
 
@@ -42,7 +43,7 @@ def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.Da
         GradlabError: The runs do not compare, two have the same architecture and seed, one did not
             record its gradients, or none reached its end.
     """
-    runs = [run for run in runs if run.verdict is not None and run.verdict.censored]
+    runs = [run for run in runs if run.completed]
     if not runs:
         raise GradlabError("no run reached its last step: there are no gradients to compare.")
     check_comparable(runs)
@@ -63,6 +64,20 @@ def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.Da
             )
     table = pd.concat(tables, ignore_index=True)
     return table[["arch", "seed", "window", "first", "last", "n_layers", *LAYER_COLUMNS]]
+
+
+def window_length(runs: Sequence[Run]) -> int:
+    """Steps of a window of runs that compare: as many as their study was told.
+
+    Else the usual, or as many as two windows have room for. Runs of studies that were told several
+    have the usual too.
+    """
+    studies = (study for study in study_commands(runs) if study is not None)
+    told = {study.options.get("average") for study in studies}
+    if len(told) == 1 and isinstance(average := told.pop(), int):
+        return average
+    config = runs[0].config
+    return min(WINDOW_STEPS, max(1, (config.steps - config.schedule.warmup_steps) // 2))
 
 
 def study_mismatch(gradients: pd.DataFrame) -> pd.DataFrame:

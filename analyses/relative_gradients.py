@@ -27,7 +27,7 @@ def study_losses(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.DataF
     """
     rows = []
     for run in runs:
-        if run.verdict is None or not run.verdict.censored:
+        if not run.completed:
             continue
         losses = run.table("steps", ["step", "loss"])
         for name, window in windows_of(run.config, length).items():

@@ -6,7 +6,11 @@ from typing import Any
 import pandas as pd
 
 from gradlab.errors import GradlabError
+from gradlab.runs.csv_files import unguarded
 from gradlab.runs.verdict import BREAKS
+
+STABILITY_FILE = "stability.csv"
+"""Its name in a study's folder."""
 
 FAILURES = ("interrupted", "error")
 """Reasons that say nothing about stability: such a run is neither a break nor censored."""
@@ -51,7 +55,7 @@ def read_stability(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "stability.csv"
+        path = path / STABILITY_FILE
     try:
         table = pd.read_csv(path, dtype={"size": "string", "arch": "string", "reason": "string"})
     except FileNotFoundError:
@@ -60,6 +64,8 @@ def read_stability(path: str | Path) -> pd.DataFrame:
         ) from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise GradlabError(f"{path} is not a stability table: {error}.") from None
+    words = table.columns.intersection(["size", "arch", "first_overflow"])
+    table[words] = table[words].map(unguarded)
     try:
         return check_stability(table)
     except GradlabError as error:

@@ -62,8 +62,9 @@ def show_result(equal: "EqualRuns", out: Path) -> None:
     """Print the study's table and sentences, and write its files."""
     from gradlab.analyses.ablation import ablation_differences, summarise_ablation
     from gradlab.analyses.final_losses import final_losses
-    from gradlab.cli.ablation_report import ablation_tables, difference_sentences
+    from gradlab.analyses.loss_words import ablation_sentences
     from gradlab.cli.equal_time import with_times
+    from gradlab.cli.loss_tables import ablation_tables
     from gradlab.cli.study_files import files_line, write_csvs
     from gradlab.runs.study import load_study
 
@@ -80,7 +81,7 @@ def show_result(equal: "EqualRuns", out: Path) -> None:
     }
     for table in ablation_tables(equal.configs, summary, tables["differences"]):
         console.print(table)
-    for sentence in difference_sentences(tables["differences"]):
+    for sentence in ablation_sentences(tables["differences"]):
         console.print(sentence)
     files = [out / "runs.csv", *write_csvs(tables, out)]
     console.print(files_line(out, files))

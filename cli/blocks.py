@@ -23,12 +23,12 @@ def blocks(options: BlocksOptions) -> None:
 
     mpl.use("agg")
 
-    from gradlab.cli.output_file import check_free, write_file
     from gradlab.cli.plan import build_config
     from gradlab.figures.blocks import block_panels
     from gradlab.figures.save import rendered
     from gradlab.figures.style import looks
     from gradlab.models.presets import size_labels
+    from gradlab.runs.output_file import check_free, write_file
 
     check_free(options.out, force=options.force)
     (size,) = size_labels([options.size], [])

@@ -1,19 +1,18 @@
 """The paper's claims as a table on the screen, and as a page of Markdown with its figures."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from gradlab.cli.screen import Words, results_table
+from gradlab.pages.screen import Words, results_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from gradlab.cli.claims_studies import ClaimStudy
-    from gradlab.cli.drawings import Drawing
 
 FIGURES = "figures"
 """The folder of the pictures, in that of the claims."""
@@ -119,19 +118,17 @@ def write_drawn(
     import matplotlib as mpl
 
     mpl.use("agg")
-    from gradlab.cli.command_options import FiguresOptions
-    from gradlab.cli.figures import write_drawings
+    from gradlab.figures.claims import CLAIM_DRAWINGS
+    from gradlab.figures.drawings import save_drawing, until_error
 
     found: dict[str, list[str]] = {}
     for study in studies:
         names = found[study.name] = []
-
-        def noted(drawings: "Iterator[Drawing]", names: list[str] = names) -> "Iterator[Drawing]":
-            for drawing in drawings:
-                names.append(drawing.name)
-                yield drawing
-
         runs = [run for run in study.runs(out) if run.status == "finished"]
-        drawings = noted(study.draw(out / study.name, runs))
-        write_drawings(study.name, drawings, "", FiguresOptions(runs=[]), out / FIGURES, say)
+        for drawing in until_error(
+            CLAIM_DRAWINGS[study.name](out / study.name, runs), study.name, say
+        ):
+            files = save_drawing(drawing, out / FIGURES)
+            say(f"{study.name}: {', '.join(file.name for file in files)}")
+            names.append(drawing.name)
     return found

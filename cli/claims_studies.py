@@ -1,22 +1,13 @@
-"""The studies behind the paper's claims: the command of each, its tables and its figures."""
+"""The studies behind the paper's claims: the command of each, and its tables."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab.cli.ablate import ablate
 from gradlab.cli.command import command_of
-from gradlab.cli.command_options import FiguresOptions, GradNormsOptions, StabilityOptions
-from gradlab.cli.drawings import (
-    Drawing,
-    draw_gradients,
-    draw_lambda,
-    draw_relative,
-    draw_scales,
-    stability_drawings,
-    window_length,
-)
+from gradlab.cli.command_options import GradNormsOptions, StabilityOptions
 from gradlab.cli.grad_norms import grad_norms
 from gradlab.cli.loss_options import AblateOptions
 from gradlab.cli.options import StudyOptions
@@ -30,11 +21,6 @@ if TYPE_CHECKING:
     from gradlab.analyses.claim import StudyTables
     from gradlab.runs.reader import Run
 
-_NO_CHOICE = FiguresOptions(runs=[])
-
-FIGURE_2 = ("pre-ln", "normformer", "normformer-resscale")
-"""The ablation's rows that figure 2 shows, as in the paper."""
-
 
 @dataclass(frozen=True)
 class ClaimStudy:
@@ -46,7 +32,6 @@ class ClaimStudy:
         run: the command as a function,
         options: and what it is asked for.
         tables: The tables that the claims are read from, of the study's folder and its runs.
-        draw: Its figures, likewise.
     """
 
     name: str
@@ -54,7 +39,6 @@ class ClaimStudy:
     run: Callable[..., None]
     options: StudyOptions
     tables: "Callable[[Path, Sequence[Run]], dict[str, pd.DataFrame]]"
-    draw: "Callable[[Path, Sequence[Run]], Iterator[Drawing]]"
 
     def train(self, out: Path, *, seeds: int, jobs: int | None, resume: bool) -> None:
         """Have the command make the study, or go on with it."""
@@ -98,26 +82,16 @@ class ClaimStudy:
 
 def _gradient_tables(_: Path, runs: "Sequence[Run]") -> "dict[str, pd.DataFrame]":
     from gradlab.analyses.claim_tables import mismatch_tables
+    from gradlab.analyses.gradient_study import window_length
 
-    return mismatch_tables(runs, length=window_length(runs, _NO_CHOICE))
-
-
-def _draw_gradients(_: Path, runs: "Sequence[Run]") -> Iterator[Drawing]:
-    return draw_gradients(runs, _NO_CHOICE)
+    return mismatch_tables(runs, length=window_length(runs))
 
 
 def _scale_tables(_: Path, runs: "Sequence[Run]") -> "dict[str, pd.DataFrame]":
     from gradlab.analyses.claim_tables import scale_tables
+    from gradlab.analyses.gradient_study import window_length
 
-    return scale_tables(runs, length=window_length(runs, _NO_CHOICE))
-
-
-def _draw_scales(_: Path, runs: "Sequence[Run]") -> Iterator[Drawing]:
-    yield from draw_scales(runs, _NO_CHOICE)
-    yield from draw_lambda(runs, _NO_CHOICE)
-    for drawing in draw_relative(runs, _NO_CHOICE):
-        if drawing.name.endswith("late"):  # the window that the paper's figure shows
-            yield drawing
+    return scale_tables(runs, length=window_length(runs))
 
 
 def _stability_tables(folder: Path, _: "Sequence[Run]") -> "dict[str, pd.DataFrame]":
@@ -126,42 +100,10 @@ def _stability_tables(folder: Path, _: "Sequence[Run]") -> "dict[str, pd.DataFra
     return {"stability": read_stability(folder)}
 
 
-def _draw_stability(folder: Path, _: "Sequence[Run]") -> Iterator[Drawing]:
-    yield next(stability_drawings(folder))  # figure 5; the others are in the study's folder
-
-
 def _loss_tables(folder: Path, runs: "Sequence[Run]") -> "dict[str, pd.DataFrame]":
-    from gradlab.analyses.claim_tables import loss_tables
+    from gradlab.analyses.claim_tables import loss_tables, time_budget
 
-    return loss_tables(runs, _budget(folder, runs))
-
-
-def _draw_losses(folder: Path, runs: "Sequence[Run]") -> Iterator[Drawing]:
-    """Figure 2 in the time of the steps alone."""
-    from gradlab.analyses.claim_tables import timed_curves
-    from gradlab.analyses.compute import compute_saved, summarise_saved
-    from gradlab.figures.compute import perplexity_by_compute
-    from gradlab.figures.style import figure_of
-    from gradlab.models.presets import BASELINE
-
-    shown = sorted(
-        (run for run in runs if run.config.arch in FIGURE_2),
-        key=lambda run: FIGURE_2.index(run.config.arch),
-    )
-    curves = timed_curves(shown, _budget(folder, runs))
-    saved = compute_saved(curves, baseline=BASELINE, compute="seconds")
-    figure = figure_of(perplexity_by_compute(curves, baseline=BASELINE, compute="seconds"))
-    yield Drawing("perplexity", figure, summarise_saved(saved))
-
-
-def _budget(folder: Path, runs: "Sequence[Run]") -> float:
-    """Seconds of the baseline's steps, as one was timed before the study: those of every row."""
-    from gradlab.cli.equal_time import NOTE
-    from gradlab.models.presets import BASELINE
-    from gradlab.runs.study import load_study
-
-    second = float(load_study(folder).notes[NOTE][BASELINE]["median"])
-    return second * max(run.config.steps for run in runs if run.config.arch == BASELINE)
+    return loss_tables(runs, time_budget(folder, runs))
 
 
 STUDIES = {
@@ -173,7 +115,6 @@ STUDIES = {
             grad_norms,
             GradNormsOptions(),
             _gradient_tables,
-            _draw_gradients,
         ),
         ClaimStudy(
             "scales",
@@ -188,7 +129,6 @@ STUDIES = {
                 every=2,
             ),
             _scale_tables,
-            _draw_scales,
         ),
         ClaimStudy(
             "stability",
@@ -196,7 +136,6 @@ STUDIES = {
             run_stability,
             StabilityOptions(lr_step=[2e-4]),
             _stability_tables,
-            _draw_stability,
         ),
         ClaimStudy(
             "ablation",
@@ -204,7 +143,6 @@ STUDIES = {
             ablate,
             AblateOptions(val_every=25),
             _loss_tables,
-            _draw_losses,
         ),
     )
 }

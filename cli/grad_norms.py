@@ -69,7 +69,8 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, length: int, figur
         study_mismatch,
         summarise_mismatch,
     )
-    from gradlab.cli.gradient_report import difference_sentences, mismatch_table
+    from gradlab.analyses.gradient_words import difference_sentences
+    from gradlab.cli.result_tables import mismatch_table
     from gradlab.cli.study_files import files_line, write_csvs
 
     console = output()
@@ -98,8 +99,7 @@ def whole_runs(out: Path) -> list["Run"]:
     """The study's runs that reached their last step: the others have no late window."""
     from gradlab.runs.study import load_study
 
-    runs = load_study(out).runs
-    return [run for run in runs if run.verdict is not None and run.verdict.censored]
+    return [run for run in load_study(out).runs if run.completed]
 
 
 def write_figure(gradients: "pd.DataFrame", out: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gradlab.cli.screen import results_table
+from gradlab.pages.screen import results_table
 
 if TYPE_CHECKING:
     from gradlab.training.progress import Progress

@@ -62,7 +62,8 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
         search_seeds,
         summarise_search,
     )
-    from gradlab.cli.lr_search_report import NOTE, rate_tables, search_sentences, search_table
+    from gradlab.analyses.lr_search_words import NOTE, search_sentences
+    from gradlab.cli.result_tables import rate_tables, search_table
     from gradlab.cli.study_files import files_line, write_csvs
     from gradlab.runs.study import load_study
 

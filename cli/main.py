@@ -20,6 +20,7 @@ from gradlab.cli import (
     variants,
 )
 from gradlab.errors import GradlabError
+from gradlab.pages.screen import complain
 
 # Typer has had Click's own class and its copy of it; this is either's base of wrong usage.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -48,7 +49,7 @@ def _usage_sentence(error: Any, ctx: Any) -> str:
 
 
 def _end(message: str, status: int) -> typer.Exit:
-    typer.echo(message, err=True)
+    complain(message)
     return typer.Exit(status)
 
 

@@ -21,13 +21,12 @@ def report(options: ReportOptions) -> None:
     them. Runs that do not compare stand apart. What cannot be read is said on the page, and
     the rest is made all the same.
     """
-    from gradlab.cli.output_file import check_free, write_file
-    from gradlab.cli.report_page import report_page
-    from gradlab.cli.report_runs import gather
+    from gradlab.cli.train_line import train_line
+    from gradlab.pages.report import report as write_report
 
-    check_free(options.out, force=options.force)
-    gathered = gather(options.runs)
-    write_file(options.out, report_page(gathered, options.runs).encode())
+    gathered = write_report(
+        options.runs, out=options.out, force=options.force, train_line=train_line
+    )
     console = output()
     for note in gathered.notes:
         console.print(note)

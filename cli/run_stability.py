@@ -1,6 +1,5 @@
 """`gradlab run-stability`: how high a learning rate each architecture survives."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from gradlab.cli.screen import output
 from gradlab.cli.study import default_folder, train_study
 
 if TYPE_CHECKING:
-    from gradlab.config import RunConfig
+    pass
 
 EXAMPLES = """\
 Examples:
@@ -46,14 +45,15 @@ def run_stability(options: StabilityOptions) -> None:
         configs,
         out,
         table=STABILITY,
-        show_result=lambda figures: show_result(configs, out, figures=figures),
+        show_result=lambda figures: show_result(out, figures=figures),
     )
 
 
-def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> None:
+def show_result(out: Path, *, figures: bool) -> None:
     """Print the study's tables and sentences, and write its files."""
     from gradlab.analyses.stability_table import read_stability
-    from gradlab.cli.report import difference_sentences, summary_tables
+    from gradlab.analyses.stability_words import difference_sentences
+    from gradlab.cli.result_tables import summary_tables
     from gradlab.cli.study_files import files_line, write_figures, write_tables
 
     table = read_stability(out)
@@ -64,5 +64,5 @@ def show_result(configs: Sequence["RunConfig"], out: Path, *, figures: bool) -> 
         console.print(sentence)
     files = [out / "stability.csv", *write_tables(table, out)]
     if figures:
-        files += write_figures(table, configs, out)
+        files += write_figures(table, out)
     console.print(files_line(out, files))

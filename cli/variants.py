@@ -63,15 +63,16 @@ def variants(options: VariantsOptions) -> None:
 
 def show_result(options: VariantsOptions, equal: "EqualRuns", out: Path) -> None:
     """Print the study's table and sentences, and write its files."""
+    from gradlab.analyses.loss_words import variant_sentences
     from gradlab.analyses.variants import (
         summarise_variants,
         variant_differences,
         variant_losses,
     )
     from gradlab.cli.equal_time import with_times
+    from gradlab.cli.loss_tables import variant_tables
     from gradlab.cli.plan_variants import architectures_of, variants_of
     from gradlab.cli.study_files import files_line, write_csvs
-    from gradlab.cli.variants_report import variant_sentences, variant_tables
     from gradlab.runs.study import load_study
 
     console = output()

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradlab.config import ModelConfig, RunConfig
+    from gradlab.figures.given import draw
     from gradlab.models.build import build_model
     from gradlab.models.presets import model_config
+    from gradlab.pages.inspection import inspect
+    from gradlab.pages.report import report
     from gradlab.precision.emulation import emulated_fp16
     from gradlab.probes.attach import attach
     from gradlab.runs.reader import load
@@ -20,9 +23,12 @@ _HOMES = {
     "RunConfig": "gradlab.config",
     "attach": "gradlab.probes.attach",
     "build_model": "gradlab.models.build",
+    "draw": "gradlab.figures.given",
     "emulated_fp16": "gradlab.precision.emulation",
+    "inspect": "gradlab.pages.inspection",
     "load": "gradlab.runs.reader",
     "model_config": "gradlab.models.presets",
+    "report": "gradlab.pages.report",
     "train": "gradlab.training.loop",
 }
 
@@ -31,9 +37,12 @@ __all__ = [
     "RunConfig",
     "attach",
     "build_model",
+    "draw",
     "emulated_fp16",
+    "inspect",
     "load",
     "model_config",
+    "report",
     "train",
 ]
 

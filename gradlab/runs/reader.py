@@ -64,6 +64,11 @@ class Run:
         return self._config is None
 
     @property
+    def completed(self) -> bool:
+        """Whether it reached its last step without a break, as far as gradlab's own loop says."""
+        return self.verdict is not None and self.verdict.censored
+
+    @property
     def status(self) -> str:
         """`running` (or killed while it was), `finished`, `interrupted` or `error`."""
         return str(self.info["status"])

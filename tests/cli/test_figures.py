@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gradlab.cli.main import app
-from gradlab.cli.run_sets import safe_name
 from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.figures.run_sets import safe_name
 from gradlab.models.presets import model_config
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
@@ -351,7 +351,7 @@ def test_a_loop_of_ones_own_has_what_needs_no_config(tmp_path: Path) -> None:
     writer.finish("finished")
     result = invoke(tmp_path / "mine", "--format", "svg")
     made = [line.split(":")[0] for line in lines(result) if ".svg" in line]
-    assert made == ["figure 4", "figure 6", "headroom"]
+    assert made == ["headroom", "figure 4", "figure 6"]
     assert "gradlab.attach" in about(result, "figure 3")[0]
 
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from gradlab.cli.command_options import FiguresOptions, GradNormsOptions
-from gradlab.cli.drawings import window_length
+from gradlab.analyses.gradient_study import window_length
+from gradlab.cli.command_options import GradNormsOptions
 from gradlab.cli.main import app
 from gradlab.cli.plan import plan_grad_norms
 from gradlab.config import (
@@ -18,6 +18,7 @@ from gradlab.config import (
     ScheduleConfig,
 )
 from gradlab.errors import GradlabError
+from gradlab.figures.kinds import Choices
 from gradlab.models.presets import model_config
 from gradlab.runs.reader import Run, load
 from gradlab.runs.verdict import Verdict
@@ -208,12 +209,12 @@ def test_another_average_looks_at_the_same_runs_again(
         assert late in result.stdout
         written = pd.read_csv(out / "gradients.csv")
         assert set(written["last"] - written["first"]) == {average - 1}
-        assert window_length(study_runs(out), FiguresOptions(runs=[out])) == average
+        assert window_length(study_runs(out)) == average
         page = tmp_path / f"{average}.html"
         assert CliRunner().invoke(app, ["report", str(out), "--out", str(page)]).exit_code == 0
         assert f"--average {average}" in page.read_text()
     assert len(trained) == 6
-    assert window_length(study_runs(out), FiguresOptions(runs=[out], average=2)) == 2
+    assert Choices(average=2).length_of(study_runs(out)) == 2
 
 
 def study_runs(out: Path) -> list[Run]:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 import gradlab
 from gradlab.analyses.finding import Finding
-from gradlab.cli.inspect_run import cell_text, show_findings
+from gradlab.analyses.finding_text import cell_text
 from gradlab.cli.main import app
+from gradlab.pages.inspection import Inspection
 from gradlab.runs.reader import Run
 
 PROBES = ("headroom", "grad_norms", "scales", "optimizer")
@@ -148,7 +149,7 @@ def test_cells() -> None:
 def test_a_course_over_steps_runs_across() -> None:
     table = pd.DataFrame({"step": [7, 8], "lr": [0.5, 0.25], "conv1": [1.04, -float("inf")]})
     console = Console(file=StringIO(), width=80, markup=False)
-    show_findings(console, [Finding("what", "A sentence [1].", table)])
+    console.print(Inspection([Finding("what", "A sentence [1].", table)]))
     file = console.file
     assert isinstance(file, StringIO)
     assert [line.split() for line in file.getvalue().splitlines() if line.strip()] == [

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -9,15 +10,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import gradlab.cli.report_figures as figures_of
 from gradlab.analyses.stability import paired_differences
-from gradlab.cli import drawings, report
+from gradlab.analyses.stability_words import difference_sentence
 from gradlab.cli.command import command_of
 from gradlab.cli.command_options import StabilityOptions
 from gradlab.cli.main import app
-from gradlab.cli.report_groups import groups
-from gradlab.cli.report_runs import gather
 from gradlab.config import OptimizerConfig, RecordConfig, ScheduleConfig
+from gradlab.figures import kinds
+from gradlab.pages.groups import groups
+from gradlab.runs.gather import gather
 from gradlab.runs.writer import RunWriter
 
 WriteRun = Callable[..., Path]
@@ -157,7 +158,7 @@ def test_the_sentences_are_those_of_the_analysis(page: Page, whole: Path) -> Non
     (group,) = groups(gather([whole]).runs)
     assert group.stability is not None
     (row,) = paired_differences(group.stability).to_dict("records")
-    assert report.difference_sentence(row) in page.words
+    assert difference_sentence(row) in page.words
     assert row["pairs"] == 2
 
 
@@ -310,16 +311,12 @@ def test_runs_of_a_study_that_have_not_begun(study: Path, tmp_path: Path) -> Non
 def test_a_new_kind_of_figure_is_on_the_page(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (kind,) = [kind for kind in drawings.KINDS if kind.title == "headroom"]
-    new = drawings.Kind("figure 99", kind.tables, kind.remedy, kind.draw)
-    monkeypatch.setattr(drawings, "KINDS", (new,))
+    (kind,) = [kind for kind in kinds.KINDS if kind.title == "headroom"]
+    new = dataclasses.replace(kind, title="figure 99", heading="Something new")
+    monkeypatch.setattr(kinds, "KINDS", (new,))
     page = make(tmp_path / "report.html", study)
-    assert "figure 99" in page.headings
+    assert "Something new" in page.headings
     assert "FP16 headroom by layer" not in page.headings
-
-
-def test_every_kind_of_figure_has_words() -> None:
-    assert {kind.title for kind in drawings.KINDS} <= set(figures_of.WORDS)
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from gradlab.cli.main import app
 from gradlab.cli.plan import plan_grad_norms, plan_stability, plan_train
 from gradlab.cli.plan_losses import plan_ablation, plan_lr_search
 from gradlab.cli.plan_variants import plan_variants
-from gradlab.cli.report_repeat import commands_for, repeat_section
+from gradlab.cli.train_line import train_line
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
+from gradlab.pages.repeat import commands_for, repeat
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 
@@ -101,7 +102,7 @@ def test_where_a_study_lies_and_how_it_is_trained_is_no_part_of_it() -> None:
 )
 def test_a_run_of_no_study_is_one_command(options: TrainOptions) -> None:
     config = plan_train(options)
-    (command,) = commands_for(made([config]))
+    (command,) = commands_for(made([config]), train_line)
     assert command is not None
     assert command.startswith("gradlab train")
     assert planned(command) == [config]
@@ -115,8 +116,8 @@ def test_a_run_that_no_options_describe_has_none() -> None:
         schedule=ScheduleConfig(lr=1e-3),
         steps=3,
     )
-    assert commands_for(made([config])) == [None]
-    assert commands_for([]) == []
+    assert commands_for(made([config]), train_line) == [None]
+    assert commands_for([], train_line) == []
 
 
 @pytest.mark.parametrize(
@@ -135,11 +136,11 @@ def test_a_run_of_a_study_is_its_studys(
 
     inside, beside = (load(write_run(tmp_path / name)) for name in ("inside", "beside"))
     (tmp_path / "study.json").write_text(json.dumps({"runs": {"inside": {}}, **study}))
-    first, second = commands_for([inside, beside])
+    first, second = commands_for([inside, beside], train_line)
     assert str(first).startswith(command)
     assert str(second).startswith("gradlab train")
     (tmp_path / "study.json").write_text("{")
-    assert commands_for([inside]) == [second]
+    assert commands_for([inside], train_line) == [second]
 
 
 @pytest.mark.parametrize("equal", ["time", "steps"])
@@ -151,5 +152,5 @@ def test_a_study_at_equal_time_measures_its_steps_again(
     run = load(write_run(tmp_path / "run"))
     note = command_of("ablate", AblateOptions(equal=equal)).note()
     (tmp_path / "study.json").write_text(json.dumps({"runs": {"run": {}}, **note}))
-    page = str(repeat_section({"run": run}, [tmp_path]))
-    assert ("are measured again" in page) == (equal == "time")
+    found = repeat({"run": run}, [str(tmp_path)], train_line)
+    assert ("are measured again" in found.same) == (equal == "time")

@@ -7,13 +7,11 @@ import pytest
 from rich.console import Console
 
 from gradlab.analyses.stability_table import COLUMNS
-from gradlab.cli.gradient_report import mismatch_table
-from gradlab.cli.inspect_run import numbers_table
-from gradlab.cli.lr_search_report import rate_tables, search_table
-from gradlab.cli.report import summary_tables
-from gradlab.cli.screen import Words, results_table
+from gradlab.cli.result_tables import mismatch_table, rate_tables, search_table, summary_tables
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
+from gradlab.pages.inspection import numbers_table
+from gradlab.pages.screen import Words, results_table
 
 ARCHITECTURES = ("pre-ln", "normformer", "normformer-resscale", "pre-ln-resscale")
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +44,8 @@ def made_up_table(configs: list[RunConfig], out: Path) -> pd.DataFrame:
         known = {"size": config.size, "arch": config.arch, "seed": config.seed}
         known |= {"lr_step": config.schedule.lr_step, "params": run.info["params"]}
         rows.append({name: {**verdict, **known}[name] for name in STABILITY.columns})
+    names = {run_name(config): config.model_dump(mode="json") for config in configs}
+    (out / "study.json").write_text(json.dumps({"runs": names}))
     pd.DataFrame(rows, columns=list(STABILITY.columns)).to_csv(out / "stability.csv", index=False)
     return read_stability(out)
 
@@ -73,7 +76,7 @@ def test_the_tables_are_those_of_the_analyses(tmp_path: Path) -> None:
 
 def test_the_figures_of_a_study(tmp_path: Path) -> None:
     configs = study(tmp_path)
-    files = write_figures(made_up_table(configs, tmp_path), configs, tmp_path)
+    files = write_figures(made_up_table(configs, tmp_path), tmp_path)
     assert [file.name for file in files] == [
         f"{name}.{form}"
         for name in ("lr_at_break", "lr_against_pre-ln_ramp0.01", "headroom_nano_ramp0.01")
@@ -85,10 +88,10 @@ def test_the_figures_of_a_study(tmp_path: Path) -> None:
 def test_a_study_of_one_architecture_has_no_differences(tmp_path: Path) -> None:
     options = StabilityOptions(arch=["pre-ln"], lr_step=[1e-2], seeds=1, probes=["none"])
     configs = study(tmp_path, options)
-    files = write_figures(made_up_table(configs, tmp_path), configs, tmp_path)
+    files = write_figures(made_up_table(configs, tmp_path), tmp_path)
     assert [file.name for file in files] == ["lr_at_break.png", "lr_at_break.pdf"]
 
 
 def test_a_study_whose_runs_all_failed_has_no_figures(tmp_path: Path) -> None:
     configs = study(tmp_path, reason="error")
-    assert write_figures(made_up_table(configs, tmp_path), configs, tmp_path) == []
+    assert write_figures(made_up_table(configs, tmp_path), tmp_path) == []

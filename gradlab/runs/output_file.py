@@ -1,4 +1,4 @@
-"""A single file that a command writes: not over another one unless asked."""
+"""A single file that somebody named: not written over another one unless asked."""
 
 from pathlib import Path
 

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from gradlab.cli.gradient_report import difference_sentence, runs_text, spread_text
+from gradlab.analyses.gradient_words import difference_sentence, runs_text
+from gradlab.analyses.wording import mean_text
 
 
 def difference(**fields: Any) -> dict[str, Any]:
@@ -57,8 +58,8 @@ def test_how_many_runs_are_behind_a_row() -> None:
 
 
 def test_means_and_ranges() -> None:
-    row = {"runs": 3, "slope": -0.5, "slope_min": -0.625, "slope_max": 0.1}
-    assert spread_text(row, "slope") == "−0.5 (−0.625 to 0.1)"
-    assert spread_text({**row, "runs": 1}, "slope") == "−0.5"
-    assert spread_text({**row, "slope": math.nan}, "slope") == "–"
-    assert spread_text({"runs": 0}, "slope") == "–"
+    row = {"slope": -0.5, "slope_min": -0.625, "slope_max": 0.1}
+    assert mean_text(row, "slope", 3) == "−0.5 (−0.625 to 0.1)"
+    assert mean_text(row, "slope", 1) == "−0.5"
+    assert mean_text({**row, "slope": math.nan}, "slope", 3) == "–"
+    assert mean_text({}, "slope", 0) == "–"

@@ -1,4 +1,4 @@
-"""The runs that a report is about: those named, and those of the studies named."""
+"""The runs in some folders: those named, and those of the studies named."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,10 @@ from pathlib import Path
 from gradlab.errors import GradlabError
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
-from gradlab.runs.study import find_study
+from gradlab.runs.study import StudyRecord, find_study
+
+Source = Run | StudyRecord | str | Path
+"""A run, a study, or the folder of either."""
 
 
 @dataclass(frozen=True)
@@ -24,49 +27,53 @@ class Gathered:
     notes: tuple[str, ...]
 
 
-def gather(paths: Sequence[Path]) -> Gathered:
-    """Every run of the folders given, each once; what cannot be read is noted.
+def gather(sources: Iterable[Source]) -> Gathered:
+    """Every run of the sources, each once; what cannot be read is noted.
 
     Args:
-        paths: Folders of runs, or of studies (folders of runs).
+        sources: Runs, studies, or the folders of either.
 
     Raises:
         GradlabError: No run could be read.
     """
     runs: dict[Path, Run] = {}
-    notes: list[str] = []
-    for path in paths:
+    notes: dict[str, None] = {}
+    for source in sources:
+        if isinstance(source, Run):
+            runs.setdefault((source.path or Path(f"in memory {len(runs)}")).resolve(), source)
+            continue
+        path = folder_of(source)
         folders = _folders(path)
         try:
             planned = _planned(path) if folders else []
         except GradlabError as error:
             planned = []
-            notes.append(str(error))
+            notes[str(error)] = None
         order = {name: place for place, name in enumerate(planned)}
         for folder in sorted(folders, key=lambda f: order.get(f.name, len(order))) or [path]:
             try:
-                runs.setdefault(_place(folder), load(folder))
+                runs.setdefault(folder.resolve(), load(folder))
             except GradlabError as error:
-                notes.append(str(error))
+                notes[str(error)] = None
         missing = [name for name in planned if name not in {folder.name for folder in folders}]
         if missing:
-            notes.append(_missing_sentence(path, missing, len(planned)))
-    notes = list(dict.fromkeys(notes))
+            notes[_missing_sentence(path, missing, len(planned))] = None
     if not runs:
-        raise GradlabError(notes[0] if notes else "there is no run: name at least one.")
+        raise GradlabError(next(iter(notes), "there is no run: name at least one."))
     return Gathered(dict(zip(_names(runs), runs.values(), strict=True)), tuple(notes))
+
+
+def folder_of(source: StudyRecord | str | Path) -> Path:
+    """The folder of a study or a run, where its run.json may be named."""
+    path = source.folder if isinstance(source, StudyRecord) else Path(source)
+    return path.parent if path.name == RUN_FILE else path
 
 
 def _folders(path: Path) -> list[Path]:
     """The runs in a folder that is no run itself."""
-    if path.name == RUN_FILE or (path / RUN_FILE).exists():
+    if (path / RUN_FILE).exists():
         return []
     return sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
-
-
-def _place(folder: Path) -> Path:
-    place = folder.resolve()
-    return place.parent if place.name == RUN_FILE else place
 
 
 def _planned(study: Path) -> list[str]:

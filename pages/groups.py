@@ -1,16 +1,18 @@
-"""The runs of a report in groups that compare, and what each group's tables say."""
+"""The runs of a page in groups that compare, and what each group's tables say."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from gradlab.analyses.comparable import comparable_groups
+from gradlab.analyses.gradient_study import study_gradients, window_length
+from gradlab.analyses.stability_table import check_stability
 from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
-
-if TYPE_CHECKING:
-    import pandas as pd
+from gradlab.training.study_table import STABILITY
 
 FREE = ("sizes", "schedules")
 """What the runs of a group may differ in, beside architecture and seed."""
@@ -34,13 +36,8 @@ class Group:
             self.notes.append(sentence)
 
     @cached_property
-    def stability(self) -> "pd.DataFrame | None":
+    def stability(self) -> pd.DataFrame | None:
         """The table of the runs on a ramp that have ended, as a stability study has it."""
-        import pandas as pd
-
-        from gradlab.analyses.stability_table import check_stability
-        from gradlab.training.study_table import STABILITY
-
         rows = [
             STABILITY.row(run, run.verdict)
             for run in self.runs.values()
@@ -51,27 +48,20 @@ class Group:
         return check_stability(pd.DataFrame(rows, columns=list(STABILITY.columns)))
 
     @cached_property
-    def gradients(self) -> "dict[str, pd.DataFrame]":
+    def gradients(self) -> dict[str, pd.DataFrame]:
         """The gradients by layer of the runs that reached their last step, by size and schedule."""
-        from gradlab.analyses.comparable import comparable_groups
-        from gradlab.analyses.gradient_study import study_gradients
-        from gradlab.cli.command_options import FiguresOptions
-        from gradlab.cli.drawings import window_length
-
         runs = [run for run in self.runs.values() if self._has_gradients(run)]
         found = {}
         for alike in comparable_groups(runs):
             try:
-                length = window_length(alike, FiguresOptions(runs=[]))
-                found[subject(alike[0])] = study_gradients(alike, length=length)
+                found[subject(alike[0])] = study_gradients(alike, length=window_length(alike))
             except GradlabError as error:
                 self.note(str(error))
         return found
 
     def _has_gradients(self, run: Run) -> bool:
         """Whether a run has a late window, and gradients that can be read."""
-        ended = run.verdict is not None and run.verdict.censored
-        if run.attached or not ended or "grad_norms" not in run.tables:
+        if run.attached or not run.completed or "grad_norms" not in run.tables:
             return False
         try:
             run.table("grad_norms", ["step"])
@@ -86,8 +76,6 @@ def groups(runs: Mapping[str, Run]) -> list[Group]:
 
     Two runs of one architecture, size, seed and schedule say the same twice: the first is taken.
     """
-    from gradlab.analyses.comparable import comparable_groups
-
     names = {id(run): name for name, run in runs.items()}
     own = [run for run in runs.values() if not run.attached]
     made = []

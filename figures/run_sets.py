@@ -3,14 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from gradlab.cli.drawings import Kind
+from gradlab.analyses.comparable import comparable_groups, name_of, run_key, what_differs
 from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
-
-if TYPE_CHECKING:
-    from gradlab.runs.reader import Run
+from gradlab.figures.kinds import RunsKind
+from gradlab.models.presets import ARCHITECTURES
+from gradlab.runs.reader import Run
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,12 @@ class RunSet:
         suffix: Of the figure's name, `_nano_constant0.001`; empty if there is one set only.
     """
 
-    runs: "list[Run]"
+    runs: list[Run]
     suffix: str
 
 
-def usable_runs(kind: Kind, runs: Sequence["Run"]) -> "tuple[list[Run], list[str]]":
+def usable_runs(kind: RunsKind, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """The runs that a kind of figure can be made of, and a sentence about the others."""
-    from gradlab.analyses.comparable import name_of
-
     usable = []
     reasons: dict[str, list[str]] = {}
     for run in runs:
@@ -51,7 +48,7 @@ def usable_runs(kind: Kind, runs: Sequence["Run"]) -> "tuple[list[Run], list[str
     ]
 
 
-def _reason(kind: Kind, run: "Run") -> str | None:
+def _reason(kind: RunsKind, run: Run) -> str | None:
     """Why a run cannot be in a figure; None if it can."""
     for table in kind.tables:
         if table not in run.tables:
@@ -65,7 +62,7 @@ def _reason(kind: Kind, run: "Run") -> str | None:
     return kind.lacks(run)
 
 
-def _nothing(kind: Kind, runs: Sequence["Run"], reasons: dict[str, list[str]]) -> str:
+def _nothing(kind: RunsKind, runs: Sequence[Run], reasons: dict[str, list[str]]) -> str:
     """Why a figure cannot be made at all."""
     if not runs:
         return f"{kind.title} needs runs: their folders are not there."
@@ -83,15 +80,12 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:2])} and {len(names) - 2} more"
 
 
-def run_sets(kind: Kind, runs: Sequence["Run"]) -> tuple[list[RunSet], list[str]]:
+def run_sets(kind: RunsKind, runs: Sequence[Run]) -> tuple[list[RunSet], list[str]]:
     """The runs in sets that compare, each run of one size, architecture and seed once.
 
     Returns:
         The sets, and a sentence if there are several or if runs are left out.
     """
-    from gradlab.analyses.comparable import comparable_groups, name_of, run_key, what_differs
-    from gradlab.models.presets import ARCHITECTURES
-
     groups = comparable_groups(runs, free=kind.free)
     sentences = []
     if len(groups) > 1:
@@ -115,7 +109,7 @@ def run_sets(kind: Kind, runs: Sequence["Run"]) -> tuple[list[RunSet], list[str]
     return sets, sentences
 
 
-def _suffixes(groups: Sequence[Sequence["Run"]]) -> list[str]:
+def _suffixes(groups: Sequence[Sequence[Run]]) -> list[str]:
     """A name for each group: as little of what a run is as tells them apart, or a number.
 
     They are told apart in lower case too, as some file systems do.
@@ -130,10 +124,8 @@ def _suffixes(groups: Sequence[Sequence["Run"]]) -> list[str]:
     return [f"_{name}_{place + 1}" for place, name in enumerate(names)]
 
 
-def _labels(run: "Run") -> list[str]:
+def _labels(run: Run) -> list[str]:
     """Size, variant, rate and steps; of a loop of the user's own, the folder."""
-    from gradlab.analyses.comparable import run_key
-
     size, arch, _ = run_key(run)
     if run.attached:
         return [arch]

@@ -1,0 +1,77 @@
+"""What a study found, in sentences."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from gradlab.analyses import gradient_words, lr_search_words, stability_words
+from gradlab.analyses.ablation import ablation_differences
+from gradlab.analyses.final_losses import final_losses
+from gradlab.analyses.gradient_study import (
+    mismatch_differences,
+    study_gradients,
+    study_mismatch,
+    window_length,
+)
+from gradlab.analyses.loss_words import ablation_sentences, variant_sentences
+from gradlab.analyses.lr_search import search_differences, summarise_search
+from gradlab.analyses.stability_table import read_stability
+from gradlab.analyses.variants import variant_differences, variant_losses
+from gradlab.errors import GradlabError, unknown
+from gradlab.runs.study import StudyRecord
+
+
+def study_sentences(study: StudyRecord) -> list[str]:
+    """How a study's architectures differ, with intervals, and what broke or was best.
+
+    Args:
+        study: Finished or not: the sentences are of the runs that have ended.
+
+    Raises:
+        GradlabError: What made it is not known, none of its runs has ended, or one is damaged.
+    """
+    command = study.command
+    if command is None:
+        raise GradlabError(f"{study.folder} does not say which study it is: name one of its runs.")
+    if command.name not in _SENTENCES:
+        raise GradlabError(unknown("study", command.name, _SENTENCES))
+    return _SENTENCES[command.name](study)
+
+
+def _stability(study: StudyRecord) -> list[str]:
+    table = read_stability(study.folder)
+    return stability_words.break_sentences(table) + stability_words.difference_sentences(table)
+
+
+def _gradients(study: StudyRecord) -> list[str]:
+    runs = [run for run in study.runs if run.completed]
+    length = window_length(runs) if runs else 1
+    mismatches = study_mismatch(study_gradients(runs, length=length))
+    return gradient_words.difference_sentences(mismatch_differences(mismatches), op="fc2")
+
+
+def _ablation(study: StudyRecord) -> list[str]:
+    return ablation_sentences(ablation_differences(final_losses(study.runs, vary="steps")))
+
+
+def _variants(study: StudyRecord) -> list[str]:
+    losses = variant_losses(study.runs)
+    baseline = next(iter(study.configs.values())).arch
+    pairs = losses if losses["arch"].eq(baseline).any() else losses.head(0)
+    return variant_sentences(variant_differences(pairs, baseline=baseline))
+
+
+def _lr_search(study: StudyRecord) -> list[str]:
+    losses = final_losses(study.runs, vary="lr")
+    return lr_search_words.search_sentences(summarise_search(losses), search_differences(losses))
+
+
+_SENTENCES: Mapping[str, Callable[[StudyRecord], list[str]]] = MappingProxyType(
+    {
+        "run-stability": _stability,
+        "grad-norms": _gradients,
+        "ablate": _ablation,
+        "variants": _variants,
+        "lr-search": _lr_search,
+    }
+)
+"""By the command that makes the study."""

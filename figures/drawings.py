@@ -1,0 +1,124 @@
+"""Every figure that runs and stability tables allow, and a sentence for each that they do not."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+
+from gradlab.errors import GradlabError
+from gradlab.figures import kinds
+from gradlab.figures.kinds import AS_USUAL, Choices, Drawing, Kind
+from gradlab.figures.run_sets import run_sets, safe_name, usable_runs
+from gradlab.figures.save import save
+from gradlab.runs.csv_files import write_csv
+from gradlab.runs.reader import Run
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing, its kind, and the runs in it; of a study's table these are not known."""
+
+    kind: Kind
+    drawing: Drawing
+    runs: Sequence[Run] = ()
+
+
+def save_drawing(
+    drawing: Drawing, out: Path, formats: Sequence[str] = ("png", "pdf")
+) -> list[Path]:
+    """Write the figure, and its table as a CSV file; the figure is closed.
+
+    Raises:
+        GradlabError: A file cannot be written.
+    """
+    files = save(drawing.figure, out / drawing.name, formats)
+    plt.close(drawing.figure)
+    if drawing.table is not None:
+        files.append(write_csv(out / f"{drawing.name}.csv", drawing.table))
+    return files
+
+
+def drawings(
+    runs: Sequence[Run],
+    stability: Mapping[str, pd.DataFrame],
+    *,
+    note: Callable[[str], None],
+    choices: Choices = AS_USUAL,
+    by_heading: bool = False,
+) -> Iterator[Drawn]:
+    """The figures, each made as it is asked for, in the order of a page.
+
+    Args:
+        runs: Any runs: those that compare share a figure, the others have figures of their own.
+        stability: Tables of stability studies (`gradlab.analyses.stability_table`) by name.
+        note: Told, in a sentence, of each figure that cannot be made and of what is not in one.
+        choices: What figures leave open.
+        by_heading: The sentences name a kind by what it shows, not by its number.
+    """
+    every = [
+        replace(kind, title=kind.heading) if by_heading else kind
+        for kind in (*kinds.STABILITY_KINDS, *kinds.KINDS)
+    ]
+    for kind in every:
+        if isinstance(kind, kinds.StabilityKind):
+            for name, table in stability.items():
+                suffix = f"_{name}" if len(stability) > 1 else ""
+                yield from _drawn(kind, kind.draw(table), suffix, (), note)
+        else:
+            usable, left_out = usable_runs(kind, runs)
+            sets, apart = run_sets(kind, usable)
+            for sentence in (*left_out, *apart):
+                note(sentence)
+            for part in sets:
+                made = kind.draw(part.runs, choices)
+                yield from _drawn(kind, made, part.suffix, part.runs, note)
+
+
+def _drawn(
+    kind: Kind,
+    made: Iterator[Drawing],
+    suffix: str,
+    runs: Sequence[Run],
+    note: Callable[[str], None],
+) -> Iterator[Drawn]:
+    title = f"{kind.title} ({suffix[1:]})" if suffix else kind.title
+    for drawing in until_error(made, title, note):
+        yield Drawn(kind, replace(drawing, name=safe_name(drawing.name + suffix)), runs)
+
+
+def until_error(
+    made: Iterator[Drawing], title: str, note: Callable[[str], None]
+) -> Iterator[Drawing]:
+    """Drawings as they are made; an error ends them, and is noted under the title."""
+    try:
+        yield from made
+    except GradlabError as error:
+        note(f"{title} was not made: {error}")
+
+
+def study_drawings(
+    table: pd.DataFrame, runs: Sequence[Run], *, note: Callable[[str], None]
+) -> Iterator[Drawing]:
+    """The figures beside a stability study: of its table, and the roads to the break.
+
+    Without the tables behind them, which the study has in files of its own.
+
+    Args:
+        table: Its stability table.
+        runs: Its runs.
+        note: Told of each figure that cannot be made.
+    """
+    for kind in kinds.STABILITY_KINDS:
+        for drawing in until_error(kind.draw(table), kind.title, note):
+            yield replace(drawing, table=None)
+    roads: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.status == "finished" and "headroom" in run.tables:
+            name = f"headroom_{run.config.size}_ramp{run.config.schedule.lr_step:g}"
+            roads.setdefault(name, []).append(run)
+    for name, alike in roads.items():
+        alike.sort(key=lambda run: run.config.seed)
+        for drawing in until_error(kinds.draw_headroom(alike), name, note):
+            yield replace(drawing, name=name)

@@ -1,0 +1,113 @@
+"""What there is to draw in runs, studies and their folders; `gradlab.draw`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from gradlab.analyses.stability_table import STABILITY_FILE, read_stability
+from gradlab.errors import GradlabError
+from gradlab.figures.drawings import drawings
+from gradlab.figures.kinds import Choices
+from gradlab.runs.gather import Source, folder_of, gather
+from gradlab.runs.reader import Run
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was found.
+
+    Attributes:
+        runs: In the order given, those of a study in its own, each once.
+        stability: The tables of the stability studies by the name of the folder.
+        notes: A sentence for each thing that could not be read, and each run without an end.
+    """
+
+    runs: Sequence[Run]
+    stability: Mapping[str, pd.DataFrame]
+    notes: Sequence[str]
+
+
+def read_given(sources: Iterable[Source]) -> Given:
+    """The runs and the stability tables of some folders: a study counts as its runs.
+
+    Raises:
+        GradlabError: There is nothing in them to draw.
+    """
+    sources = list(sources)
+    folders = [folder_of(source).resolve() for source in sources if not isinstance(source, Run)]
+    studies = [folder for folder in dict.fromkeys(folders) if (folder / STABILITY_FILE).exists()]
+    stability, notes = {}, []
+    for folder in studies:
+        try:
+            table = read_stability(folder)
+            if table.empty:
+                file = folder / STABILITY_FILE
+                raise GradlabError(f"{file} has no rows: no run has ended yet.")
+            stability[folder.name if folder.name not in stability else str(folder)] = table
+        except GradlabError as error:
+            notes.append(f"figure 5 was not made: {error}")
+    if not studies:
+        notes.append(
+            f"figure 5 needs {STABILITY_FILE}: make it with gradlab run-stability, and name the "
+            "study's folder."
+        )
+    try:
+        gathered = gather(sources)
+    except GradlabError:
+        if not studies:
+            raise
+        return Given([], stability, notes)
+    runs = list(gathered.runs.values())
+    return Given(
+        runs,
+        stability,
+        [
+            *gathered.notes,
+            *(
+                f"{run.path} is still being written, or was killed: drawn as far as it is."
+                for run in runs
+                if run.status == "running"
+            ),
+            *notes,
+        ],
+    )
+
+
+def draw(
+    source: Source | Iterable[Source],
+    *,
+    baseline: str | None = None,
+    compute: str = "flops",
+    average: int | None = None,
+) -> dict[str, Figure]:
+    """All the figures that recorded tables allow, as `gradlab figures` makes them.
+
+    Args:
+        source: A run, a study, the folder of either, or several of these: runs that compare share
+            a figure.
+        baseline: What figures 2 and 7 compare with; None for pre-ln, or else the first.
+        compute: What figure 2 counts: `flops`, `seconds` or `tokens`.
+        average: Steps of the windows of figures 3 and 7; None for as many as the study was told.
+
+    Returns:
+        The figures by name, `scales`; pyplot does not hold them, so that none is shown twice.
+
+    Raises:
+        GradlabError: There is nothing to draw.
+    """
+    sources = [source] if isinstance(source, Source) else source
+    given = read_given(sources)
+    choices = Choices(baseline=baseline, compute=compute, average=average)
+    reasons: list[str] = []
+    found = {
+        drawn.drawing.name: drawn.drawing.figure
+        for drawn in drawings(given.runs, given.stability, note=reasons.append, choices=choices)
+    }
+    for figure in found.values():
+        plt.close(figure)
+    if not found:
+        raise GradlabError(" ".join([*given.notes, *reasons]))
+    return found

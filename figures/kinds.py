@@ -1,0 +1,330 @@
+"""The kinds of figures that runs allow: what each shows and needs, and how it is drawn."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gradlab.analyses.comparable import run_key
+from gradlab.analyses.compute import compute_saved, perplexity_curves, summarise_saved
+from gradlab.analyses.gradient_study import (
+    study_gradients,
+    study_mismatch,
+    summarise_mismatch,
+    window_length,
+)
+from gradlab.analyses.headroom import tightest_by_layer
+from gradlab.analyses.relative_gradients import (
+    relative_gradients,
+    study_losses,
+    summarise_relative,
+)
+from gradlab.analyses.scales import (
+    lambda_by_depth,
+    scale_distributions,
+    summarise_lambda,
+    summarise_scales,
+)
+from gradlab.analyses.stability import paired_differences, summarise_stability
+from gradlab.figures.compute import perplexity_by_compute
+from gradlab.figures.differences import lr_against_baseline
+from gradlab.figures.gradients import gradient_panels
+from gradlab.figures.headroom import Road, headroom_panels
+from gradlab.figures.lambda_resid import lambda_resid_by_depth
+from gradlab.figures.relative_gradients import relative_panels
+from gradlab.figures.scales import scale_panels
+from gradlab.figures.stability import lr_at_break
+from gradlab.figures.style import figure_of, looks
+from gradlab.runs.reader import Run
+
+GRADIENT_OP = "fc2"
+"""The op of figure 3, as in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a figure leaves open.
+
+    Attributes:
+        baseline: What figures 2 and 7 compare with; None for pre-ln, or else the first.
+        compute: What figure 2 counts: `flops`, `seconds` or `tokens`.
+        average: Steps of the windows of figures 3 and 7; None for as many as the study was told,
+            or else 50, or as many as there is room for.
+    """
+
+    baseline: str | None = None
+    compute: str = "flops"
+    average: int | None = None
+
+    def baseline_of(self, runs: Sequence[Run]) -> str:
+        """The architecture asked for, else Pre-LN, else the first."""
+        if self.baseline is not None:
+            return self.baseline
+        architectures = [run.config.arch for run in runs]
+        return "pre-ln" if "pre-ln" in architectures else architectures[0]
+
+    def length_of(self, runs: Sequence[Run]) -> int:
+        """Steps of the windows of some runs."""
+        return window_length(runs) if self.average is None else self.average
+
+
+AS_USUAL = Choices()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and the table behind it.
+
+    Attributes:
+        name: Of its files, without an ending.
+        figure: The figure.
+        table: Its numbers with the runs behind each, if they fit a small table.
+    """
+
+    name: str
+    figure: Figure
+    table: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure.
+
+    Attributes:
+        title: `figure 4`.
+        heading: What it shows, in a few words.
+        caption: How to read it, in a sentence or two.
+    """
+
+    title: str
+    heading: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsKind(Kind):
+    """A kind of figure that is made of what runs recorded.
+
+    Attributes:
+        tables: The tables that each run must have recorded.
+        remedy: How to record them.
+        draw: From comparable runs to drawings, in the order of the architectures.
+        free: What may differ between the runs of one figure
+            (`gradlab.analyses.comparable.check_comparable`).
+        one_step: It shows one step that all runs have, which those that destabilised bring down
+            to their last: they are left out where there are others.
+        lacks: Why a run that has the tables cannot be in it, in a few words; None if it can.
+    """
+
+    tables: tuple[str, ...]
+    remedy: str
+    draw: Callable[[Sequence[Run], Choices], Iterator[Drawing]]
+    free: tuple[str, ...] = ()
+    one_step: bool = False
+    lacks: Callable[[Run], str | None] = lambda _: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityKind(Kind):
+    """A kind of figure that is made of a stability table.
+
+    Attributes:
+        draw: From the table (`gradlab.analyses.stability_table`) to drawings.
+    """
+
+    draw: Callable[[pd.DataFrame], Iterator[Drawing]]
+
+
+def draw_perplexity(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Figure 2."""
+    curves = perplexity_curves(runs)
+    baseline, compute = choices.baseline_of(runs), choices.compute
+    ax = perplexity_by_compute(curves, baseline=baseline, compute=compute)
+    saved = compute_saved(curves, baseline=baseline, compute=compute)
+    yield Drawing("perplexity", figure_of(ax), summarise_saved(saved))
+
+
+def draw_gradients(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Figure 3, a panel a window."""
+    gradients = study_gradients(runs, length=choices.length_of(runs))
+    figure = gradient_panels(gradients, op=GRADIENT_OP)
+    table = summarise_mismatch(study_mismatch(gradients))
+    yield Drawing(f"gradients_{GRADIENT_OP}", figure, table[table["op"] == GRADIENT_OP])
+
+
+def draw_scales(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Figure 4."""
+    distributions = scale_distributions(runs)
+    yield Drawing("scales", scale_panels(distributions), summarise_scales(distributions))
+
+
+def draw_lambda(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Figure 6, one for each residual that has a λ."""
+    lambdas = lambda_by_depth(runs)
+    table = summarise_lambda(lambdas)
+    for residual in lambdas["residual"].unique():
+        name = "lambda_resid" if residual == "ffn_residual" else f"lambda_{residual}"
+        figure = figure_of(lambda_resid_by_depth(lambdas, residual=residual))
+        yield Drawing(name, figure, table[table["residual"] == residual])
+
+
+def draw_relative(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Figure 7, one a window."""
+    length = choices.length_of(runs)
+    gradients = study_gradients(runs, length=length)
+    losses = study_losses(runs, length=length)
+    relative = relative_gradients(gradients, losses, baseline=choices.baseline_of(runs))
+    table = summarise_relative(relative)
+    for window in relative["window"].unique():
+        figure = relative_panels(relative, window=window)
+        yield Drawing(f"relative_gradients_{window}", figure, table[table["window"] == window])
+
+
+def draw_headroom(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """The way to an overflow, a panel for the first seed of each architecture."""
+    roads: dict[str, Road] = {}
+    labels = looks(run_key(run)[1] for run in runs)
+    for run in runs:
+        title = labels[run_key(run)[1]].label
+        if title in roads:
+            continue
+        tightest = tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"]))
+        verdict = run.verdict
+        end = (verdict.lr, verdict.step) if verdict is not None and verdict.broke else (None, None)
+        roads[title] = Road(tightest, *end)
+    ramp = not runs[0].attached and runs[0].config.schedule.kind == "ramp"
+    yield Drawing("headroom", headroom_panels(roads, against="lr" if ramp else "step"))
+
+
+def draw_breaks(table: pd.DataFrame) -> Iterator[Drawing]:
+    """Figure 5."""
+    yield Drawing("lr_at_break", figure_of(lr_at_break(table)), summarise_stability(table))
+
+
+def draw_differences(table: pd.DataFrame) -> Iterator[Drawing]:
+    """Each architecture against the study's first, a figure a ramp."""
+    for ramp, rows in table.groupby("lr_step", sort=False):
+        baseline = rows["arch"].iloc[0]
+        differences = paired_differences(rows)
+        mine = differences[differences["baseline"] == baseline]
+        if mine["pairs"].any():
+            figure = figure_of(lr_against_baseline(rows, baseline=baseline))
+            yield Drawing(f"lr_against_{baseline}_ramp{ramp:g}", figure, mine)
+
+
+def _has_no_end(run: Run) -> str | None:
+    """Why a run has no late window."""
+    if run.attached:
+        return _LOOP
+    return None if run.completed else "it has not reached its last step"
+
+
+def _has_no_validation(run: Run) -> str | None:
+    """Why a run has no perplexity."""
+    if run.attached:
+        return _LOOP
+    if run.table("steps", ["val_loss"])["val_loss"].notna().any():
+        return None
+    if run.config.val_every:
+        return "it has no validation, or none that is a number"
+    return "it has no validation, which gradlab train --val-every 50 makes"
+
+
+_LOOP = "it is of a loop of its own (gradlab.attach), whose config is not known"
+
+FIGURE_1 = Kind(
+    "figure 1",
+    "The layers",
+    "One layer of each architecture, from its input at the bottom; filled boxes are what plain "
+    "Pre-LN and Post-LN lack.",
+)
+
+FIGURE_1 = Kind(
+    "figure 1",
+    "The layers",
+    "One layer of each architecture, from its input at the bottom; filled boxes are what plain "
+    "Pre-LN and Post-LN lack.",
+)
+
+STABILITY_KINDS = (
+    StabilityKind(
+        "figure 5",
+        "Learning rate at the break",
+        "The learning rate rises at every step until training destabilises: higher survives more. "
+        "Lines join medians, faint points are single seeds, hollow triangles runs that the cap on "
+        "steps ended before they broke.",
+        draw=draw_breaks,
+    ),
+    StabilityKind(
+        "figure 5",
+        "Breaks against the baseline",
+        "How much higher or lower each architecture breaks than the first, over the seeds that "
+        "both have, with a 95 % interval; hollow where the two are not distinguished.",
+        draw=draw_differences,
+    ),
+)
+"""The figures of a stability study, in the order of a page."""
+
+KINDS = (
+    RunsKind(
+        "headroom",
+        "FP16 headroom by layer",
+        "Bits left before FP16 overflows, at the tightest place of each layer; crosses are "
+        "overflows, the vertical line is the break. The first seed of each architecture.",
+        tables=("headroom", "steps"),
+        remedy="record it with --probes headroom",
+        draw=draw_headroom,
+    ),
+    RunsKind(
+        "figure 2",
+        "Perplexity against compute",
+        "Validation perplexity against the compute spent until then; a star where a run first "
+        "reaches the baseline's best.",
+        tables=("steps",),
+        remedy="train it with gradlab train --val-every 50",
+        draw=draw_perplexity,
+        free=("schedules",),
+        lacks=_has_no_validation,
+    ),
+    RunsKind(
+        "figure 3",
+        "Gradients by layer",
+        "Mean L1 norm of the gradient of the second FFN weight, early in training (after the "
+        "warm-up) and late: mean and range over seeds.",
+        tables=("grad_norms",),
+        remedy="record it with --probes grad_norms",
+        draw=draw_gradients,
+        lacks=_has_no_end,
+    ),
+    RunsKind(
+        "figure 4",
+        "Learned scales by layer",
+        "How the entries of each learned scale are distributed, layer by layer, late in training.",
+        tables=("scales",),
+        remedy="record it with --probes scales",
+        draw=draw_scales,
+        one_step=True,
+    ),
+    RunsKind(
+        "figure 6",
+        "λ on the residual by depth",
+        "The mean of the learned factor on the skip against the depth of its layer.",
+        tables=("scales",),
+        remedy="record it with --probes scales",
+        draw=draw_lambda,
+        free=("sizes", "batches", "schedules"),
+        one_step=True,
+    ),
+    RunsKind(
+        "figure 7",
+        "Gradients relative to the baseline",
+        "The gradient norm of each operation in each layer over the baseline's, both over the "
+        "loss. A dot marks a cell whose 95 % interval over seeds does not set it apart from 1.",
+        tables=("grad_norms", "steps"),
+        remedy="record it with --probes grad_norms",
+        draw=draw_relative,
+        lacks=_has_no_end,
+    ),
+)
+"""Every figure that is made of what runs recorded, in the order of a page."""

@@ -1,0 +1,1 @@
+"""Pages: tables, sentences and figures of runs, to send to somebody."""

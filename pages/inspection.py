@@ -1,0 +1,103 @@
+"""What happened in a run, or what a study found: `gradlab.inspect`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+import pandas as pd
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gradlab.analyses.finding import Finding
+from gradlab.analyses.finding_text import cell_text, course_text, heading
+from gradlab.analyses.findings import findings
+from gradlab.analyses.study_words import study_sentences
+from gradlab.pages.screen import Screen, Words, results_table
+from gradlab.runs.gather import Source, folder_of
+from gradlab.runs.reader import Run, load
+from gradlab.runs.study import StudyRecord, find_study
+
+_WIDTH = 100
+"""Columns of an inspection as a string."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found, the most important first. As a string, what `gradlab inspect` prints.
+
+    Attributes:
+        findings: What happened in a run: a heading, a sentence, and a table where one is needed.
+        sentences: What a study found; none of a run.
+    """
+
+    findings: Sequence[Finding] = ()
+    sentences: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        text = StringIO()
+        Screen(file=text, width=_WIDTH, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    __repr__ = __str__
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max((len(finding.what) for finding in self.findings), default=0)
+        for finding in self.findings:
+            line = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+            line.add_column(width=width, no_wrap=True, style="bold")
+            line.add_column(overflow="fold")
+            line.add_row(Text(finding.what), Text(finding.sentence))
+            yield line
+            if finding.table is not None:
+                by_step = finding.table.columns[0] == "step"
+                made = course_table(finding.table) if by_step else numbers_table(finding.table)
+                yield Padding(made, (0, 0, 1, 2))
+        yield from map(Text, self.sentences)
+
+
+def inspect(source: Source, *, top: int = 5) -> Inspection:
+    """What happened in a run, or what a study found, in sentences.
+
+    Of a run: how it ended; the first overflow and what led to it; where FP16's range was tightest;
+    what was not finite, and what the recorded tables say. Of a study: how its architectures differ,
+    with intervals, and what broke or which learning rate was best.
+
+    Args:
+        source: A run, a study, or the folder of either.
+        top: Rows of the tables that list the worst of something.
+
+    Raises:
+        GradlabError: There is neither, or what was recorded is damaged.
+    """
+    if isinstance(source, Run):
+        return Inspection(findings(source, top=top))
+    study = source if isinstance(source, StudyRecord) else find_study(folder_of(source))
+    if study is None:
+        return Inspection(findings(load(folder_of(source)), top=top))
+    return Inspection(sentences=study_sentences(study))
+
+
+def numbers_table(rows: pd.DataFrame) -> Table:
+    """A finding's table, row by row."""
+    made = results_table()
+    for name in rows.columns:
+        is_text = any(isinstance(value, str) for value in rows[name])
+        made.add_column(heading(name), justify="left" if is_text else "right")
+    for row in rows.itertuples(index=False):
+        cells = zip(rows.columns, row, strict=True)
+        made.add_row(*(Words(cell_text(name, value)) for name, value in cells))
+    return made
+
+
+def course_table(rows: pd.DataFrame) -> Table:
+    """The course of some sites' headroom: its steps run across, as the sites' names are long."""
+    made = results_table()
+    made.add_column("step")
+    for step in rows["step"]:
+        made.add_column(str(step), justify="right", no_wrap=True)
+    for name in rows.columns.drop("step"):
+        cells = [heading(name), *(course_text(name, value) for value in rows[name])]
+        made.add_row(*map(Words, cells))
+    return made

@@ -1,0 +1,63 @@
+"""The figures of a page: those that a group's runs allow, and their layers as diagrams."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib import pyplot as plt
+
+from gradlab.config import ModelConfig
+from gradlab.figures.blocks import block_panels
+from gradlab.figures.drawings import Drawn, drawings
+from gradlab.figures.kinds import FIGURE_1, Drawing
+from gradlab.figures.save import rendered
+from gradlab.figures.style import looks
+from gradlab.pages.groups import Group, subject
+from gradlab.pages.html import inline_svg
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page has it: what it is, of what where there are several, and an SVG."""
+
+    heading: str
+    caption: str
+    svg: Markup
+
+
+def pictures(group: Group, place: int, seen: set[bytes]) -> list[Picture]:
+    """A group's figures; what could not be drawn is among its notes.
+
+    Args:
+        group: The group.
+        place: Its place on the page, which tells the names in its figures apart from others'.
+        seen: The figures that are on the page already, which do not come again; grows.
+    """
+    drawn = []
+    for one in _every(group):
+        svg = rendered(one.drawing.figure, "svg")
+        plt.close(one.drawing.figure)
+        if svg not in seen:
+            seen.add(svg)
+            drawn.append((one.kind, subject(one.runs[0]) if one.runs else "", svg))
+    made = []
+    for index, (kind, of, svg) in enumerate(drawn):
+        several = len({other for same, other, _ in drawn if same.heading == kind.heading}) > 1
+        heading = f"{kind.heading} ({of})" if several else kind.heading
+        made.append(Picture(heading, kind.caption, inline_svg(svg, f"g{place}f{index}-", heading)))
+    return made
+
+
+def _every(group: Group) -> Iterator[Drawn]:
+    """Figures 1 to 7 and the headroom; the learning rate at the break where there are several."""
+    stability = {}
+    if group.stability is not None and len(group.stability) > 1:
+        stability[""] = group.stability
+    yield from drawings(list(group.runs.values()), stability, note=group.note, by_heading=True)
+    # The layers of all architectures, of the first run of each.
+    models: dict[str, ModelConfig] = {}
+    for run in group.runs.values():
+        if not run.attached:
+            models.setdefault(looks([run.config.arch])[run.config.arch].label, run.config.model)
+    if models:
+        yield Drawn(FIGURE_1, Drawing("layers", block_panels(models)))

@@ -1,0 +1,85 @@
+"""The commands that make runs again, and what else has to be the same."""
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from gradlab.config import RunConfig
+from gradlab.runs.reader import Run
+from gradlab.runs.study import study_commands
+
+_TIMED = ("gradlab ablate", "gradlab variants")
+"""Commands that measure how many steps take equal time, unless told otherwise."""
+
+TrainLine = Callable[[RunConfig], str | None]
+"""The `gradlab train` that makes a run; None where no options describe it."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """How to repeat runs.
+
+    Attributes:
+        lines: Commands.
+        without: A sentence about the runs that no command makes.
+        same: What else has to be the same.
+        facts: What the runs were made with and on; several values where they differ.
+        version: Of gradlab.
+        page: The command of the page itself.
+    """
+
+    lines: Sequence[str]
+    without: Sequence[str]
+    same: str
+    facts: Mapping[str, Iterable[str]]
+    version: str
+    page: str
+
+
+def repeat(runs: Mapping[str, Run], sources: Sequence[str], train_line: TrainLine) -> Repeat:
+    """Commands, versions, text and machine of the runs, and the command of the page itself."""
+    own = {name: run for name, run in runs.items() if not run.attached}
+    commands = dict(zip(own, commands_for(own.values(), train_line), strict=True))
+    lines = list(dict.fromkeys(line for line in commands.values() if line is not None))
+    without = []
+    if left := [name for name, line in commands.items() if line is None]:
+        without.append(f"No options describe {', '.join(left)}: what was asked for is in run.json.")
+    if attached := [name for name in runs if name not in own]:
+        without.append(
+            f"Recorded by gradlab.attach in a loop of the user's own: {', '.join(attached)}."
+        )
+    same = (
+        "The same command gives the same losses to the bit with the same versions, text and "
+        "machine; python-stdlib is the source of the Python that runs it."
+    )
+    if any(line.startswith(_TIMED) and "--equal steps" not in line for line in lines):
+        same += " Where runs take equal time, the steps that fit in it are measured again."
+    page = shlex.join(["gradlab", "report", *sources, "--out", "report.html"])
+    gradlab = version("gradlab-diagnostics")
+    return Repeat(lines, without, same, _facts(runs.values()), gradlab, page)
+
+
+def _facts(runs: Iterable[Run]) -> dict[str, dict[str, None]]:
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        facts = dict(run.info.get("versions") or {})
+        if corpus := run.info.get("corpus"):
+            facts["text"] = f"{corpus.get('name')}, SHA-256 {corpus.get('sha256')}"
+        if device := run.info.get("device"):
+            facts["device"] = ", ".join(str(device[n]) for n in ("type", "name") if device.get(n))
+        for name, value in facts.items():
+            found.setdefault(name, {})[str(value)] = None
+    return found
+
+
+def commands_for(runs: Iterable[Run], train_line: TrainLine) -> list[str | None]:
+    """The command that makes each run: of its study where one made it, else `gradlab train`.
+
+    A study's command makes its other runs as well.
+    """
+    runs = list(runs)
+    return [
+        train_line(run.config) if command is None else command.line
+        for run, command in zip(runs, study_commands(runs), strict=True)
+    ]

@@ -1,0 +1,121 @@
+"""Runs as one HTML page that needs nothing else: what happened, figures, settings, commands."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradlab.analyses.comparable import what_differs
+from gradlab.analyses.finding import counted
+from gradlab.pages.groups import FREE, Group, groups, subject
+from gradlab.pages.html import Table, environment
+from gradlab.pages.overview import runs_overview
+from gradlab.pages.pictures import Picture, pictures
+from gradlab.pages.repeat import TrainLine, repeat
+from gradlab.pages.settings import side_by_side
+from gradlab.pages.tables import group_sentences, group_tables
+from gradlab.runs.gather import Gathered, Source, folder_of, gather
+from gradlab.runs.output_file import check_free, write_file
+from gradlab.runs.reader import Run
+
+
+def report(
+    source: Source | Iterable[Source],
+    *,
+    out: str | Path,
+    force: bool = False,
+    train_line: TrainLine = lambda _: None,
+) -> Gathered:
+    """Write what runs say as one HTML file that needs nothing else.
+
+    How each run ended, the figures that the runs' tables allow, tables that sort, the settings
+    side by side, and the commands, versions and text to repeat them. Runs that do not compare stand
+    apart. What cannot be read is said on the page, and the rest is made all the same.
+
+    Args:
+        source: A run, a study, the folder of either, or several of these.
+        out: The file.
+        force: Overwrite it if it is there.
+        train_line: The command that makes a run outside any study.
+
+    Returns:
+        The runs on the page, and a sentence for each thing that could not be read.
+
+    Raises:
+        GradlabError: No run could be read, or the file is there or cannot be written.
+    """
+    sources = [source] if isinstance(source, Source) else list(source)
+    check_free(Path(out), force=force)
+    gathered = gather(sources)
+    named = [str(_name(one)) for one in sources]
+    write_file(Path(out), page(gathered, named, train_line).encode())
+    return gathered
+
+
+def _name(source: Source) -> Path | str:
+    if isinstance(source, Run):
+        return source.path or "a run in memory"
+    return folder_of(source) if not isinstance(source, str | Path) else source
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A group's figures and tables.
+
+    Attributes:
+        heading: What its runs are.
+        apart: Why they are not compared with the first group's.
+        pictures: Its figures.
+        tables: Its tables.
+        notes: What is not shown, a sentence each.
+    """
+
+    heading: str
+    apart: str | None
+    pictures: Sequence[Picture]
+    tables: Sequence[Table]
+    notes: Sequence[str]
+
+
+def page(gathered: Gathered, sources: Sequence[str], train_line: TrainLine) -> str:
+    """The whole page.
+
+    Args:
+        gathered: The runs.
+        sources: What the user named, for the command that makes the page again.
+        train_line: The command that makes a run outside any study.
+    """
+    runs, found = gathered.runs, groups(gathered.runs)
+    seen: set[bytes] = set()
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=f"gradlab: {next(iter(runs)) if len(runs) == 1 else counted(len(runs), 'run')}",
+            sources=sources,
+            missing=gathered.notes,
+            short=[(_heading(group), said) for group in found if (said := group_sentences(group))],
+            overview=runs_overview(runs),
+            comparisons=[
+                _compared(group, place, found[0], seen) for place, group in enumerate(found)
+            ],
+            settings=side_by_side(runs),
+            repeat=repeat(runs, sources, train_line),
+        )
+    )
+
+
+def _compared(group: Group, place: int, first: Group, seen: set[bytes]) -> Compared:
+    apart = None
+    one, other = (next(iter(some.runs.values())) for some in (first, group))
+    if place and not other.attached:
+        word = what_differs(one, other, free=FREE)
+        apart = f"Not compared with the first runs: their {word} differ."
+    drawn, tables = pictures(group, place, seen), group_tables(group)
+    return Compared(_heading(group), apart, drawn, tables, group.notes)
+
+
+def _heading(group: Group) -> str:
+    """What a group's runs are, and how many."""
+    subjects = list(dict.fromkeys(subject(run) for run in group.runs.values()))
+    heading = "; ".join(subjects[:3]) + (" …" if len(subjects) > 3 else "")
+    return f"{heading} ({counted(len(group.runs), 'run')})"
