@@ -13,11 +13,12 @@ DEVELOP := $(VENV)/.installed-dev
 # forbids to write bytecode, each of them would compile all of torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install stability test pytest test-long lint bench clean
+.PHONY: help install stability test pytest processors test-long test-processors test-versions \
+	lint bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Make .venv with gradlab
 
@@ -26,12 +27,31 @@ stability: $(INSTALLED)  ## The nano LR stability test: three architectures, thr
 		--out studies/nano --resume
 
 test: $(DEVELOP)  ## Everything CI checks: lint, and beside it the tests that need no GPU
-	$(MAKE) --no-print-directory --jobs=2 lint pytest
+	$(MAKE) --no-print-directory --jobs=2 lint pytest processors
 
 # One thread a process: two processes fill two cores, and sums have one order.
 pytest: export OMP_NUM_THREADS = 1
 pytest: $(DEVELOP)
 	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
+
+# What numbers depend on, as processors without AVX-512, or without any wide vectors, compute it.
+NUMBERS := tests/precision tests/training/test_loop.py tests/training/test_step.py \
+	tests/probes/headroom tests/probes/test_right_values.py tests/probes/test_fault_injection.py \
+	tests/probes/test_gradient_statistics.py tests/project/test_versions.py
+DEFAULT := ATEN_CPU_CAPABILITY=default
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
+processors test-processors: export OMP_NUM_THREADS = 1
+processors: $(DEVELOP)
+	$(DEFAULT) $(BIN)/python -m pytest --quiet $(NUMBERS)
+	$(AVX2) $(BIN)/python -m pytest --quiet $(NUMBERS)
+
+test-processors: $(DEVELOP)  ## All tests, with torch told to do without AVX-512, and without AVX2
+	$(DEFAULT) $(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
+	$(AVX2) $(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
+
+test-versions: $(DEVELOP)  ## All tests with the lowest and the newest dependencies, on each Python
+	$(BIN)/python tests/versions/run.py
 
 test-long: export OMP_NUM_THREADS = 1
 test-long: $(DEVELOP)  ## The tests that CI has no time for
