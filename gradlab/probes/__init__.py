@@ -7,6 +7,7 @@ from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales
 from gradlab.probes.optimizer_health import OptimizerHealth
 from gradlab.probes.probe import Probe, Reading, Step, Subject
+from gradlab.probes.state_health import StateHealth
 
 __all__ = [
     "AttentionScores",
@@ -16,6 +17,7 @@ __all__ = [
     "OptimizerHealth",
     "Probe",
     "Reading",
+    "StateHealth",
     "Step",
     "Subject",
     "log_spaced",

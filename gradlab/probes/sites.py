@@ -96,15 +96,16 @@ def floats_of(output: Any) -> list[tuple[str, Tensor]]:
     ['', '[1]']
     """
     if isinstance(output, Tensor):
-        return [("", output)] if _has_extremes(output) else []
+        return [("", output)] if has_extremes(output) else []
     return [
         (f"[{index}]" if index else "", leaf)
         for index, leaf in enumerate(tree_leaves(output))
-        if isinstance(leaf, Tensor) and _has_extremes(leaf)
+        if isinstance(leaf, Tensor) and has_extremes(leaf)
     ]
 
 
-def _has_extremes(x: Tensor) -> bool:
+def has_extremes(x: Tensor) -> bool:
+    """Whether a tensor's smallest and largest entry can be taken."""
     return (
         x.is_floating_point()
         and x.itemsize > 1

@@ -1,0 +1,60 @@
+"""Which of many tensors hold inf or NaN, at the cost of one read of each."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors
+
+from gradlab.probes.statistics import extremes, is_finite_on_cpu
+
+_SMALL = 4096
+"""Entries up to which tensors on a CPU are looked at together: a call takes longer than the read."""
+
+
+@torch.no_grad()
+def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
+    """Look at tensors of one device.
+
+    On a CPU, where nothing waits for that, those that are finite are left out and the entries of
+    the others counted. On a GPU no number is read on the host: it is said of all of them, and
+    whether such entries are there takes the place of their count.
+
+    Args:
+        tensors: Strided, of a floating-point type, one at least.
+
+    Returns:
+        Their indices; (n, 2) fp64 of these, infinite entries and NaNs; whether they are counted.
+    """
+    if not tensors[0].is_cpu:
+        norms: list[Tensor] = [tensors[0]] * len(tensors)
+        for indices in _by_dtype(tensors, range(len(tensors))):
+            found = torch._foreach_norm([tensors[i] for i in indices], math.inf)
+            for index, norm in zip(indices, found, strict=True):
+                norms[index] = norm.double()
+        largest = torch.stack(norms)
+        return list(range(len(tensors))), torch.stack([largest.isinf(), largest.isnan()], 1), False
+    small = [i for i, x in enumerate(tensors) if x.numel() <= _SMALL and x.numel()]
+    found_in = [i for i, x in enumerate(tensors) if x.numel() > _SMALL and not _finite(x)]
+    for indices in _by_dtype(tensors, small):
+        together = [tensors[i] for i in indices]
+        if not _finite(_flatten_dense_tensors(together)):
+            found_in += [i for i, x in zip(indices, together, strict=True) if not _finite(x)]
+    found_in.sort()
+    counts = [
+        torch.stack([tensors[i].isinf().sum(), tensors[i].isnan().sum()]) for i in found_in
+    ]
+    whole = torch.stack(counts) if counts else torch.empty(0, 2)
+    return found_in, whole.double(), True
+
+
+def _finite(x: Tensor) -> bool:
+    return is_finite_on_cpu(*extremes(x))
+
+
+def _by_dtype(tensors: Sequence[Tensor], indices: Sequence[int]) -> list[list[int]]:
+    groups: dict[torch.dtype, list[int]] = {}
+    for index in indices:
+        groups.setdefault(tensors[index].dtype, []).append(index)
+    return list(groups.values())

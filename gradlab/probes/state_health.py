@@ -1,0 +1,242 @@
+"""Parameters and buffers that are not finite, which step made them so, and gradients never given.
+
+What a step starts with is the last one's doing: the optimizer's update of a parameter, or what a
+forward pass left in a buffer, such as the statistics that a norm averages, also where the loss
+scaler then skipped the step.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradlab.probes.distributed.shards import is_spread
+from gradlab.probes.faults import Fault, fault_rows, kind_of
+from gradlab.probes.finite import not_finite
+from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
+from gradlab.probes.selection import Patterns, clean_name, select
+from gradlab.probes.sites import has_extremes
+
+_ALWAYS = 2**20
+"""Entries up to which a buffer is looked at after every step. Beyond, where torch has counted a
+change, as in no cache of positions or masks: the kernels of norms change theirs without a count."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a module keeps a parameter or buffer, which it may replace by another."""
+
+    what: Literal["parameter", "buffer"]
+    kept: Mapping[str, Any]
+    key: str
+
+    def tensor(self) -> Tensor | None:
+        """What this process has of it, if it can be looked at."""
+        x = self.kept.get(self.key)
+        if not isinstance(x, Tensor) or nn.parameter.is_lazy(x):
+            return None
+        x = x.to_local() if is_spread(x) else x
+        return x if x.numel() and has_extremes(x) else None
+
+    def mark(self) -> tuple[int, int]:
+        """Another one after every change that torch counts."""
+        x = self.kept.get(self.key)
+        return id(x), 0 if x is None or x.is_inference() else x._version
+
+    def has_lost_gradient(self) -> bool:
+        """Whether the gradient, on a CPU, is not finite."""
+        x = self.kept[self.key].grad
+        x = x.to_local() if is_spread(x) else x
+        return x is not None and bool(not_finite([x])[0])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one look at several of them saw: who was looked at, and who may not be finite."""
+
+    looked: list[str]
+    names: list[str]
+    numbers: Tensor  # (2 * names,): infinite entries and NaNs of each
+    counted: bool
+    lost: list[str]
+
+
+class StateHealth(Probe):
+    """Parameters and buffers with inf or NaN, and parameters that were never given a gradient.
+
+    All are looked at once a step, after the optimizer, whatever the cadence of `attach`. A row of
+    `faults` is written at the step that made a tensor so: `update` for a parameter that the
+    optimizer has stepped, `parameter` where it was so before that (a checkpoint, a change by hand),
+    `buffer` for a buffer. A buffer that holds inf from the first is a mask.
+
+    A trained parameter without a gradient has a row of kind `absent` at the first step, with all
+    its entries as its count, and another, with 0, at the step at which its first gradient came.
+
+    Args:
+        names: Patterns over the names of parameters and buffers.
+    """
+
+    table = "faults"
+    every = 1
+
+    def __init__(self, names: Patterns = "*") -> None:
+        self._patterns = names
+
+    def open(self, subject: Subject) -> Iterable[RemovableHandle]:
+        """Choose the parameters and buffers."""
+        self._slots = select(_slots(subject.model), self._patterns, "parameters or buffers")
+        self._trained = {n: p for n, p in subject.trained.items() if n in self._slots}
+        self._makers = {
+            id(parameter): (type(optimizer).__name__, group.get("eps"))
+            for optimizer in subject.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        self._marks: dict[str, tuple[int, int]] = {}
+        self._given: set[str] = set()
+        self._without: set[str] | None = None
+        self._was_broken = False
+        self._known: set[str] = set()
+        self._masks: set[str] | None = None
+        return ()
+
+    def begin(self, step: int) -> None:
+        """Forget the last step's; look at what the first one starts with."""
+        self._looks: dict[Literal["before", "after"], list[_Look]] = {"before": [], "after": []}
+        if not self._marks:
+            self._looks["before"] = self._look(self._slots)
+
+    def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
+        """Note which parameters were given a gradient."""
+        self._given.update(changed)
+
+    def before_step(self) -> None:
+        """Look at the parameters that were changed since the last look."""
+        slots = self._slots.items()
+        changed = [n for n, slot in slots if slot.what == "parameter" and self._is_changed(n)]
+        self._looks["before"] += self._look(changed)
+
+    def after_step(self) -> Reading | None:
+        """What is not finite now, or was before the step; who was given no gradient."""
+        self._looks["after"] = self._look(name for name in self._slots if self._is_due(name))
+        missing: list[str] = []
+        if self._without is None:
+            self._without = self._trained.keys() - self._given
+            missing = [name for name in self._trained if name in self._without]
+        came = [name for name in self._trained if name in self._without & self._given]
+        self._without.difference_update(came)
+        self._given.clear()
+        looks = [(when, look) for when, several in self._looks.items() for look in several]
+        is_broken = any(look.names for _, look in looks)
+        was_broken, self._was_broken = self._was_broken, is_broken
+        if not (is_broken or was_broken or missing or came):
+            return None
+        labels: Columns = {
+            "when": [when for when, _ in looks],
+            "looked": [look.looked for _, look in looks],
+            "names": [look.names for _, look in looks],
+            "counted": [look.counted for _, look in looks],
+            "lost": [look.lost for _, look in looks],
+            "missing": missing,
+            "came": came,
+        }
+        numbers = [look.numbers for _, look in looks]
+        whole = torch.cat([part.to(numbers[0].device) for part in numbers])
+        return Reading(labels, {"numbers": whole})
+
+    def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """The faults that the last step did not have."""
+        faults = [self._absent(name, came=False) for name in columns["missing"]]
+        faults += [self._absent(name, came=True) for name in columns["came"]]
+        numbers = iter(columns["numbers"])
+        parts = ("when", "looked", "names", "counted", "lost")
+        for when, looked, names, counted, lost in zip(*(columns[p] for p in parts), strict=True):
+            held = {name: (next(numbers), next(numbers)) for name in names}
+            broken = {name: both for name, both in held.items() if any(both)}
+            if self._masks is None:  # the first look of all
+                self._masks = {name for name in broken if self._slots[name].what == "buffer"}
+            broken = {n: both for n, both in broken.items() if both[1] or n not in self._masks}
+            faults += [
+                self._fault(name, *both, counted=counted, stepped=when == "after", lost=lost)
+                for name, both in broken.items()
+                if name not in self._known
+            ]
+            self._known.difference_update(looked)
+            self._known.update(broken)
+        return {"faults": fault_rows(step.step, faults)} if faults else {}
+
+    def _is_changed(self, name: str) -> bool:
+        return self._marks[name] != self._slots[name].mark()
+
+    def _is_due(self, name: str) -> bool:
+        """Whether to look at it after a step."""
+        if name in self._trained or self._is_changed(name):
+            return True
+        slot = self._slots[name]
+        x = slot.kept.get(slot.key)
+        return slot.what == "buffer" and x is not None and x.numel() <= _ALWAYS
+
+    def _look(self, names: Iterable[str]) -> list[_Look]:
+        """A look on each device."""
+        on: dict[torch.device, dict[str, Tensor]] = {}
+        for name in names:
+            self._marks[name] = self._slots[name].mark()
+            x = self._slots[name].tensor()
+            if x is not None:
+                on.setdefault(x.device, {})[name] = x
+        looks = []
+        for tensors in on.values():
+            looked = list(tensors)
+            indices, numbers, counted = not_finite(list(tensors.values()))
+            broken = [looked[index] for index in indices]
+            trained = [name for name in broken if counted and name in self._trained]
+            lost = [name for name in trained if self._slots[name].has_lost_gradient()]
+            looks.append(_Look(looked, broken, numbers.flatten(), counted, lost))
+        return looks
+
+    def _absent(self, name: str, *, came: bool) -> Fault:
+        parameter = self._trained[name]
+        numel = parameter.numel()
+        count = 0 if came else numel
+        return Fault("gradient", name, "absent", numel, count, parameter.dtype)
+
+    def _fault(
+        self, name: str, infinite: float, nan: float, *, counted: bool, stepped: bool, lost: Any
+    ) -> Fault:
+        slot = self._slots[name]
+        x = slot.kept[slot.key]
+        count = int(infinite + nan) if counted else None
+        kind = kind_of(infinite, nan)
+        if not stepped or name not in self._trained:
+            return Fault(slot.what, name, kind, x.numel(), count, x.dtype)
+        producer = f"{name} gradient" if name in lost else self._maker(name)
+        return Fault("update", name, kind, x.numel(), count, x.dtype, producer=producer)
+
+    def _maker(self, name: str) -> str:
+        """The optimizer, and its ε where that is 0 in the dtype in which it is added."""
+        parameter = self._trained[name]
+        optimizer, eps = self._makers[id(parameter)]
+        for one in eps if isinstance(eps, tuple | list) else (eps,):
+            if isinstance(one, float) and one > 0 and not torch.tensor(one, dtype=parameter.dtype):
+                dtype = str(parameter.dtype).removeprefix("torch.")
+                return f"{optimizer} (ε = {one:g} is 0 in {dtype})"
+        return optimizer
+
+
+def _slots(model: nn.Module) -> dict[str, _Slot]:
+    """A model's parameters and buffers by dotted name, a shared one once."""
+    named: dict[str, _Slot] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for slot in (
+            *(_Slot("parameter", module._parameters, key) for key in module._parameters),
+            *(_Slot("buffer", module._buffers, key) for key in module._buffers),
+        ):
+            value = slot.kept[slot.key]
+            if value is not None and id(value) not in seen:
+                seen.add(id(value))
+                named[clean_name(f"{prefix}.{slot.key}" if prefix else slot.key)] = slot
+    return named
