@@ -25,6 +25,7 @@ from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
 from gradlab.probes.probe import Probe, Subject
 from gradlab.probes.selection import is_compiled
+from gradlab.probes.state_health import StateHealth
 from gradlab.probes.subject import optimizers_of, subject_of
 from gradlab.probes.tables import append, step_rows
 from gradlab.runs.memory import MemoryWriter
@@ -79,8 +80,8 @@ def attach(
         model: Any module; DistributedDataParallel, FSDP2 and torch.compile's are seen through.
         optimizer: That trains it, or several. Without one, call `.step()` at each step's end.
         scaler: The GradScaler, if the loop uses one.
-        probes: What to look at; None for gradient norms, learned scales and, unless the model is
-            compiled, headroom.
+        probes: What to look at; None for gradient norms, learned scales, the health of parameters
+            and buffers and, unless the model is compiled, headroom.
         every: Look at every n-th step, or where a function of the step says so; a probe may have
             a cadence of its own.
         out: Run directory to make. With several processes the first one, of rank 0, writes it.
@@ -349,6 +350,7 @@ def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
         )
     else:
         found.append(Headroom())
+    found.append(StateHealth())
     return tuple(found)
 
 

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import torch
+
 from gradlab.probes.probe import Columns
 from gradlab.probes.roles import role
 
 What = Literal["activation", "gradient", "parameter", "buffer", "update", "loss", "input"]
+NotFinite = Literal["inf", "nan", "both"]
 Kind = Literal["inf", "nan", "both", "zero", "absent", "changed"]
 
 
@@ -25,7 +28,8 @@ class Fault:
         order: Position in the step's execution, among overflows and faults.
         direction: `forward` or `backward`.
         dtype: As `float32`.
-        count: Entries concerned; None where they were not counted.
+        count: Entries concerned; None where they were not counted. Of a gradient that is absent, 0
+            at the step at which the first one came after all.
         numel: All of its entries.
         producer: Where it arose, if that is known.
         function: The operation that made it.
@@ -45,6 +49,16 @@ class Fault:
     producer: str | None = None
     function: str | None = None
     source: str | None = None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As tables have it: `float16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def kind_of(infinite: float, nan: float) -> NotFinite:
+    """What a tensor with so many infinite entries and NaNs holds, one of them at least."""
+    return "both" if infinite and nan else "nan" if nan else "inf"
 
 
 def fault_rows(faults: Sequence[Fault]) -> Columns:

@@ -10,7 +10,7 @@ from torch._utils import _flatten_dense_tensors
 from gradlab.probes.statistics import extremes, is_finite_on_cpu
 
 _SMALL = 4096
-"""Entries up to which tensors on a CPU are looked at together: a call takes longer than the read."""
+"""Entries up to which tensors on a CPU are looked at together: calls take longer than the reads."""
 
 
 @torch.no_grad()
@@ -42,9 +42,7 @@ def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
         if not _finite(_flatten_dense_tensors(together)):
             found_in += [i for i, x in zip(indices, together, strict=True) if not _finite(x)]
     found_in.sort()
-    counts = [
-        torch.stack([tensors[i].isinf().sum(), tensors[i].isnan().sum()]) for i in found_in
-    ]
+    counts = [torch.stack([tensors[i].isinf().sum(), tensors[i].isnan().sum()]) for i in found_in]
     whole = torch.stack(counts) if counts else torch.empty(0, 2)
     return found_in, whole.double(), True
 

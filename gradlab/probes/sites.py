@@ -1,7 +1,7 @@
 """The places of a computation that a probe can look at, and what one step showed at each."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._pytree import tree_leaves
 
 Direction = Literal["forward", "backward"]
+
+HANDED = ""
+"""Cause of a place whose module was handed something that was not finite already."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,15 @@ class Place:
             product had before autocast widened it; its own where it sums several (a tied
             parameter, micro-batches), as a sum may leave the range of its terms.
         masks: Whether −inf there is taken for a mask: in scores, and what has no parameters.
+        outside: Whether it is no site, but what the model is handed: `forward` an argument by its
+            name, `backward` the gradient of what the model returned.
     """
 
     site: str
     direction: Direction
     dtype: torch.dtype
     masks: bool = False
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,12 @@ class SiteStep:
     `order` has the places that the step passed, as it first came to them, and `entries` how many
     entries were looked at there, over all micro-batches (at the scores: the visible pairs); at the
     others the extremes are NaN. `details` holds the counts of the places
-    that were counted in full or, on a CPU, not finite. `poisoned` has places that were not finite
-    and whose module had been given something that was not either.
+    that were counted in full or, on a CPU, not finite.
+
+    `causes` has, of places that were not finite, what their module had that was not either: the
+    parameter or buffer, or `HANDED` if it was only handed to it. `outside` has places like `order`
+    that are no sites, `ends` the sites whose outputs the model returned, `zeroed` the places that
+    were all zero though their module was handed numbers and has weights.
     """
 
     step: int
@@ -62,7 +72,10 @@ class SiteStep:
     high: list[float]
     details: dict[int, Details]
     entries: dict[int, int] = field(default_factory=dict)
-    poisoned: frozenset[int] = frozenset()
+    causes: Mapping[int, str] = field(default_factory=dict)
+    outside: tuple[int, ...] = ()
+    ends: frozenset[str] = frozenset()
+    zeroed: frozenset[int] = frozenset()
 
     def finite(self, index: int) -> bool:
         """Whether every entry at that place is finite, but for −inf that masks."""

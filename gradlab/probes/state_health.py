@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.distributed.shards import is_spread
-from gradlab.probes.faults import Fault, fault_rows, kind_of
+from gradlab.probes.faults import Fault, dtype_name, fault_rows, kind_of
 from gradlab.probes.finite import not_finite
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
@@ -49,8 +49,10 @@ class _Slot:
     def has_lost_gradient(self) -> bool:
         """Whether the gradient, on a CPU, is not finite."""
         x = self.kept[self.key].grad
+        if x is None:
+            return False
         x = x.to_local() if is_spread(x) else x
-        return x is not None and bool(not_finite([x])[0])
+        return bool(not_finite([x.coalesce().values() if x.is_sparse else x])[0])
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,8 @@ class StateHealth(Probe):
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """The faults that the last step did not have."""
-        faults = [self._absent(name, came=False) for name in columns["missing"]]
-        faults += [self._absent(name, came=True) for name in columns["came"]]
+        faults = [self._absent(step.step, name, came=False) for name in columns["missing"]]
+        faults += [self._absent(step.step, name, came=True) for name in columns["came"]]
         numbers = iter(columns["numbers"])
         parts = ("when", "looked", "names", "counted", "lost")
         for when, looked, names, counted, lost in zip(*(columns[p] for p in parts), strict=True):
@@ -159,14 +161,19 @@ class StateHealth(Probe):
             if self._masks is None:  # the first look of all
                 self._masks = {name for name in broken if self._slots[name].what == "buffer"}
             broken = {n: both for n, both in broken.items() if both[1] or n not in self._masks}
-            faults += [
-                self._fault(name, *both, counted=counted, stepped=when == "after", lost=lost)
-                for name, both in broken.items()
-                if name not in self._known
-            ]
+            for name, (infinite, nan) in broken.items():
+                if name not in self._known:
+                    made_by = None
+                    if when == "after" and name in self._trained:
+                        made_by = f"{name} gradient" if name in lost else self._maker(name)
+                    faults.append(
+                        self._broken(
+                            step.step, name, infinite, nan, counted=counted, made_by=made_by
+                        )
+                    )
             self._known.difference_update(looked)
             self._known.update(broken)
-        return {"faults": fault_rows(step.step, faults)} if faults else {}
+        return {"faults": fault_rows(faults)} if faults else {}
 
     def _is_changed(self, name: str) -> bool:
         return self._marks[name] != self._slots[name].mark()
@@ -197,23 +204,34 @@ class StateHealth(Probe):
             looks.append(_Look(looked, broken, numbers.flatten(), counted, lost))
         return looks
 
-    def _absent(self, name: str, *, came: bool) -> Fault:
-        parameter = self._trained[name]
-        numel = parameter.numel()
+    def _absent(self, step: int, name: str, *, came: bool) -> Fault:
+        numel = self._trained[name].numel()
+        dtype = dtype_name(self._trained[name].dtype)
         count = 0 if came else numel
-        return Fault("gradient", name, "absent", numel, count, parameter.dtype)
+        return Fault(step, "gradient", name, "absent", dtype=dtype, count=count, numel=numel)
 
-    def _fault(
-        self, name: str, infinite: float, nan: float, *, counted: bool, stepped: bool, lost: Any
+    def _broken(
+        self,
+        step: int,
+        name: str,
+        infinite: float,
+        nan: float,
+        *,
+        counted: bool,
+        made_by: str | None,
     ) -> Fault:
         slot = self._slots[name]
         x = slot.kept[slot.key]
-        count = int(infinite + nan) if counted else None
-        kind = kind_of(infinite, nan)
-        if not stepped or name not in self._trained:
-            return Fault(slot.what, name, kind, x.numel(), count, x.dtype)
-        producer = f"{name} gradient" if name in lost else self._maker(name)
-        return Fault("update", name, kind, x.numel(), count, x.dtype, producer=producer)
+        return Fault(
+            step,
+            "update" if made_by else slot.what,
+            name,
+            kind_of(infinite, nan),
+            dtype=dtype_name(x.dtype),
+            count=int(infinite + nan) if counted else None,
+            numel=x.numel(),
+            producer=made_by,
+        )
 
     def _maker(self, name: str) -> str:
         """The optimizer, and its ε where that is 0 in the dtype in which it is added."""
@@ -221,8 +239,7 @@ class StateHealth(Probe):
         optimizer, eps = self._makers[id(parameter)]
         for one in eps if isinstance(eps, tuple | list) else (eps,):
             if isinstance(one, float) and one > 0 and not torch.tensor(one, dtype=parameter.dtype):
-                dtype = str(parameter.dtype).removeprefix("torch.")
-                return f"{optimizer} (ε = {one:g} is 0 in {dtype})"
+                return f"{optimizer} (ε = {one:g} is 0 in {dtype_name(parameter.dtype)})"
         return optimizer
 
 

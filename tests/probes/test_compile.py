@@ -172,7 +172,7 @@ def test_a_compiled_model_has_no_sites_and_that_is_refused(compile: Compile) -> 
         gradlab.attach(net, optimizer) as probes,
     ):
         train(net, optimizer, 1)
-    assert probes.run().info["probes"] == ["GradientNorms", "LearnedScales"]
+    assert probes.run().info["probes"] == ["GradientNorms", "LearnedScales", "StateHealth"]
 
 
 @pytest.mark.parametrize("compile", [returned, in_place])

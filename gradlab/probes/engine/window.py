@@ -1,5 +1,6 @@
 """Keeps readings on the device, and copies a window of them to the host at once."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabWarning, in_words
+from gradlab.probes.faults import Fault, fault_rows, kind_of
 from gradlab.probes.probe import Columns, Probe, Reading, Step
 
 
@@ -97,7 +99,22 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
             tables.append(_rows(probe, step, readings))
     losses = [loss for part in parts for loss in part.losses]
     loss = sum(losses) / len(losses) if losses else None
+    if faults := [fault for part in parts for fault in _lost_losses(part)]:
+        tables.append({"faults": fault_rows(faults)})
     return RecordedStep(step, own.updated, own.lr, own.seconds, loss, tuple(tables))
+
+
+def _lost_losses(part: HostStep) -> list[Fault]:
+    """That a process's loss, in one of its micro-batches or more, was not finite.
+
+    In `steps` such a loss could not be told from one that was not given.
+    """
+    infinite = sum(map(math.isinf, part.losses))
+    nan = sum(map(math.isnan, part.losses))
+    if not infinite + nan:
+        return []
+    kind, of = kind_of(infinite, nan), len(part.losses)
+    return [Fault(part.step, "loss", "loss", kind, rank=part.rank, count=infinite + nan, numel=of)]
 
 
 def _rows(probe: Probe, step: Step, readings: Sequence[Columns]) -> Mapping[str, Columns]:

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from gradlab.probes.statistics import is_finite_on_cpu
-
 _ROWS = 128
 """Rows of a new buffer; one that is full doubles."""
 
@@ -17,6 +15,9 @@ class Extremes:
     Their memory is used again at every step. So no tensor's numbers are allocated, a step's are put
     together at once, and on a CPU they are read without a call into torch.
     """
+
+    last = (1.0, 1.0)
+    """Those of the tensor taken last, if it is on a CPU; else numbers that are finite and not 0."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[torch.device, torch.dtype], _Buffer] = {}
@@ -39,9 +40,9 @@ class Extremes:
         if buffer is None:
             buffer = self._buffers[kind] = _Buffer(*kind)
         row = buffer.used
-        is_finite = buffer.take(x)
+        self.last = low, high = buffer.take(x)
         self._taken.append((buffer, row))
-        return is_finite
+        return math.isfinite(low) and math.isfinite(high)
 
     def together(self) -> tuple[Tensor, list[int]]:
         """What was taken since `clear`, something at least.
@@ -73,7 +74,8 @@ class _Buffer:
         readable = numbers.is_cpu and numbers.dtype is not torch.bfloat16
         self._number = numbers.numpy().item if readable else None
 
-    def take(self, x: Tensor) -> bool:
+    def take(self, x: Tensor) -> tuple[float, float]:
+        """Take in a tensor: what `Extremes.last` then is."""
         row = self.used
         if row == len(self._pairs):
             self._hold(torch.cat([self.numbers, torch.empty_like(self.numbers)]))
@@ -81,7 +83,7 @@ class _Buffer:
         pair = self._pairs[row]
         torch.aminmax(x, out=pair)
         if not x.is_cpu:
-            return True
+            return 1.0, 1.0
         if self._number is None:
-            return is_finite_on_cpu(*pair)
-        return math.isfinite(self._number(row, 0)) and math.isfinite(self._number(row, 1))
+            return pair[0].float().numpy().item(), pair[1].float().numpy().item()
+        return self._number(row, 0), self._number(row, 1)

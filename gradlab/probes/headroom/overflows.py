@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 
+from gradlab.probes.faults import NotFinite, kind_of
 from gradlab.probes.probe import Columns, Step
 from gradlab.probes.roles import role
-from gradlab.probes.sites import Place, SiteStep
+from gradlab.probes.sites import HANDED, Place, SiteStep
 from gradlab.probes.statistics import FP16_OVERFLOW
 
 Kind = Literal["inf", "nan", "both", "cast"]
@@ -51,12 +52,11 @@ def overflows(step: SiteStep) -> list[Overflow]:
         place = step.places[index]
         if step.finite(index) or (events and place.dtype is not torch.float16):
             continue
-        kind, count = _kind(step, index)
+        held, count = kind_and_count(step, index)
         first = not events
-        if first and _cast_from_too_large(step, order):
-            kind = "cast"
-        producer = _producer(step, index) if first else None
-        events.append(Overflow(order, place, kind, count, producer))
+        kind: Kind = "cast" if first and _cast_from_too_large(step, order) else held
+        source = producer(step, index) if first else None
+        events.append(Overflow(order, place, kind, count, source))
     return events
 
 
@@ -85,22 +85,43 @@ def site_label(place: Place) -> str:
     return place.site if place.direction == "forward" else f"{place.site} gradient"
 
 
-def _producer(step: SiteStep, index: int) -> str:
+def producer(step: SiteStep, index: int) -> str:
+    """Where it arose that the step's first place that is not finite, at `index`, is not."""
     place = step.places[index]
-    if index not in step.poisoned:
+    if place.direction == "backward" and arrived(step, index):
+        return "the loss"
+    cause = step.causes.get(index)
+    if cause is None:
         return site_label(place)
+    if cause != HANDED:
+        return cause
     # Its input was not finite already, and no module had given that.
+    inputs = [i for i in step.outside if step.places[i].direction == "forward"]
+    if lost := [i for i in inputs if not step.finite(i)]:
+        return f"{step.places[lost[0]].site} (input)"
     parent = place.site.rpartition(".")[0] or "the model"
     return f"{parent} (between its modules)"
 
 
-def _kind(step: SiteStep, index: int) -> tuple[Kind, int | None]:
+def arrived(step: SiteStep, index: int) -> bool:
+    """Whether the step's first gradient that is not finite, at `index`, came so from the loss.
+
+    Of an FP16 model an infinite one did not: multiplied by the loss scale, and cast to FP16 where
+    the model's output is, it left the range there.
+    """
+    place = step.places[index]
+    if place.dtype is torch.float16 and kind_and_count(step, index)[0] == "inf":
+        return False
+    returned = [i for i in step.outside if step.places[i].direction == "backward"]
+    return place.site in step.ends or any(not step.finite(i) for i in returned)
+
+
+def kind_and_count(step: SiteStep, index: int) -> tuple[NotFinite, int | None]:
     """What a tensor that is not finite holds, and how many such entries."""
     found = step.details.get(index)
     if found is None:
         return ("nan" if math.isnan(step.high[index]) else "inf"), None
-    kind: Kind = "both" if found.infinite and found.nan else "nan" if found.nan else "inf"
-    return kind, found.infinite + found.nan
+    return kind_of(found.infinite, found.nan), found.infinite + found.nan
 
 
 def _cast_from_too_large(step: SiteStep, order: int) -> bool:

@@ -6,6 +6,8 @@ gives its extremes: enough to know the headroom and whether anything overflowed.
 take more reads are made at some looks and, on a CPU, wherever an extreme is not finite.
 """
 
+import inspect
+import math
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError
@@ -23,7 +26,10 @@ from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.compiled import CompiledLater
+from gradlab.probes.faults import fault_rows
+from gradlab.probes.headroom.causes import cause_of, makes_zeros
 from gradlab.probes.headroom.extremes import Extremes
+from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import headroom_rows, site_step
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
@@ -38,12 +44,10 @@ from gradlab.probes.sites import (
 )
 from gradlab.probes.statistics import (
     details,
-    extremes,
-    is_finite_on_cpu,
     small_counts,
 )
 
-_Look: TypeAlias = tuple[str, Direction, torch.dtype, bool]
+_Look: TypeAlias = tuple[str, Direction, torch.dtype, bool, bool]
 """A place's attributes, in their order."""
 
 
@@ -63,7 +67,9 @@ class _Pass:
     sums: dict[int, int] = field(default_factory=dict)
     counted: list[int] = field(default_factory=list)
     counts: list[Tensor] = field(default_factory=list)
-    poisoned: list[int] = field(default_factory=list)
+    causes: dict[int, str] = field(default_factory=dict)
+    ends: set[str] = field(default_factory=set)
+    zeroed: list[int] = field(default_factory=list)
     broken: bool = False
 
 
@@ -107,8 +113,8 @@ class Headroom(Probe):
         self._lead: deque[SiteStep] = deque(maxlen=lead)
 
     def tables(self) -> tuple[str, ...]:
-        """Headroom, and the overflow events."""
-        return ("headroom", "overflows")
+        """Headroom, the overflow events, and what was not finite elsewhere or all zero."""
+        return ("headroom", "overflows", "faults")
 
     def open(self, subject: Subject) -> Iterable[RemovableHandle]:
         """Put hooks on the modules and parameters chosen."""
@@ -129,8 +135,12 @@ class Headroom(Probe):
         self._called = self._backward_seen = False
         self._compiled: CompiledLater | None = None
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
+        self._outputs: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}
+        self._arguments = _arguments(subject.model)
         self._lead.clear()
         self.latest: SiteStep | None = None
+        yield subject.model.register_forward_pre_hook(self._on_inputs, with_kwargs=True)
+        yield subject.model.register_forward_hook(self._on_end)
         for name, chosen in select(named, self._patterns, "modules or parameters").items():
             if isinstance(chosen, nn.Parameter):
                 if chosen.is_complex():
@@ -139,7 +149,7 @@ class Headroom(Probe):
             else:
                 self._compiled = self._compiled or CompiledLater(subject.model, _COMPILED)
                 hook = partial(self._on_forward, name, _masking(chosen))
-                yield chosen.register_forward_hook(hook)
+                yield chosen.register_forward_hook(hook, with_kwargs=True)
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
@@ -148,6 +158,7 @@ class Headroom(Probe):
         self._looks += 1
         self._extremes.clear()
         self._passed.clear()
+        self._outputs.clear()
         self._called = self._backward_seen = False
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
@@ -168,7 +179,10 @@ class Headroom(Probe):
             "rows": rows,
             "entries": seen.entries,
             "counted": seen.counted,
-            "poisoned": seen.poisoned,
+            "caused": list(seen.causes),
+            "causes": list(seen.causes.values()),
+            "ends": list(seen.ends),
+            "zeroed": seen.zeroed,
             "sampled": [seen.sampled],
         }
         values = {"low": numbers[:, 0], "high": numbers[:, 1]}
@@ -184,7 +198,7 @@ class Headroom(Probe):
         for reading in readings:
             at = [index[place] for place in reading["places"]]
             looks = list(range(len(whole["order"]), len(whole["order"]) + len(reading["order"])))
-            becomes = {"order": at, "poisoned": at, "rows": looks, "counted": looks}
+            becomes = {"order": at, "caused": at, "zeroed": at, "rows": looks, "counted": looks}
             for name, column in reading.items():
                 if name in becomes:
                     column = [becomes[name][i] for i in column]
@@ -198,6 +212,8 @@ class Headroom(Probe):
         events = overflows(sites)
         tables = {}
         due = [sites] if sites.sampled else []
+        if faults := site_faults(sites, events):
+            tables["faults"] = fault_rows(faults)
         if events:
             tables["overflows"] = overflow_rows(sites, events, step)
             due = [*self._lead, sites]
@@ -215,7 +231,13 @@ class Headroom(Probe):
         return {"headroom": headroom_rows(due)} if due else {}
 
     def _on_forward(
-        self, name: str, masking: "_Masking", module: nn.Module, args: Any, output: Any
+        self,
+        name: str,
+        masking: "_Masking",
+        module: nn.Module,
+        args: Any,
+        kwargs: Mapping[str, Any],
+        output: Any,
     ) -> None:
         if torch.compiler.is_compiling() or not self.active:
             return
@@ -230,15 +252,39 @@ class Headroom(Probe):
         self.saw_forward = True
         for suffix, tensor in floats_of(output):
             if not self._is_last_output(tensor):
-                self._on_output(name + suffix, masking, module, args, tensor)
+                self._on_output(name + suffix, masking, module, (args, kwargs), tensor)
+                self._outputs[id(tensor)] = name + suffix, weakref.ref(tensor), tensor._version
 
     def _is_last_output(self, tensor: Tensor) -> bool:
         """Whether the module only passes on what a part of it gave, unchanged."""
         last, self._last_output = self._last_output, (weakref.ref(tensor), tensor._version)
         return last is not None and last[0]() is tensor and last[1] == tensor._version
 
+    def _on_inputs(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if torch.compiler.is_compiling() or not self.active or not torch.is_grad_enabled():
+            return
+        if in_backward():
+            return
+        for name, given in (*zip(self._arguments, args, strict=False), *kwargs.items()):
+            for suffix, tensor in floats_of(given):
+                look: _Look = (name + suffix, "forward", tensor.dtype, False, True)
+                self._see(look, _plain(tensor), tensor.numel())
+
+    def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
+        """The model returns: what its outputs are."""
+        if torch.compiler.is_compiling() or not self.active or not torch.is_grad_enabled():
+            return
+        for suffix, tensor in floats_of(output):
+            name, made, version = self._outputs.get(id(tensor), ("", None, 0))
+            if made is not None and made() is tensor and version == tensor._version:
+                self._pass.ends.add(name)
+            elif tensor.requires_grad and not tensor.is_leaf:
+                act = partial(self._on_output_gradient, f"output{suffix}", tensor.numel(), True)
+                tensor.register_hook(act)
+        self._outputs.clear()
+
     def _on_output(
-        self, name: str, masking: "_Masking", module: nn.Module, args: Any, output: Tensor
+        self, name: str, masking: "_Masking", module: nn.Module, given: Any, output: Tensor
     ) -> None:
         seen, numel = _plain(output), output.numel()
         if isinstance(module, Scores):
@@ -250,19 +296,23 @@ class Headroom(Probe):
         )
         if self._dtypes.get(name) is not output.dtype:
             self._dtypes[name] = output.dtype
-            self._note_use(name, module, args, output.dtype)
-        look: _Look = (name, "forward", output.dtype, masks)
-        finite = self._see(look, seen, numel)
-        self._pass.broken |= not finite and not masks
-        if not finite and not self._pass.poisoned and _any_not_finite(args):
-            self._pass.poisoned.append(self._index[look])
+            self._note_use(name, module, given, output.dtype)
+        look: _Look = (name, "forward", output.dtype, masks, False)
+        finite = self._see(look, seen, numel) or (masks and self._extremes.last[1] < math.inf)
+        if not finite and not self._pass.broken:
+            self._pass.broken = True
+            if (cause := cause_of(name, module, given, output.dtype)) is not None:
+                self._pass.causes[self._index[look]] = cause
         # A leaf, as a module gives that returns its parameter, would keep the hook for good.
         if output.requires_grad and not output.is_leaf:
-            output.register_hook(partial(self._on_output_gradient, name, numel))
+            output.register_hook(partial(self._on_output_gradient, name, numel, False))
+            if numel and not any(self._extremes.last) and makes_zeros(module, given):
+                self._pass.zeroed.append(self._index[look])
 
-    def _on_output_gradient(self, name: str, numel: int, gradient: Tensor) -> None:
+    def _on_output_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
         if self.active:
-            self._see((name, "backward", gradient.dtype, False), _plain(gradient), numel)
+            look: _Look = (name, "backward", gradient.dtype, False, outside)
+            self._see(look, _plain(gradient), numel)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -277,17 +327,17 @@ class Headroom(Probe):
             (used,) = uses.values()
             dtype = used if used.itemsize < dtype.itemsize else dtype
         values = gradient.coalesce().values() if gradient.is_sparse else _plain(gradient)
-        look: _Look = (name, "backward", dtype, False)
+        look: _Look = (name, "backward", dtype, False, False)
         self._see(look, values, parameter.numel())
         if (index := self._index.get(look)) is not None:
             if before is not None and before != index:
                 seen.sums[before] = index
             seen.gradients[name] = index
 
-    def _note_use(self, name: str, module: nn.Module, args: Any, dtype: torch.dtype) -> None:
+    def _note_use(self, name: str, module: nn.Module, given: Any, dtype: torch.dtype) -> None:
         """Note in which dtype a module uses its parameters, its own or those handed to it."""
-        given = (arg for arg in args if isinstance(arg, nn.Parameter))
-        for parameter in (*module.parameters(recurse=False), *given):
+        handed = (x for x in tree_leaves(given) if isinstance(x, nn.Parameter))
+        for parameter in (*module.parameters(recurse=False), *handed):
             self._used_by.setdefault(parameter, {})[name] = dtype
 
     def _see(self, look: _Look, x: Tensor, numel: int) -> bool:
@@ -340,16 +390,16 @@ def _masking(module: nn.Module) -> _Masking:
     return "always" if next(module.parameters(), None) is None else "square"
 
 
+def _arguments(model: nn.Module) -> tuple[str, ...]:
+    """The names of a model's arguments, in their order."""
+    try:
+        return tuple(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):  # of a scripted one they are not known
+        return ()
+
+
 def _is_square(x: Tensor) -> bool:
     return x.dim() > 2 and x.shape[-1] == x.shape[-2]
-
-
-def _any_not_finite(args: Any) -> bool:
-    """Whether a module was handed a CPU tensor that is not finite."""
-    return any(
-        x.device.type == "cpu" and x.numel() > 0 and not is_finite_on_cpu(*extremes(x.detach()))
-        for _, x in floats_of(args)
-    )
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -45,9 +45,20 @@ def site_step(step: int, columns: Columns) -> SiteStep:
                 before.nonzero + counted.nonzero,
             )
         merged[index] = counted
-    poisoned = frozenset(columns["poisoned"])
-    sampled = columns["sampled"][0]
-    return SiteStep(step, sampled, places, tuple(seen), low, high, merged, seen, poisoned)
+    return SiteStep(
+        step,
+        columns["sampled"][0],
+        places,
+        tuple(index for index in seen if not places[index].outside),
+        low,
+        high,
+        merged,
+        seen,
+        dict(zip(columns["caused"], columns["causes"], strict=True)),
+        tuple(index for index in seen if places[index].outside),
+        frozenset(columns["ends"]),
+        frozenset(columns["zeroed"]),
+    )
 
 
 def headroom_rows(steps: Sequence[SiteStep]) -> Columns:

@@ -19,7 +19,7 @@ from gradlab.probes.distributed.processes import Processes
 from gradlab.probes.engine.window import HostStep, recorded
 from gradlab.probes.sites import Place
 
-PLACE = Place("a.b", "backward", torch.float16, 7, masks=True)
+PLACE = Place("a.b", "backward", torch.float16, masks=True)
 STEP = HostStep(
     3,
     True,
@@ -138,7 +138,8 @@ def test_code_in_the_store_does_not_run() -> None:
 
 
 def test_readings_that_do_not_fit_together_leave_the_first_ones() -> None:
-    labels = {"places": [PLACE], "order": [0], "rows": [0], "counted": [], "poisoned": []}
+    labels = {"places": [PLACE], "order": [0], "rows": [0], "entries": [4]}
+    labels |= {name: [] for name in ("counted", "caused", "causes", "ends", "zeroed")}
     own = HostStep(
         0,
         True,

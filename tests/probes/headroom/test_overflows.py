@@ -5,7 +5,7 @@ import torch
 
 from gradlab.probes.headroom.overflows import overflow_rows, overflows, site_label
 from gradlab.probes.probe import Step
-from gradlab.probes.sites import Details, Place, SiteStep
+from gradlab.probes.sites import HANDED, Details, Place, SiteStep
 
 HALF, WIDE = torch.float16, torch.float32
 CLEAN = Details(max_abs=1.0, infinite=0, nan=0, subnormal=0, nonzero=4)
@@ -66,7 +66,7 @@ def test_without_counts_an_event_has_none() -> None:
 
 def test_a_producer_whose_input_was_not_finite_is_what_lies_before_it() -> None:
     bad = counts(infinite=1)
-    step = replace(step_of(("block.fc", HALF, math.inf, bad)), poisoned=frozenset({0}))
+    step = replace(step_of(("block.fc", HALF, math.inf, bad)), causes={0: HANDED})
     assert [e.producer for e in overflows(step)] == ["block (between its modules)"]
 
 

@@ -1,0 +1,231 @@
+"""What is not finite in parameters and buffers, and whose doing it is, on faults put in by hand."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gradlab
+from gradlab.probes import StateHealth
+from gradlab.probes.finite import not_finite
+
+Act = Callable[[int, nn.Module], None]
+NAN, INF = math.nan, math.inf
+
+
+def record(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    steps: int = 4,
+    x: Tensor | None = None,
+    after_backward: Act = lambda step, model: None,
+    between: Act = lambda step, model: None,
+    **options: Any,
+) -> pd.DataFrame:
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradlab.attach(model, optimizer, probes=[StateHealth()], **options) as probes:
+        for step in range(steps):
+            optimizer.zero_grad()
+            between(step, model)
+            y = model(torch.ones(2, 4) if x is None else x)
+            y.float().square().mean().backward()
+            after_backward(step, model)
+            optimizer.step()
+    return probes.table("faults")
+
+
+def told(faults: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return list(
+        faults[["step", "what", "name", "kind", "count"]].itertuples(index=False, name=None)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_which_tensors_are_not_finite_is_the_obvious_computation(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(3,), (1,), (64, 80), (5000,), (2, 2), (0,), (64, 65)]
+    tensors = [torch.randn(size, generator=generator).to(dtype) for size in sizes]
+    tensors.append(torch.randn(90, 70, generator=generator).to(dtype).t())
+    assert not_finite(tensors)[0] == []
+    tensors[0][1], tensors[2][3, 4], tensors[3][7], tensors[7][0, 5] = NAN, INF, -INF, NAN
+    tensors[2][9] = NAN
+    indices, counts, counted = not_finite(tensors)
+    assert counted
+    wrong = [i for i, x in enumerate(tensors) if not x.isfinite().all()]
+    assert indices == wrong
+    assert counts.tolist() == [
+        [int(tensors[i].isinf().sum()), int(tensors[i].isnan().sum())] for i in wrong
+    ]
+
+
+def test_a_large_number_that_is_finite_is_no_fault() -> None:
+    tensors = [torch.full((6000,), 65504.0).half(), torch.full((9,), torch.finfo().max)]
+    assert not_finite(tensors)[0] == []
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize(("eps", "breaks"), [(1e-8, True), (1e-4, False)])
+def test_an_epsilon_that_rounds_to_0(make: Any, eps: float, breaks: bool) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.ones(6, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rows[:2]  # the others' gradient is 0
+
+    model = Half().half()
+    optimizer = make(model.parameters(), lr=1e-3, eps=eps)
+    faults = record(model, optimizer)
+    assert told(faults) == ([(0, "update", "rows", "nan", 16)] if breaks else [])
+    if breaks:
+        name = f"{make.__name__} (ε = 1e-08 is 0 in float16)"
+        assert faults["producer"].tolist() == [name]
+        assert faults["dtype"].tolist() == ["float16"]
+
+
+def test_a_gradient_that_is_not_finite_is_what_broke_the_update() -> None:
+    def poison(step: int, model: nn.Module) -> None:
+        if step == 2:
+            model.get_parameter("0.bias").grad[1] = NAN  # type: ignore[index]
+
+    faults = record(nn.Sequential(nn.Linear(4, 3)), after_backward=poison)
+    assert told(faults) == [
+        (2, "update", "0.bias", "nan", 1),
+        (3, "update", "0.weight", "nan", 4),  # by the NaN in the bias
+    ]
+    assert faults["producer"].tolist() == ["0.bias gradient", "0.weight gradient"]
+
+
+def test_a_learning_rate_that_is_infinite() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def raise_rate(step: int, model: nn.Module) -> None:
+        optimizer.param_groups[0]["lr"] = INF if step == 1 else 0.1
+
+    faults = record(model, optimizer, between=raise_rate, every=10)
+    assert faults["step"].tolist() == [1, 1]
+    assert faults["producer"].tolist() == ["SGD", "SGD"]
+
+
+def test_what_somebody_changed_by_hand_is_not_the_optimizers() -> None:
+    def write(step: int, model: nn.Module) -> None:
+        if step == 2:
+            with torch.no_grad():
+                model.get_parameter("0.weight")[0, 0] = INF
+
+    faults = record(nn.Sequential(nn.Linear(4, 3)), between=write)
+    first = faults.iloc[0]
+    assert (first["step"], first["what"], first["kind"], first["count"]) == (
+        *(2, "parameter", "inf", 1),
+    )
+    assert pd.isna(first["producer"])
+
+
+def test_what_a_model_starts_with() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2).requires_grad_(False))
+    nn.init.constant_(model[1].bias, NAN)
+    faults = record(model, torch.optim.SGD(model[0].parameters(), lr=0.1), steps=2)
+    assert (0, "parameter", "1.bias", "nan", 2) in told(faults)
+    assert not (faults.loc[faults["name"] == "1.bias", "step"] > 0).any()
+
+
+class Average(nn.Module):
+    """A buffer in which forward passes leave what they saw, each way that modules do that."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.fc = how, nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(4), persistent=how != "replaced")
+        self.register_buffer("mask", torch.tensor([0.0, -INF]))
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.detach().mean(0)
+        if self.how == "data":
+            self.seen.data.lerp_(mean, 0.1)
+        elif self.how == "in place":
+            self.seen.mul_(0.9).add_(mean, alpha=0.1)
+        elif self.how == "kernel":
+            F.batch_norm(x, self.seen, torch.ones(4), training=True)
+        else:
+            self.seen = 0.9 * self.seen + 0.1 * mean
+        self.count += 1
+        return self.fc(x.nan_to_num())
+
+
+@pytest.mark.parametrize("how", ["data", "in place", "kernel", "replaced"])
+@pytest.mark.parametrize("bad", [NAN, INF, 1.0])
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_buffer_that_a_pass_poisoned(how: str, bad: float, skips: bool) -> None:
+    model = Average(how)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0, enabled=skips)
+    attached = gradlab.attach(
+        model, optimizer, scaler=scaler, probes=[StateHealth()], every=10, window=2
+    )
+    with attached as probes:
+        for step in range(5):
+            x = torch.ones(3, 4)
+            x[0, 0] = bad if step == 2 else 1.0
+            optimizer.zero_grad()
+            loss = model(x).mean() * (INF if skips and step == 2 else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    faults = told(probes.table("faults"))
+    if bad == 1.0:
+        assert faults == []
+    else:
+        assert [row[:3] for row in faults] == [(2, "buffer", "seen")]
+    assert probes.table("steps")["skipped"].tolist() == [False, False, skips, False, False]
+
+
+def test_a_tensor_that_is_mended_and_breaks_again_is_told_twice() -> None:
+    def act(step: int, model: nn.Module) -> None:
+        weight = model.get_parameter("0.weight")
+        with torch.no_grad():
+            weight.fill_(NAN if step in (1, 2, 5) else 1.0)
+            model.get_parameter("0.bias").fill_(0.0)
+
+    faults = record(nn.Sequential(nn.Linear(4, 1)), between=act, steps=7)
+    weights = faults[faults["name"] == "0.weight"]
+    assert weights["step"].tolist() == [1, 5]
+
+
+def test_gradients_that_never_come_and_those_that_come_late() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.never = nn.Linear(4, 1), nn.Linear(4, 1), nn.Linear(4, 1)
+            self.frozen = nn.Linear(4, 1).requires_grad_(False)
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            y: Tensor = (self.a if self.calls < 3 else self.b)(x)
+            return y
+
+    model = Experts()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    faults = record(model, torch.optim.SGD(trained, lr=0.1), steps=5, every=10)
+    assert told(faults) == [
+        (0, "gradient", "b.weight", "absent", 4),
+        (0, "gradient", "b.bias", "absent", 1),
+        (0, "gradient", "never.weight", "absent", 4),
+        (0, "gradient", "never.bias", "absent", 1),
+        (2, "gradient", "b.weight", "absent", 0),
+        (2, "gradient", "b.bias", "absent", 0),
+    ]
+
+
+def test_a_sound_training_has_no_row() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    assert record(model, torch.optim.AdamW(model.parameters()), x=torch.randn(6, 4)).empty
