@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FORMULA = ("=", "+", "-", "@")
-_APART = ("\t", "\r", "\n")
+_APART = ("\t", "\n")
 
 
 def write_csv(path: Path, table: "pd.DataFrame") -> Path:
@@ -29,7 +29,7 @@ def write_csv(path: Path, table: "pd.DataFrame") -> Path:
     return path
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """The same of rows by column, without pandas."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -37,7 +37,6 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
     for row in rows:
         writer.writerow({name: guarded(cell) for name, cell in row.items()})
     write_whole(path, text.getvalue().encode())
-    return path
 
 
 def guarded(cell: Any) -> Any:
@@ -48,6 +47,8 @@ def guarded(cell: Any) -> Any:
     """
     if not isinstance(cell, str) or _is_number(cell):
         return cell
+    # Not every Python's csv module quotes a carriage return: what follows would be a row.
+    cell = cell.replace("\r", "\N{SYMBOL FOR CARRIAGE RETURN}")
     return f"'{cell}" if cell.startswith(_APART) or cell.lstrip().startswith(_FORMULA) else cell
 
 

@@ -1,13 +1,11 @@
 """What a study's own table holds: a row for each run that has ended."""
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradlab.runs.files import write_whole
+from gradlab.runs.csv_files import write_rows
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
 
@@ -28,13 +26,8 @@ class StudyTable:
 
     def write(self, out: Path, runs: Iterable[Run]) -> None:
         """Write the rows of the runs that have ended, replacing what is there."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        for run in runs:
-            if run.verdict is not None:
-                writer.writerow(self.row(run, run.verdict))
-        write_whole(out / self.file, text.getvalue().encode())
+        ended = (self.row(run, run.verdict) for run in runs if run.verdict is not None)
+        write_rows(out / self.file, self.columns, ended)
 
 
 def _identity(run: Run) -> dict[str, Any]:
