@@ -1,0 +1,64 @@
+"""`gradlab.draw`: every figure that runs allow, in Python."""
+
+from pathlib import Path
+
+import pytest
+from made_up_runs import write_headroom, write_steps
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+import gradlab
+from gradlab.config import RecordConfig, RunConfig, ScheduleConfig
+from gradlab.errors import GradlabError
+from gradlab.models.presets import model_config
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.reader import Run
+from gradlab.runs.verdict import Verdict
+from gradlab.training.study_table import STABILITY
+
+
+def made_up(arch: str = "pre-ln", seed: int = 0, *, lr: float = 0.07) -> Run:
+    """A run of a stability test, kept in memory."""
+    config = RunConfig(
+        arch=arch,
+        size="nano",
+        model=model_config(arch, "nano"),
+        schedule=ScheduleConfig(kind="ramp", lr_step=1e-2),
+        steps=4000,
+        seed=seed,
+        record=RecordConfig(probes=("headroom",)),
+    )
+    writer = MemoryWriter(config, {"params": 300_000})
+    write_steps(writer, config)
+    write_headroom(writer)
+    writer.finish("finished", Verdict(reason="loss_nonfinite", step=7, lr=lr))
+    return writer.run()
+
+
+def test_the_figures_of_one_run_and_of_several() -> None:
+    before = plt.get_fignums()
+    for source in (made_up(), [made_up(), made_up("normformer")]):
+        found = gradlab.draw(source)
+        assert list(found) == ["headroom"]
+        assert isinstance(found["headroom"], Figure)
+        panels = [axes for axes in found["headroom"].axes if axes.lines]
+        assert len(panels) == (1 if isinstance(source, Run) else 2)
+    assert plt.get_fignums() == before
+
+
+def test_a_stability_table_gives_figure_5(tmp_path: Path) -> None:
+    runs = [
+        made_up(arch, seed, lr=0.07 + 0.01 * (arch == "normformer") + 0.001 * seed)
+        for arch in ("pre-ln", "normformer")
+        for seed in (0, 1)
+    ]
+    STABILITY.write(tmp_path, runs)
+    assert list(gradlab.draw(tmp_path)) == ["lr_at_break", "lr_against_pre-ln_ramp0.01"]
+
+
+def test_nothing_to_draw_is_a_sentence(tmp_path: Path) -> None:
+    run = MemoryWriter(None, {"model": "Mine", "tables": ["steps"]}).run()
+    with pytest.raises(GradlabError, match="figure 4 needs the table scales: record it with"):
+        gradlab.draw(run)
+    with pytest.raises(GradlabError, match="there is no run"):
+        gradlab.draw(tmp_path)
