@@ -1,0 +1,1 @@
+"""Public reports of broken training, re-created small: which tools name the cause?"""

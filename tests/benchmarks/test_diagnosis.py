@@ -1,0 +1,141 @@
+"""The cases of broken trainings, under gradlab alone."""
+
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+
+from benchmarks.diagnosis.case import Case
+from benchmarks.diagnosis.cases import CASES, KINDS
+from benchmarks.diagnosis.rule import says_wrong
+from benchmarks.diagnosis.runner import Run, installed, judge, run_here, score
+from benchmarks.diagnosis.tool import Tool
+from benchmarks.diagnosis.tools import TOOLS, Gradlab
+
+OPERATION = "the place where the gradient broke is said, not the operation between the modules"
+FROM_LOSS = "that it came from the loss is not said"
+LONE_NAN = "a NaN loss at a step of its own reads as a loss that was not given"
+PARAMETER = "parameters are not looked at before the first pass"
+BUFFER = "buffers are not looked at"
+INPUT = "inputs are not looked at"
+NO_GRADIENT = "parameters without a gradient are not looked for"
+ZERO = "outputs and gradients that are all zero are not looked for"
+BETWEEN = "what a loop does to .grad between its passes is not looked at"
+GROWTH = "how sizes grow over layers or steps is not said"
+
+MISSED = {
+    "where_root": OPERATION,
+    "where_logarithm": OPERATION,
+    "where_exponential": OPERATION,
+    "where_division": OPERATION,
+    "distance": OPERATION,
+    "deviation": OPERATION,
+    "arc_cosine": OPERATION,
+    "power": OPERATION,
+    "impossible_paths": OPERATION,
+    "rotation": OPERATION,
+    "skipped_for_good": OPERATION,
+    "gradient_penalty": FROM_LOSS,
+    "ctc_too_short": FROM_LOSS,
+    "smoothing_of_masked": FROM_LOSS,
+    "logarithm_of_zero": FROM_LOSS,
+    "focal": FROM_LOSS,
+    "masked_too_late": FROM_LOSS,
+    "large_targets": FROM_LOSS,
+    "guard_is_zero": FROM_LOSS,
+    "all_ignored": LONE_NAN,
+    "empty_task": LONE_NAN,
+    "weight_at_load": PARAMETER,
+    "uninitialised_rows": PARAMETER,
+    "adam_epsilon": PARAMETER,
+    "update_by_zero": PARAMETER,
+    "moving_average": PARAMETER,
+    "batch_norm": BUFFER,
+    "codebook": BUFFER,
+    "nan_in_batch": INPUT,
+    "normalized_by_zero": INPUT,
+    "one_rank": "which process had it is not said",
+    "replaced_head": NO_GRADIENT,
+    "reentrant_checkpoint": NO_GRADIENT,
+    "unused": NO_GRADIENT,
+    "detached": NO_GRADIENT,
+    "no_grad": NO_GRADIENT,
+    "squares_overflow": ZERO,
+    "lora_zeros": ZERO,
+    "dead_relu": ZERO,
+    "no_scaler": ZERO,
+    "clipped_between": BETWEEN,
+    "clipped_scaled": BETWEEN,
+    "never_zeroed": BETWEEN,
+    "infinity_stays": BETWEEN,
+    "not_averaged": BETWEEN,
+    "learning_rate": GROWTH,
+    "too_deep": GROWTH,
+    "vanishing": GROWTH,
+    "lost_updates": "updates are not looked at by default",
+}
+"""What gradlab does not name yet, and why."""
+
+
+def one_process_each() -> list[object]:
+    """The cases that need no others, as parameters."""
+    return [pytest.param(case, id=key) for key, case in CASES.items() if case.ranks == 1]
+
+
+@cache
+def bare(case: Case, healthy: bool) -> Run:
+    return run_here(case, Tool(), healthy)
+
+
+@pytest.mark.parametrize("case", one_process_each())
+def test_a_case_differs_from_its_healthy_twin(case: Case) -> None:
+    broken, twin = bare(case, False), bare(case, True)
+    assert not broken.error
+    assert not twin.error
+    assert broken.weights != twin.weights
+
+
+@pytest.mark.parametrize("case", one_process_each())
+def test_names_the_cause_alone_and_changes_nothing(
+    case: Case, request: pytest.FixtureRequest
+) -> None:
+    run, twin = (run_here(case, Gradlab(), healthy) for healthy in (False, True))
+    found = judge(case, bare(case, False), bare(case, True), run, twin)
+    assert not found.error
+    assert not found.is_disturbed
+    assert not [claim for claim in twin.claims if says_wrong(claim)]
+    if case.key in MISSED:
+        request.applymarker(pytest.mark.xfail(reason=MISSED[case.key], strict=True))
+    assert found.outcome == "named"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [key for key, case in CASES.items() if case.ranks > 1])
+def test_names_the_cause_in_several_processes(key: str, request: pytest.FixtureRequest) -> None:
+    found = score(CASES[key], Gradlab.title, limit=100)
+    assert not found.error
+    assert not found.is_disturbed
+    assert not found.is_false_alarm
+    if key in MISSED:
+        request.applymarker(pytest.mark.xfail(reason=MISSED[key], strict=True))
+    assert found.outcome == "named"
+
+
+def test_every_case_has_its_kind_and_its_source() -> None:
+    assert len(CASES) >= 40
+    assert {case.train.__module__ for case in CASES.values()} == {
+        m.__name__ for m in KINDS.values()
+    }
+    assert all(case.source.startswith("https://") for case in CASES.values())
+    assert all(case.names or case.phrases for case in CASES.values())
+    assert set(MISSED) <= set(CASES)
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_column_a_tool() -> None:
+    tools = [tool for tool in TOOLS if installed(tool)]
+    command = [sys.executable, "-m", "benchmarks.diagnosis", "--case", "nan_row", "--tool", *tools]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250)
+    assert f"| case | met in | {' | '.join(tools)} |" in done.stdout
+    assert "| gradlab | 1 (100 %) | 0 | 0 | 0 | 0 |" in done.stdout
