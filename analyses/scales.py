@@ -26,6 +26,7 @@ FREE = ("sizes", "batches", "schedules")
 learning rates and batches of their own."""
 
 _RUN = ["size", "arch", "seed"]
+_ENTRY_COLUMNS = [*_RUN, "n_layers", "op", "param", "layer", "step", "index", "value"]
 _LAYER_COLUMNS = ["op", "param", "layer", "step", "entries", "left_out", "mean", *QUANTILES]
 
 
@@ -104,6 +105,31 @@ def scale_distributions(
     """
     check_comparable(runs)
     return _of_runs(runs, step, ops)
+
+
+def scale_entries(
+    runs: Sequence[Run], *, step: int | None = None, ops: Sequence[str] = FIGURE_OPS
+) -> pd.DataFrame:
+    """The entries themselves of which `scale_distributions` has the quantiles.
+
+    Returns:
+        One row per run and entry: columns size, arch, seed, n_layers, op, param, layer, step,
+        index, value (which may be inf or NaN).
+
+    Raises:
+        GradlabError: As `scale_distributions`.
+    """
+    distributions = scale_distributions(runs, step=step, ops=ops)
+    found = []
+    for run in runs:
+        size, arch, seed = run_key(run)
+        of_run = distributions[(distributions[_RUN] == [size, arch, seed]).all(axis=1)]
+        found.append(
+            _layers_only(run, ops)
+            .merge(of_run[["param", "step", *_RUN, "n_layers"]], on=["param", "step"])
+            .astype({"layer": "int64"})
+        )
+    return pd.concat(found, ignore_index=True)[_ENTRY_COLUMNS]
 
 
 def lambda_by_depth(runs: Sequence[Run], *, step: int | None = None) -> pd.DataFrame:

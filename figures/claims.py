@@ -7,7 +7,7 @@ from types import MappingProxyType
 from gradlab.analyses.claim_tables import time_budget, timed_curves
 from gradlab.analyses.compute import compute_saved, summarise_saved
 from gradlab.analyses.stability_table import read_stability
-from gradlab.figures.compute import perplexity_by_compute
+from gradlab.figures.compute import perplexity_panels
 from gradlab.figures.kinds import (
     Drawing,
     draw_breaks,
@@ -16,7 +16,6 @@ from gradlab.figures.kinds import (
     draw_relative,
     draw_scales,
 )
-from gradlab.figures.style import figure_of
 from gradlab.models.presets import BASELINE
 from gradlab.runs.reader import Run
 
@@ -48,7 +47,7 @@ def _ablation(folder: Path, runs: Sequence[Run]) -> Iterator[Drawing]:
     )
     curves = timed_curves(shown, time_budget(folder, runs))
     saved = compute_saved(curves, baseline=BASELINE, compute="seconds")
-    figure = figure_of(perplexity_by_compute(curves, baseline=BASELINE, compute="seconds"))
+    figure = perplexity_panels(curves, baseline=BASELINE, compute="seconds")
     yield Drawing("perplexity", figure, summarise_saved(saved))
 
 

@@ -1,7 +1,7 @@
 """How much higher or lower each architecture breaks than a baseline, by size, with intervals."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -12,17 +12,17 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from gradlab.analyses.stability import paired_differences
 from gradlab.analyses.stability_table import observations
 from gradlab.errors import GradlabError, unknown
-from gradlab.figures.stability import set_parameter_axis
+from gradlab.figures.stability import ROW, SEED, Places, draw_seeds, set_places
 from gradlab.figures.style import Look, legend_above, looks, paper_axes, paper_style
 
 _LABELS = {
-    "lr": "Break",
-    "lr_min_loss": "LR at the lowest loss",
-    "lr_collapse": "LR at the collapse",
+    "lr": "Relative LR at the break",
+    "lr_min_loss": "Relative LR at the lowest loss",
+    "lr_collapse": "Relative LR at the collapse",
 }
 
-_LABEL_HEIGHT = 0.07
-"""Share of a one-column axis that a tick label on y takes."""
+_LABEL = 0.12
+"""Share of a one-column axis that a tick label takes."""
 
 _WIDE_TICKS = (1, 2, 0.5, 10, 0.1, 5, 0.25, 100, 0.01, 1.5, 0.75, 3, 20, 0.05, 1.25)
 """Ratios that ticks may stand at, those first that matter most."""
@@ -35,10 +35,11 @@ def lr_against_baseline(
 
     Where figure 5 spans a decade between sizes, this shows the few per cent between architectures.
     A point is the geometric mean over the seeds that both have (`paired_differences`), its bar the
-    interval, a faint point one seed. A hollow point is not distinguished from the baseline. Pairs
-    with a censored run are left out. The axis is logarithmic, so that twice as high and half as
-    high are as far from the baseline; it is as wide as the seeds need and three times that for the
-    intervals: those of two seeds can be wider still, and then run off it.
+    interval, the small points beside it its seeds. A hollow point is not distinguished from the
+    baseline. Pairs with a censored run are left out. Of one size, an architecture is a row, as in
+    `lr_at_break`. The axis of ratios is logarithmic, so that twice as high and half as high are as
+    far from the baseline; it is as wide as the seeds need and three times that for the intervals:
+    those of two seeds can be wider still, and then an arrow says that they go on.
 
     Args:
         table: A stability table of one ramp.
@@ -55,33 +56,37 @@ def lr_against_baseline(
     if baseline is None or baseline not in architectures:
         raise GradlabError(unknown("baseline", baseline, architectures))
     differences = _differences_from(table, baseline, value)
-    params = table.drop_duplicates(["size", "arch"]).set_index(["size", "arch"])["params"]
     others = [arch for arch in architectures if arch != baseline]
-    style = looks(architectures)
+    style = {arch: look for arch, look in looks(architectures).items() if arch != baseline}
+    label = looks(architectures)[baseline].label
+    params = table.drop_duplicates(["size", "arch"])[["size", "arch", "params"]]
+    means = differences.merge(params, on=["size", "arch"])
+    one_size = table["size"].nunique() == 1
     if ax is None:
-        ax = paper_axes()
+        ax = paper_axes(height=0.85 + ROW * len(others)) if one_size else paper_axes()
     with paper_style():
-        aside = set_parameter_axis(ax, table, others, gap=0.03)
-        ax.axhline(1, color=style[baseline].color, linewidth=0.8, zorder=1)
-        largest = 0.01  # the furthest that any seed is from the baseline, as a logarithm
-        for arch in others:
-            rows = differences[differences["arch"] == arch]
-            x = np.array([float(params[size, arch]) for size in rows["size"]]) * aside[arch]
-            seeds = _seed_ratios(table, baseline, arch, value)
-            for place, size in zip(x, rows["size"], strict=True):
-                ratios = seeds[seeds["size"] == size]["ratio"]
-                _draw_seeds(ax, place, ratios, style[arch])
-                largest = max(largest, float(np.log(ratios).abs().max()))
-            _draw_means(ax, x, rows, style[arch])
-        _set_ratio_axis(ax, differences, largest)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: _percent(ratio)))
-        ax.set_ylabel(fill(f"{_LABELS[value]} against {style[baseline].label}", 32))
-        handles = [_mark(style[arch]) for arch in others]
+        places = set_places(ax, table, style, gap=0.07)
+        seeds = pd.concat([_seed_ratios(table, baseline, arch, value) for arch in others])
+        seeds = seeds.assign(place=places.at(seeds, _beside(seeds)))
+        means = means.assign(place=places.at(means, -0.12))
+        none = ax.axvline if one_size else ax.axhline
+        none(1, color=looks(architectures)[baseline].color, linewidth=0.8, zorder=1)
+        draw_seeds(ax, seeds, style, places, s=9, alpha=0.6)
+        _draw_means(ax, means, style, places)
+        # The furthest that any seed is from the baseline, as a logarithm.
+        largest = max(0.01, float(np.log(seeds["value"]).abs().max()))
+        limits = _set_ratio_axis(ax, places, differences, largest)
+        _draw_arrows(ax, means, style, places, limits)
+        ax.set(**{f"{places.value_axis}label": f"{_LABELS[value]}\n({label} = 0 %, log scale)"})
+        if not one_size:
+            ax.set_xlabel("Parameters (log scale)")
+        handles = [] if one_size else [_mark(style[arch]) for arch in others]
+        handles.append(_INTERVAL)
         hollow = differences.loc[~differences["distinguished"].astype(bool), "arch"]
         if len(hollow):
             look = replace(style[hollow.iloc[0]], label="hollow: not distinguished")
             handles.append(_mark(look, hollow=True))
-        legend_above(ax, handles)
+        legend_above(ax, [*handles, SEED])
     return ax
 
 
@@ -97,25 +102,29 @@ def _differences_from(table: pd.DataFrame, baseline: str, value: str) -> pd.Data
     return found
 
 
-def _set_ratio_axis(ax: Axes, differences: pd.DataFrame, largest: float) -> None:
-    """A logarithmic axis around 1, from which the seeds are up to `largest` away."""
+def _set_ratio_axis(
+    ax: Axes, places: Places, differences: pd.DataFrame, largest: float
+) -> tuple[float, float]:
+    """A logarithmic axis around 1, from which the seeds are up to `largest` away; its limits."""
     # NaN for single pairs
     low, high = np.log(differences["low"].min()), np.log(differences["high"].max())
     bottom = np.fmax(-3 * largest, np.fmin(low, -1.2 * largest))
     top = np.fmin(3 * largest, np.fmax(high, 1.2 * largest))
     edge = 0.05 * (top - bottom)
-    limits = np.exp([bottom - edge, top + edge])
-    ax.set_yscale("log")
-    ax.set_ylim(*limits)
-    wide = limits[1] / limits[0] > 2
-    ticks = _apart(limits) if wide else MaxNLocator(6).tick_values(*limits)
-    ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if limits[0] <= t <= limits[1]]))
-    ax.yaxis.set_minor_locator(NullLocator())
+    least, most = np.exp([bottom - edge, top + edge]).tolist()
+    name = places.value_axis
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    ax.set(**{f"{name}scale": "log", f"{name}lim": (least, most)})
+    ticks = _apart(least, most) if most / least > 2 else MaxNLocator(6).tick_values(least, most)
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if least <= tick <= most]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda ratio, _: _percent(ratio)))
+    return least, most
 
 
-def _apart(limits: "np.typing.NDArray[np.float64]") -> list[float]:
+def _apart(least: float, most: float) -> list[float]:
     """The wide ticks whose labels have room beside those of the ones before."""
-    room = _LABEL_HEIGHT * np.log(limits[1] / limits[0])
+    room = _LABEL * np.log(most / least)
     kept: list[float] = []
     for tick in _WIDE_TICKS:
         if all(abs(np.log(tick / other)) > room for other in kept):
@@ -133,42 +142,59 @@ def _seed_ratios(table: pd.DataFrame, baseline: str, arch: str, value: str) -> p
     seen = observations(table, value)
     seen = seen[~seen["bound"] & (seen["value"] > 0)]
     key = ["size", "seed"]
-    mine, theirs = (seen[seen["arch"] == name][[*key, "value"]] for name in (arch, baseline))
-    both = mine.merge(theirs, on=key, suffixes=("", "_baseline"))
-    return both.assign(ratio=both["value"] / both["value_baseline"])
+    mine, theirs = (seen[seen["arch"] == name] for name in (arch, baseline))
+    both = mine.merge(theirs[[*key, "value"]], on=key, suffixes=("", "_baseline"))
+    return both.assign(value=both["value"] / both["value_baseline"])
 
 
-def _draw_seeds(ax: Axes, place: float, ratios: "pd.Series[float]", look: Look) -> None:
-    ax.plot(
-        np.full(len(ratios), place),
-        ratios,
-        linestyle="none",
-        marker=look.marker,
-        markersize=3,
-        color=look.color,
-        markeredgewidth=0,
-        alpha=0.4,
-        zorder=2,
+def _beside(seeds: pd.DataFrame) -> "pd.Series[float]":
+    """How far each seed stands aside, so that the mean and its interval are not under them."""
+    of_mean = seeds.groupby(["size", "arch"])["seed"]
+    return 0.12 + 0.3 * (of_mean.rank(method="first") - 1) / (of_mean.transform("size") - 1).clip(
+        lower=2
     )
 
 
-def _draw_means(
-    ax: Axes, x: "np.typing.NDArray[np.float64]", rows: pd.DataFrame, look: Look
-) -> None:
-    ax.vlines(x, rows["low"], rows["high"], color=look.color, linewidth=1.0, zorder=3)
-    for distinguished in (False, True):
-        here = rows["distinguished"].to_numpy(bool) == distinguished
+def _draw_means(ax: Axes, means: pd.DataFrame, style: Mapping[str, Look], places: Places) -> None:
+    bars = ax.hlines if places.one_size else ax.vlines
+    for (arch, told), rows in means.groupby(["arch", "distinguished"]):
+        color = style[str(arch)].color
+        bars(rows["place"], rows["low"], rows["high"], color=color, linewidth=1.0, zorder=3)
         ax.plot(
-            x[here],
-            rows["ratio"].to_numpy(float)[here],
+            *places.xy(rows["place"], rows["ratio"]),
             linestyle="none",
-            marker=look.marker,
+            marker=style[str(arch)].marker,
             markersize=5,
-            color=look.color,
-            markerfacecolor=look.color if distinguished else "white",
+            color=color,
+            markerfacecolor=color if told else "white",
             markeredgewidth=1.0,
-            zorder=4,
+            zorder=5,
         )
+
+
+def _draw_arrows(
+    ax: Axes,
+    means: pd.DataFrame,
+    style: Mapping[str, Look],
+    places: Places,
+    limits: tuple[float, float],
+) -> None:
+    """At the edge of the axis, where an interval goes on beyond it."""
+    least, most = limits
+    for edge, marker, beyond in (
+        (least, "<" if places.one_size else "v", means["low"] < least),
+        (most, ">" if places.one_size else "^", means["high"] > most),
+    ):
+        for arch, rows in means[beyond].groupby("arch"):
+            ax.plot(
+                *places.xy(rows["place"], np.full(len(rows), edge)),
+                linestyle="none",
+                marker=marker,
+                markersize=4,
+                color=style[str(arch)].color,
+                clip_on=False,
+                zorder=6,
+            )
 
 
 def _mark(look: Look, *, hollow: bool = False) -> Line2D:
@@ -182,3 +208,6 @@ def _mark(look: Look, *, hollow: bool = False) -> Line2D:
         markerfacecolor=face,
         label=look.label,
     )
+
+
+_INTERVAL = Line2D([], [], color="0.4", linewidth=1.0, label="95 % interval")

@@ -7,25 +7,25 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from gradlab.errors import GradlabError, unknown
-from gradlab.figures.stability import set_value_axis
+from gradlab.figures.labels import plain_label
+from gradlab.figures.stability import scale_note, set_value_axis
 from gradlab.figures.style import (
     TWO_COLUMNS,
     Look,
     asides,
+    draw_lines,
     draw_range,
+    layer_axis,
     legend_above,
     legend_over,
+    line_mark,
     looks,
     paper_axes,
     paper_style,
     range_of_seeds,
 )
-
-_MOST_MARKERS = 12
-"""Markers on a line; of deeper models, some layers are marked."""
 
 _WEIGHTS = {"fc2": "second FFN weight", "fc1": "first FFN weight"}
 
@@ -58,7 +58,7 @@ def gradient_by_layer(
     with paper_style():
         _draw(ax, here, style, here)
         ax.set_xlabel("Layer")
-        ax.set_ylabel(_label(op))
+        ax.set_ylabel(_label(op, ax))
         legend_above(ax, _handles(style, here))
     return ax
 
@@ -87,7 +87,7 @@ def gradient_panels(gradients: pd.DataFrame, *, op: str = "fc2") -> Figure:
             first, last = here["first"].iloc[0], here["last"].iloc[0]
             ax.set_title(f"{str(name).capitalize()}: steps {first}–{last}", loc="left")
             ax.set_xlabel("Layer")
-        grid[0, 0].set_ylabel(_label(op))
+        grid[0, 0].set_ylabel(_label(op, grid[0, 0]))
         legend_over(figure, _handles(style, rows))
     return figure
 
@@ -102,8 +102,9 @@ def _rows(gradients: pd.DataFrame, op: str) -> pd.DataFrame:
     return rows
 
 
-def _label(op: str) -> str:
-    return f"Mean L1 norm of the gradient\nof the {_WEIGHTS.get(op, f'{op} weight')}"
+def _label(op: str, ax: Axes) -> str:
+    weight = _WEIGHTS.get(op, f"{plain_label(op)} weight")
+    return f"Mean L1 norm of the gradient,\n{weight}{scale_note(ax)}"
 
 
 def _draw(
@@ -112,46 +113,21 @@ def _draw(
     """One window's lines, on axes with room for all windows."""
     n_layers = int(everything["n_layers"].max())
     aside = asides(list(style), 0.1, most=0.4)  # in layers
-    for place, (arch, look) in enumerate(style.items()):
-        seeds = rows[rows["arch"] == arch].groupby("layer")["grad_l1"]
-        if not len(seeds):
-            continue
-        low, mean, high = (
-            values.reindex(range(n_layers)) for values in (seeds.min(), seeds.mean(), seeds.max())
-        )
-        x = mean.index + aside[arch]
-        draw_range(ax, x, low, high, look.color)
-        ax.plot(
-            x,
-            mean,
-            color=look.color,
-            marker=look.marker,
-            linewidth=1.0,
-            markersize=3.5,
-            markevery=-(-n_layers // _MOST_MARKERS),
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            zorder=3 + place / 100,
-        )
-    ax.set_xlim(-0.5, n_layers - 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    seeds = rows.groupby(["arch", "layer"])["grad_l1"]
+    known = seeds.agg(["min", "mean", "max"])
+    every = pd.MultiIndex.from_product([style, range(n_layers)], names=["arch", "layer"])
+    lines = known.reindex(every).reset_index()
+    lines["layer"] += lines["arch"].map(aside)
+    for arch, line in lines.groupby("arch", sort=False):
+        draw_range(ax, line["layer"], line["min"], line["max"], style[str(arch)].color)
+    draw_lines(ax, lines, "layer", "mean", style)
+    layer_axis(ax, n_layers)
     set_value_axis(ax, everything["grad_l1"])
+    ax.set(xlabel="", ylabel="")
 
 
 def _handles(style: Mapping[str, Look], rows: pd.DataFrame) -> list[Line2D]:
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=look.color,
-            marker=look.marker,
-            linewidth=1.0,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            label=look.label,
-        )
-        for look in style.values()
-    ]
+    handles = [line_mark(look) for look in style.values()]
     if rows["seed"].nunique() > 1:
         handles.append(range_of_seeds())
     return handles

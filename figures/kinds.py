@@ -23,11 +23,12 @@ from gradlab.analyses.relative_gradients import (
 from gradlab.analyses.scales import (
     lambda_by_depth,
     scale_distributions,
+    scale_entries,
     summarise_lambda,
     summarise_scales,
 )
 from gradlab.analyses.stability import paired_differences, summarise_stability
-from gradlab.figures.compute import perplexity_by_compute
+from gradlab.figures.compute import perplexity_panels
 from gradlab.figures.differences import lr_against_baseline
 from gradlab.figures.gradients import gradient_panels
 from gradlab.figures.headroom import Road, headroom_panels
@@ -140,9 +141,9 @@ def draw_perplexity(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterato
     """Figure 2."""
     curves = perplexity_curves(runs)
     baseline, compute = choices.baseline_of(runs), choices.compute
-    ax = perplexity_by_compute(curves, baseline=baseline, compute=compute)
+    figure = perplexity_panels(curves, baseline=baseline, compute=compute)
     saved = compute_saved(curves, baseline=baseline, compute=compute)
-    yield Drawing("perplexity", figure_of(ax), summarise_saved(saved))
+    yield Drawing("perplexity", figure, summarise_saved(saved))
 
 
 def draw_gradients(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator[Drawing]:
@@ -155,8 +156,8 @@ def draw_gradients(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator
 
 def draw_scales(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
     """Figure 4."""
-    distributions = scale_distributions(runs)
-    yield Drawing("scales", scale_panels(distributions), summarise_scales(distributions))
+    table = summarise_scales(scale_distributions(runs))
+    yield Drawing("scales", scale_panels(scale_entries(runs)), table)
 
 
 def draw_lambda(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
@@ -192,7 +193,8 @@ def draw_headroom(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawin
         tightest = tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"]))
         verdict = run.verdict
         end = (verdict.lr, verdict.step) if verdict is not None and verdict.broke else (None, None)
-        roads[title] = Road(tightest, *end)
+        seed = None if run.attached else run.config.seed
+        roads[title] = Road(tightest, *end, seed=seed)
     ramp = not runs[0].attached and runs[0].config.schedule.kind == "ramp"
     yield Drawing("headroom", headroom_panels(roads, against="lr" if ramp else "step"))
 
@@ -252,8 +254,8 @@ STABILITY_KINDS = (
         "figure 5",
         "Learning rate at the break",
         "The learning rate rises at every step until training destabilises: higher survives more. "
-        "Lines join medians, faint points are single seeds, hollow triangles runs that the cap on "
-        "steps ended before they broke.",
+        "A marker is a run, a bar the median of the seeds, a hollow triangle a run that the cap on "
+        "steps ended before it broke.",
         draw=draw_breaks,
     ),
     StabilityKind(
@@ -270,8 +272,8 @@ KINDS = (
     RunsKind(
         "headroom",
         "FP16 headroom by layer",
-        "Bits left before FP16 overflows, at the tightest place of each layer; crosses are "
-        "overflows, the vertical line is the break. The first seed of each architecture.",
+        "Bits left before FP16 overflows, at the tightest place of each layer: the darker, the "
+        "fewer. The vertical line is the break. The first seed of each architecture.",
         tables=("headroom", "steps"),
         remedy="record it with --probes headroom",
         draw=draw_headroom,
@@ -320,7 +322,7 @@ KINDS = (
         "figure 7",
         "Gradients relative to the baseline",
         "The gradient norm of each operation in each layer over the baseline's, both over the "
-        "loss. A dot marks a cell whose 95 % interval over seeds does not set it apart from 1.",
+        "loss. A star marks a cell whose 95 % interval over seeds sets it apart from 1.",
         tables=("grad_norms", "steps"),
         remedy="record it with --probes grad_norms",
         draw=draw_relative,

@@ -1,7 +1,10 @@
 """Loss against the learning rate: Table 1 of the NormFormer paper, with what lies around it."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -9,7 +12,17 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from gradlab.analyses.lr_search import entered_losses, losses_by_rate, summarise_search
 from gradlab.errors import GradlabError
 from gradlab.figures.labels import rate_label
-from gradlab.figures.style import Look, asides, legend_above, looks, paper_axes, paper_style
+from gradlab.figures.style import (
+    Look,
+    asides,
+    draw_lines,
+    encoding,
+    legend_above,
+    line_mark,
+    looks,
+    paper_axes,
+    paper_style,
+)
 
 _LABEL_WIDTH = 0.11
 """Share of a one-column axis that a tick label on x takes."""
@@ -22,7 +35,7 @@ def loss_by_rate(losses: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Final validation loss against the learning rate, a line for each architecture.
 
     The line joins means over seeds of what the runs entered with: their final loss, or where they
-    diverged their loss at initialisation. Every run is a faint point; a run that diverged is a
+    diverged their loss at initialisation. Every run is a small point; a run that diverged is a
     cross. A ring marks the best rate of each architecture. The points of the architectures are
     set aside from each other by a fiftieth of the axis, or less where there are many.
 
@@ -43,14 +56,25 @@ def loss_by_rate(losses: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     style = looks(losses["arch"])
     with paper_style():
         aside = _set_rate_axis(ax, sorted(losses["lr"].unique()), list(style))
+        means = means.assign(place=means["lr"] * means["arch"].map(aside))
+        ended = ended.assign(place=ended["lr"] * ended["arch"].map(aside))
+        # Where every run diverged the crosses say all there is, and the line goes there alone.
+        stayed = means[means["diverged"] < means["runs"]]
+        draw_lines(ax, means, "place", "loss", style, markers=False, linewidth=1.2)
+        shared: dict[str, Any] = {"x": "place", "ax": ax, **encoding(style)}
+        seaborn.scatterplot(stayed, y="loss", s=20, linewidth=0.5, zorder=4, **shared)
+        stable = ended[~ended["diverged"].astype(bool)]
+        seaborn.scatterplot(stable, y="entered", s=9, linewidth=0, alpha=0.4, zorder=2, **shared)
         for arch, look in style.items():
-            runs = ended[ended["arch"] == arch]
-            _draw_runs(ax, runs, look, aside[arch])
-            line = means[(means["arch"] == arch) & means["loss"].notna()]
-            _draw_means(ax, line, look, aside[arch], float(best[arch]))
+            _draw_diverged(ax, ended[ended["diverged"] & (ended["arch"] == arch)], look)
+            _ring_best(ax, means[(means["arch"] == arch) & (means["lr"] == best[arch])], look)
+        ax.set_xlabel("Peak learning rate (log scale)")
         ax.set_ylabel("Validation loss (nats a token)")
         ax.margins(y=0.08)
-        handles = [_line(look) for look in style.values()] + [_BEST]
+        handles = [line_mark(look) for look in style.values()]
+        if ended.groupby(["arch", "lr"]).size().max() > 1:
+            handles.append(_RUN)
+        handles.append(_BEST)
         if ended["diverged"].any():
             handles.append(_DIVERGED)
         legend_above(ax, handles)
@@ -76,46 +100,27 @@ def _set_rate_axis(ax: Axes, rates: list[float], architectures: list[str]) -> di
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
-    ax.set_xlabel("Peak learning rate")
     shares = asides(architectures, _GAP, most=0.08)
     return {arch: float((high / low) ** share) for arch, share in shares.items()}
 
 
-def _draw_runs(ax: Axes, runs: pd.DataFrame, look: Look, aside: float) -> None:
-    for diverged, group in runs.groupby("diverged"):
-        ax.plot(
-            group["lr"].to_numpy(float) * aside,
-            group["entered"],
-            linestyle="none",
-            marker="x" if diverged else look.marker,
-            markersize=4.5 if diverged else 3,
-            color=look.color,
-            markeredgewidth=0.9 if diverged else 0,
-            alpha=0.9 if diverged else 0.4,
-            zorder=2,
-        )
-
-
-def _draw_means(ax: Axes, means: pd.DataFrame, look: Look, aside: float, best: float) -> None:
-    x = means["lr"].to_numpy(float) * aside
-    y = means["loss"].to_numpy(float)
-    # Where every run diverged the crosses say all there is; the line goes there without a point.
-    stayed = (means["diverged"] < means["runs"]).to_numpy(bool)
-    ax.plot(x, y, color=look.color, zorder=3)
+def _draw_diverged(ax: Axes, runs: pd.DataFrame, look: Look) -> None:
     ax.plot(
-        x[stayed],
-        y[stayed],
+        runs["place"],
+        runs["entered"],
         linestyle="none",
-        marker=look.marker,
+        marker="x",
+        markersize=4.5,
+        markeredgewidth=0.9,
         color=look.color,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        zorder=4,
+        zorder=2,
     )
-    at_best = means["lr"].to_numpy(float) == best
+
+
+def _ring_best(ax: Axes, mean: pd.DataFrame, look: Look) -> None:
     ax.plot(
-        x[at_best],
-        y[at_best],
+        mean["place"],
+        mean["loss"],
         linestyle="none",
         marker="o",
         markersize=8.5,
@@ -126,17 +131,8 @@ def _draw_means(ax: Axes, means: pd.DataFrame, look: Look, aside: float, best: f
     )
 
 
-def _line(look: Look) -> Line2D:
-    return Line2D(
-        [],
-        [],
-        color=look.color,
-        marker=look.marker,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        label=look.label,
-    )
-
+_RUN = Line2D([], [], color="0.4", alpha=0.4, linestyle="none", marker="o", markersize=3)
+_RUN.set_label("a seed")
 
 _BEST = Line2D(
     [],

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -26,11 +27,11 @@ from gradlab.figures.style import (
     paper_style,
 )
 
-RATIOS: Colormap = LinearSegmentedColormap.from_list(
-    "ratios", ["#0A2A52", "#4C6E97", "#ABABAB", "#DFAF5E", "#FFE7A6"]
-)
-"""Dark blue below 1, grey at 1, light orange above. The lightness rises throughout, so that less
-and more stay apart in grey too, where a map that is light in the middle folds them together."""
+RATIOS: Colormap = seaborn.diverging_palette(250, 30, s=90, l=42, as_cmap=True)
+"""Blue below 1, orange above, and the darker the further: half and twice are equally strong."""
+
+_MISSING = "0.7"
+"""Grey of a cell without a ratio, which no ratio has: near 1 they are almost white."""
 
 _DEEP = 8
 """Layers up to which one column has room for the numbers."""
@@ -57,9 +58,9 @@ def relative_gradient(
     """The ratio of an architecture's gradients to the baseline's: a row an op, a column a layer.
 
     A cell is the geometric mean over seeds, on a logarithmic scale of colours centred on 1, with
-    its number where there is room. A dot in its corner says that it is not distinguished from 1, as
-    its interval includes 1 (of one seed there are no intervals, and no dots). A cell without a
-    ratio is white. Operations that the baseline does not have are not there.
+    its number where there is room. A star in its corner says that it is distinguished from 1: its
+    95 % interval excludes 1 (of one seed there are no intervals, and the label says so). A cell
+    without a ratio is grey. Operations that the baseline does not have are not there.
 
     Args:
         relative: A table of `gradlab.analyses.relative_gradients.relative_gradients`.
@@ -137,14 +138,10 @@ def _title(rows: pd.DataFrame) -> str:
 
 
 def _label(rows: pd.DataFrame) -> str:
-    """Of the layers, and of the dots if there are any."""
-    return "Layer\n• not distinguished from 1" if _doubtful(rows).any() else "Layer"
-
-
-def _doubtful(rows: pd.DataFrame) -> "pd.Series[bool]":
-    """The cells that their interval does not set apart from 1, where there are intervals."""
-    doubtful: pd.Series[bool] = (rows["pairs"] > 0) & ~rows["distinguished"]
-    return doubtful & bool(rows["pairs"].max() > 1)
+    """Of the layers, and of the stars."""
+    if rows["pairs"].max() < 2:
+        return "Layer\none seed: no intervals"
+    return "Layer\n★ distinguished from 1 (95 % interval)"
 
 
 def _scale(rows: pd.DataFrame) -> Normalize:
@@ -160,67 +157,64 @@ def _draw(ax: Axes, rows: pd.DataFrame, ops: Sequence[str], scale: Normalize) ->
     ratios = rows.pivot(index="op", columns="layer", values="ratio")
     ratios = ratios.reindex(index=list(ops), columns=range(n_layers))
     cells = ratios.to_numpy(np.float64)
-    ax.pcolormesh(
-        np.arange(n_layers + 1) - 0.5,
-        np.arange(len(ops) + 1) - 0.5,
-        np.ma.masked_invalid(np.log(cells)),
+    texts = np.array([[_number(ratio) if ratio > 0 else "" for ratio in row] for row in cells])
+    seaborn.heatmap(
+        np.log(cells),
+        vmin=scale.vmin,
+        vmax=scale.vmax,
         cmap=RATIOS,
-        norm=scale,
-        edgecolors="white",
-        linewidth=0.5,
+        annot=texts if _numbers_fit(ax, texts) else None,
+        fmt="",
+        annot_kws={"fontsize": _NUMBER, "va": "center_baseline"},
+        linewidths=0.5,
+        cbar=False,
+        xticklabels=False,
+        yticklabels=[plain_label(op) for op in ops],
+        ax=ax,
     )
+    for text in ax.texts:  # seaborn's own choice is white on colours that are lighter than half
+        layer, row = map(int, text.get_position())
+        text.set_color(_ink(cells[row, layer], scale))
+    ax.set_facecolor(_MISSING)
     ax.grid(False)
     ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    ax.set_xlim(-0.5, n_layers - 0.5)
-    ax.set_ylim(len(ops) - 0.5, -0.5)  # the first op on top
-    ax.xaxis.set_major_locator(
-        FixedLocator(range(n_layers)) if n_layers <= 12 else MaxNLocator(10, integer=True)
+    ax.tick_params(length=0, rotation=0)
+    layers = (
+        range(n_layers)
+        if n_layers <= 12
+        else MaxNLocator(10, integer=True).tick_values(0, n_layers - 1)
     )
-    ax.set_yticks(range(len(ops)), [plain_label(op) for op in ops])
-    _write_numbers(ax, cells, scale)
-    _mark(ax, rows[_doubtful(rows)], ops, scale)
+    layers = [int(layer) for layer in layers if layer < n_layers]
+    ax.set_xticks([layer + 0.5 for layer in layers], [str(layer) for layer in layers])
+    _mark(ax, rows[rows["distinguished"].astype(bool)], ops, scale)
 
 
 def _mark(ax: Axes, rows: pd.DataFrame, ops: Sequence[str], scale: Normalize) -> None:
-    """A dot in the corner of each cell."""
-    inks = rows["ratio"].map(lambda ratio: _ink(ratio, scale))
-    for ink, cells in rows.groupby(inks):
+    """A star in the corner of each cell."""
+    for _, cell in rows.iterrows():
         ax.plot(
-            cells["layer"] + 0.4,
-            cells["op"].map(list(ops).index) - 0.33,
+            [cell["layer"] + 0.87],
+            [list(ops).index(cell["op"]) + 0.22],
             linestyle="none",
-            marker="o",
-            markersize=1.5,
+            marker="*",
+            markersize=3.4,
             markeredgewidth=0,
-            color=str(ink),
+            color=_ink(cell["ratio"], scale),
         )
 
 
 def _ink(ratio: float, scale: Normalize) -> str:
-    """Black or white, whichever can be read on a cell's colour."""
-    light = float(np.dot(RATIOS(scale(math.log(ratio)))[:3], (0.299, 0.587, 0.114))) > 0.5
-    return "black" if light else "white"
+    """Dark or white, whichever can be read on a cell's colour."""
+    dark = float(np.dot(RATIOS(scale(math.log(ratio)))[:3], (0.299, 0.587, 0.114))) < 0.5
+    return "white" if dark else "0.15"
 
 
-def _write_numbers(ax: Axes, cells: "np.typing.NDArray[np.float64]", scale: Normalize) -> None:
-    """The ratios in their cells, where the widest of them fits."""
-    texts = {place: _number(ratio) for place, ratio in np.ndenumerate(cells) if ratio > 0}
+def _numbers_fit(ax: Axes, texts: "np.typing.NDArray[np.str_]") -> bool:
+    """Whether a cell has room for the widest number."""
     # Before the layout is made, as far as it can be known: labels and scale take 1.3 inches.
     width = figure_of(ax).get_figwidth()
-    room = min(width - 1.3, 0.95 * ax.get_position().width * width) * 72 / cells.shape[1]
-    if not texts or 1.1 * max(map(_ems, texts.values())) * _NUMBER > room:
-        return
-    for (row, layer), text in texts.items():
-        ax.text(
-            layer,
-            row,
-            text,
-            ha="center",
-            va="center_baseline",
-            fontsize=_NUMBER,
-            color=_ink(float(cells[row, layer]), scale),
-        )
+    room = min(width - 1.3, 0.95 * ax.get_position().width * width) * 72 / texts.shape[1]
+    return bool(1.1 * max(map(_ems, texts.flat)) * _NUMBER <= room)
 
 
 def _ems(number: str) -> float:
@@ -229,12 +223,12 @@ def _ems(number: str) -> float:
 
 
 def _number(ratio: float) -> str:
-    """A ratio in two digits: 0.83, 1.2, 13."""
-    if 0.01 <= ratio < 0.995:
+    """A ratio in three digits, or what is under 0.1 in two: 0.62, 1.50, 13.1, 131."""
+    if 0.01 <= ratio < 9.995:
         return f"{ratio:.2f}"
-    if 0.995 <= ratio < 9.95:
-        return f"{ratio:.1f}"
-    return f"{ratio:.0f}" if 9.95 <= ratio < 1000 else f"{ratio:.0e}"
+    if 9.995 <= ratio < 999.5:
+        return f"{ratio:.1f}" if ratio < 99.95 else f"{ratio:.0f}"
+    return f"{ratio:.0e}"
 
 
 def _bar(figure: Figure, axes: Sequence[Axes], scale: Normalize, rows: pd.DataFrame) -> None:
@@ -251,7 +245,7 @@ def _bar(figure: Figure, axes: Sequence[Axes], scale: Normalize, rows: pd.DataFr
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=PAPER["ytick.labelsize"])
     first, last = rows["first"].iloc[0], rows["last"].iloc[0]
-    bar.set_label(f"Gradient L1 / loss,\nratio, steps {first}–{last}", fontsize=7)
+    bar.set_label(f"Gradient L1 / loss, ratio\n(log scale), steps {first}–{last}", fontsize=7)
 
 
 def _tick(ratio: float) -> str:

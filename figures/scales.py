@@ -1,22 +1,25 @@
 """Figure 4 of the NormFormer paper: what the learned scales have become, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from gradlab.analyses.scales import FIGURE_OPS, summarise_scales
+from gradlab.analyses.scales import FIGURE_OPS
 from gradlab.errors import GradlabError, unknown
 from gradlab.figures.labels import plain_label
 from gradlab.figures.style import (
     ONE_COLUMN,
     TWO_COLUMNS,
     Look,
+    asides,
     layer_axis,
     legend_above,
     legend_over,
@@ -31,31 +34,29 @@ OP_LABELS: Mapping[str, str] = {
     "head_scale": "Head scale γ",
 }
 
-_BOX = 0.33
-"""Opacity of a box."""
-
 _FEW = 16
-"""Layers up to which the seeds' points have their full size."""
+"""Entries of a layer in a run up to which they are drawn themselves: a quantile of four is none."""
 
-_HALF = 0.3
-"""Half the width of a box, in layers."""
+_WIDTH = 0.8
+"""Of a layer's boxes, in layers."""
 
 
 def scale_by_layer(
-    distributions: pd.DataFrame,
+    entries: pd.DataFrame,
     *,
     op: str = "ffn_mid_norm",
     arch: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The entries of an op's learned scale in each layer, as boxes.
+    """The entries of an op's learned scale in each layer, those of all seeds together.
 
-    A box holds the middle half of a layer's entries, its line is their median, its whiskers hold
-    90 % of them. Over several seeds, each of these is the mean of the seeds' (`summarise_scales`),
-    and the points are the seeds' medians. The grey line is 1, where every scale begins.
+    Up to 16 entries a layer and run are points, as head scales are, each seed's beside the others'.
+    More are letter-value boxes: the widest holds the middle half of the entries, the next ones
+    three quarters, seven eighths, and so on while there are enough beyond them; what is left are
+    circles. The line is the median, the grey one 1, where every scale begins.
 
     Args:
-        distributions: A table of `gradlab.analyses.scales.scale_distributions`.
+        entries: A table of `gradlab.analyses.scales.scale_entries`.
         op: The op.
         arch: The architecture; the table's first if None.
         ax: Where to draw; a new one-column figure if None.
@@ -63,7 +64,7 @@ def scale_by_layer(
     Raises:
         GradlabError: The table has no such op or architecture, or no finite entry of it.
     """
-    rows = _finite(distributions)
+    rows = _finite(entries)
     for kind, name in (("op", op), ("architecture", arch)):
         known = pd.unique(rows["op" if kind == "op" else "arch"])
         if name is not None and name not in known:
@@ -80,17 +81,17 @@ def scale_by_layer(
         _draw(ax, here, look)
         ax.set_xlabel("Layer")
         ax.set_ylabel(_op_label(op))
-        legend_above(ax, _handles(here, look.color))
+        legend_above(ax, _handles([here], look.color))
     return ax
 
 
-def scale_panels(distributions: pd.DataFrame) -> Figure:
-    """`scale_by_layer` of every op, a row of panels an architecture; an op has one scale.
+def scale_panels(entries: pd.DataFrame) -> Figure:
+    """`scale_by_layer` of every op, a row of panels an architecture, all on one scale.
 
     Raises:
         GradlabError: No entry in the table is finite.
     """
-    rows = _finite(distributions)
+    rows = _finite(entries)
     style = looks(rows["arch"])
     present = list(pd.unique(rows["op"]))
     ops = [op for op in FIGURE_OPS if op in present]
@@ -102,7 +103,7 @@ def scale_panels(distributions: pd.DataFrame) -> Figure:
             len(ops),
             figsize=(width, 0.7 + 1.5 * len(style)),
             sharex=True,
-            sharey="col",
+            sharey=True,
             squeeze=False,
             layout="constrained",
         )
@@ -120,16 +121,22 @@ def scale_panels(distributions: pd.DataFrame) -> Figure:
             grid[0, column].set_title(_op_label(op), loc="left")
             grid[-1, column].set_xlabel("Layer")
         one = next(iter(style.values())).color
-        legend_over(figure, _handles(rows, one if len(style) == 1 else "0.3"))
+        panels = [panel for _, panel in rows.groupby(["arch", "op"])]
+        legend_over(figure, _handles(panels, one if len(style) == 1 else "0.3"))
     return figure
 
 
-def _finite(distributions: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a distribution."""
-    rows = distributions[distributions["median"].notna()]
+def _finite(entries: pd.DataFrame) -> pd.DataFrame:
+    """The entries that can be drawn."""
+    rows: pd.DataFrame = entries[np.isfinite(entries["value"])]
     if rows.empty:
         raise GradlabError("no entry of a learned scale is finite: there is nothing to draw.")
     return rows
+
+
+def _few(rows: pd.DataFrame) -> bool:
+    """Whether an op of an architecture has so few entries that they are drawn themselves."""
+    return bool(rows.groupby(["seed", "layer"]).size().max() <= _FEW)
 
 
 def _op_label(op: str) -> str:
@@ -137,40 +144,36 @@ def _op_label(op: str) -> str:
 
 
 def _draw(ax: Axes, rows: pd.DataFrame, look: Look) -> None:
-    """The boxes of one op of one architecture."""
-    layers = summarise_scales(rows)
-    x = layers["layer"].to_numpy(int)
+    """One op of one architecture."""
     ax.axhline(1, color="0.6", linewidth=0.8, zorder=1)
-    ax.vlines(x, layers["q05"], layers["q95"], color=look.color, linewidth=0.8, zorder=2)
-    heights = layers["q75"] - layers["q25"]
-    ax.bar(x, heights, 2 * _HALF, layers["q25"], color="white", linewidth=0, zorder=2.2)
-    ax.bar(x, heights, 2 * _HALF, layers["q25"], color=look.color, alpha=_BOX, lw=0, zorder=2.4)
-    ax.hlines(layers["median"], x - _HALF, x + _HALF, color=look.color, linewidth=1.3, zorder=3)
-    if rows["seed"].nunique() > 1:
-        ax.plot(
-            rows["layer"],
-            rows["median"],
-            linestyle="none",
-            marker="o",
-            markersize=2 if len(layers) <= _FEW else 1.2,
-            color=look.color,
-            markeredgewidth=0,
-            zorder=4,
+    shared: dict[str, Any] = {"x": "layer", "y": "value", "native_scale": True, "ax": ax}
+    shared |= {"orient": "x", "color": look.color, "legend": False}
+    if _few(rows):
+        aside = asides(sorted(rows["seed"].unique()), 0.2, most=0.5)  # in layers
+        points = rows.assign(layer=rows["layer"] + rows["seed"].map(aside))
+        size = 3.5 if rows["n_layers"].max() <= 16 else 2
+        seaborn.stripplot(points, jitter=False, size=size, alpha=0.7, zorder=3, **shared)
+    else:
+        medians: dict[str, Any] = {"color": "white", "linewidth": 1.0, "alpha": 1}
+        fliers: dict[str, Any] = {"s": 3, "linewidth": 0.3, "edgecolor": look.color}
+        seaborn.boxenplot(
+            rows, width=_WIDTH, linewidth=0, line_kws=medians, flier_kws=fliers, **shared
         )
     layer_axis(ax, int(rows["n_layers"].max()))
     ax.ticklabel_format(axis="y", useOffset=False)
+    ax.set(xlabel="", ylabel="")
 
 
-def _handles(rows: pd.DataFrame, color: str) -> list[Line2D]:
-    box = Line2D([], [], color=color, alpha=_BOX, linewidth=5, label="middle half")
-    box.set_solid_capstyle("butt")
-    handles = [
-        Line2D([], [], color=color, linewidth=1.3, label="median"),
-        box,
-        Line2D([], [], color=color, linewidth=0.8, label="middle 90 %"),
-        Line2D([], [], color="0.6", linewidth=0.8, label="initial value"),
-    ]
-    if rows["seed"].nunique() > 1:
-        point: Any = {"linestyle": "none", "marker": "o", "markersize": 2, "markeredgewidth": 0}
-        handles.insert(1, Line2D([], [], color=color, label="median of a seed", **point))
-    return handles
+def _handles(panels: Sequence[pd.DataFrame], color: str) -> list[Line2D]:
+    handles: list[Line2D] = []
+    square: dict[str, Any] = {"linestyle": "none", "marker": "s", "markersize": 5}
+    point: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 3}
+    if not all(map(_few, panels)):
+        shades = seaborn.light_palette(color, 4)
+        handles += [
+            Line2D([], [], color=shades[3], label="middle half of the entries", **square),
+            Line2D([], [], color=shades[2], label="¾, ⅞, … of them", **square),
+        ]
+    if any(map(_few, panels)):
+        handles.append(Line2D([], [], color=color, alpha=0.7, label="an entry", **point))
+    return [*handles, Line2D([], [], color="0.6", linewidth=0.8, label="initial value")]

@@ -1,11 +1,13 @@
 """Figure 5 of the NormFormer paper: the learning rate that each architecture survives, by size."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
@@ -13,12 +15,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from gradlab.analyses.stability import summarise_stability
 from gradlab.analyses.stability_table import observations
 from gradlab.errors import GradlabError
-from gradlab.figures.labels import count_label, rate_label
+from gradlab.figures.labels import count_label, plain_label, rate_label
 from gradlab.figures.style import (
     DASHES,
     Look,
     asides,
+    draw_lines,
+    encoding,
     legend_above,
+    line_mark,
+    linestyle,
     looks,
     paper_axes,
     paper_style,
@@ -36,14 +42,48 @@ _LOG_FROM = 4.0
 _LABEL_WIDTH = 0.12
 """Share of a one-column axis that a tick label on x takes."""
 
+ROW = 0.3
+"""Height of an architecture's row in inches."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the points of each architecture stand.
+
+    Attributes:
+        one_size: Whether an architecture is a row on y. Otherwise x is parameters, on a logarithmic
+            axis, and architectures are set aside from each other there.
+        of_arch: Their rows, or the logarithms of the factors that set them aside.
+        unit: From one architecture to the next, likewise.
+    """
+
+    one_size: bool
+    of_arch: Mapping[str, float]
+    unit: float
+
+    @property
+    def value_axis(self) -> Literal["x", "y"]:
+        """The axis that values are on."""
+        return "x" if self.one_size else "y"
+
+    def at(self, runs: pd.DataFrame, shares: Any = 0.0) -> "pd.Series[float]":
+        """Where rows with columns arch and params stand, some shares of a unit aside."""
+        place: pd.Series[float] = runs["arch"].map(self.of_arch).astype(float) + self.unit * shares
+        return place if self.one_size else runs["params"].astype(float) * place.map(np.exp)
+
+    def xy(self, places: Any, values: Any) -> tuple[Any, Any]:
+        """Places and values as x and y."""
+        return (values, places) if self.one_size else (places, values)
+
 
 def lr_at_break(table: pd.DataFrame, *, value: str = "lr", ax: Axes | None = None) -> Axes:
-    """Learning rate against parameters: medians joined by a line, every seed a faint point.
+    """Learning rate against parameters: a marker a run, a bar the median of the seeds.
 
-    A run that the cap on steps ended is a hollow triangle that points up: its break is higher. A
-    median that such runs could move is hollow too. Architectures differ by about 1 % in parameters
-    at one size, so their points are set aside by a few hundredths of the axis. Several ramps have
-    a line style each. Runs that failed are not drawn.
+    Medians of several sizes are joined by a line, one for each ramp; of one size, each architecture
+    (and ramp) is a row, and the learning rate is on x. Seeds stand beside each other, and so do
+    architectures, whose parameters differ by about 1 % at one size. A run that the cap on steps
+    ended is a hollow triangle that points to where its break is; a median that such runs could move
+    is one too. Runs that failed are not drawn.
 
     Args:
         table: A stability table (`gradlab.analyses.stability_table.read_stability`).
@@ -56,61 +96,95 @@ def lr_at_break(table: pd.DataFrame, *, value: str = "lr", ax: Axes | None = Non
     seen = observations(table, value)
     if seen.empty:
         raise GradlabError(f"no run of this study has {value}: there is nothing to draw.")
-    if ax is None:
-        ax = paper_axes()
     summary = summarise_stability(table)
+    summary = summary[summary[f"{value}_median"].notna()]
+    median = {"value": summary[f"{value}_median"], "bound": summary[f"{value}_median_bound"]}
+    medians = summary.assign(**median).sort_values("params")
     style = looks(summary["arch"])
     ramps = sorted(seen["lr_step"].unique(), reverse=True)
-    dashes = {ramp: DASHES[index % len(DASHES)] for index, ramp in enumerate(ramps)}
+    dashes = {f"{ramp:g}": DASHES[index % len(DASHES)] for index, ramp in enumerate(ramps)}
+    one_size = seen["size"].nunique() == 1
+    if one_size and len(ramps) > 1:
+        style, seen, medians = _ramp_rows(style, ramps, seen, medians)
+    if ax is None:
+        ax = paper_axes(height=0.75 + ROW * len(style)) if one_size else paper_axes()
+    several_seeds = bool(seen.groupby(["size", "arch", "lr_step"]).size().max() > 1)
     with paper_style():
-        aside = set_parameter_axis(ax, seen, list(style))
-        for arch, ramp in product(style, ramps):
-            points, medians = (
-                rows[(rows["arch"] == arch) & (rows["lr_step"] == ramp)] for rows in (seen, summary)
-            )
-            _draw_seeds(ax, points, style[arch], aside[arch])
-            _draw_medians(ax, medians, value, style[arch], aside[arch], dashes[ramp])
-        ax.set_ylabel(AXIS_LABELS[value])
-        set_value_axis(ax, seen["value"])
-        several = seen["size"].nunique() > 1
-        handles = [_median_line(look, "-" if several else "none") for look in style.values()]
-        if len(ramps) > 1:
-            handles += [_ramp_line(ramp, dashes[ramp]) for ramp in ramps]
+        places = set_places(ax, seen, style)
+        if not one_size:
+            lines = medians.assign(size=medians["lr_step"].map("{:g}".format))
+            lines = lines.assign(place=places.at(lines))
+            draw_lines(ax, lines, "place", "value", style, dashes=dashes, markers=False)
+        draw_seeds(ax, seen.assign(place=places.at(seen, _spread(seen))), style, places)
+        if several_seeds:
+            _draw_medians(ax, medians.assign(place=places.at(medians)), style, places)
+        _set_values(ax, places, seen, AXIS_LABELS[value])
+        handles = [] if one_size else [line_mark(look) for look in style.values()]
+        if not one_size and len(ramps) > 1:
+            handles += [_ramp_line(ramp, dashes[f"{ramp:g}"]) for ramp in ramps]
+        handles += [SEED if several_seeds else _ONE_SEED, *[_median_mark(places)] * several_seeds]
         if seen["bound"].any():
-            handles.append(_BOUND_MARK)
-        legend_above(ax, handles)
+            handles.append(_bound_mark(places))
+        legend_above(ax, handles, columns=4)
     return ax
 
 
-def set_parameter_axis(
-    ax: Axes, runs: pd.DataFrame, architectures: Sequence[str], *, gap: float = 0.02
-) -> dict[str, float]:
-    """Parameters on a logarithmic x, a tick a size.
+def _ramp_rows(
+    style: Mapping[str, Look], ramps: Sequence[float], *tables: pd.DataFrame
+) -> tuple[Any, ...]:
+    """Looks and tables in which an architecture under a ramp counts as an architecture."""
+    rows = {
+        f"{arch}\n{ramp:g}": replace(look, label=f"{look.label}, +{rate_label(ramp)} a step")
+        for (arch, look), ramp in product(style.items(), ramps)
+    }
+    named = [t.assign(arch=t["arch"] + "\n" + t["lr_step"].map("{:g}".format)) for t in tables]
+    present = set(named[0]["arch"])
+    return ({row: look for row, look in rows.items() if row in present}, *named)
+
+
+def set_places(
+    ax: Axes, runs: pd.DataFrame, style: Mapping[str, Look], *, gap: float = 0.05
+) -> Places:
+    """An axis for architectures: rows on y for one size, else parameters on a logarithmic x.
 
     Args:
-        ax: Its x axis is set.
+        ax: Its x or y axis is set.
         runs: Columns size and params.
-        architectures: In the order in which their points stand beside each other.
-        gap: Between two of them, as a share of the axis, if there is room for all; wider where
-            there is one size only.
-
-    Returns:
-        The factor on x that sets each architecture's points aside.
+        style: The architectures, in the order in which they stand beside each other.
+        gap: Between two of them, as a share of the axis of parameters, if there is room.
     """
     sizes = runs.groupby("size", sort=False)["params"].median().astype(float).sort_values()
+    if len(sizes) == 1:
+        ax.set_yticks(range(len(style)), [look.label for look in style.values()])
+        ax.set_ylim(len(style) - 0.4, -0.6)  # the first on top
+        ax.grid(False, axis="y")
+        ax.tick_params(axis="y", length=0)
+        return Places(True, {arch: float(row) for row, arch in enumerate(style)}, 1.0)
     low, high = float(runs["params"].min()), float(runs["params"].max())
-    room = max((high / low) ** 0.08, 1.25) if len(sizes) > 1 else 1.25
+    room = max((high / low) ** 0.1, 1.25)
     low, high = low / room, high * room
+    span = np.log(high / low)
     ax.set_xscale("log")
     ax.set_xlim(low, high)
     ax.xaxis.set_major_locator(FixedLocator(_apart(sizes.tolist(), high / low)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: count_label(number)))
     ax.grid(False, axis="x")
-    ax.set_xlabel("Parameters")
-    several = len(sizes) > 1
-    shares = asides(architectures, gap if several else 0.12, most=0.1 if several else 0.84)
-    return {arch: float((high / low) ** share) for arch, share in shares.items()}
+    nearest = float(np.diff(np.log(sizes)).min() / span)
+    unit = min(gap, min(0.14, max(0.6 * nearest, 0.03)) / max(len(style) - 1, 1))
+    shares = asides(list(style), unit, most=1)
+    return Places(False, {arch: span * share for arch, share in shares.items()}, span * unit)
+
+
+def _set_values(ax: Axes, places: Places, seen: pd.DataFrame, label: str) -> None:
+    """The axis of values, and the other one's name."""
+    set_value_axis(ax, seen["value"], places.value_axis)
+    if places.one_size:
+        size, params = plain_label(seen["size"].iloc[0]), count_label(seen["params"].median())
+        ax.set_xlabel(f"{label}{scale_note(ax, 'x')}\n({size}, {params} parameters)")
+    else:
+        ax.set_xlabel("Parameters (log scale)")
+        ax.set_ylabel(f"{label}{scale_note(ax)}")
 
 
 def _apart(places: Sequence[float], span: float) -> list[float]:
@@ -122,76 +196,84 @@ def _apart(places: Sequence[float], span: float) -> list[float]:
     return kept
 
 
-def set_value_axis(ax: Axes, values: "pd.Series[float]") -> None:
-    """Room for the values on y: logarithmic where they are positive and span enough."""
+def set_value_axis(ax: Axes, values: "pd.Series[float]", name: Literal["x", "y"] = "y") -> None:
+    """Room for the values: a logarithmic axis where they are positive and span enough."""
     low, high = float(values.min()), float(values.max())
+    axis = ax.xaxis if name == "x" else ax.yaxis
     if low > 0 and high / low > _LOG_FROM:
-        ax.set_yscale("log")
-        ax.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** 0.08)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.yaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
+        factor = (high / low) ** 0.08
+        ax.set(**{f"{name}scale": "log", f"{name}lim": (low / factor, high * factor)})
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
     else:
-        ax.margins(y=0.15)
+        room: dict[str, Any] = {name: 0.15}
+        ax.margins(**room)
 
 
-def _draw_seeds(ax: Axes, points: pd.DataFrame, look: Look, aside: float) -> None:
-    for bound, group in points.groupby("bound"):
-        ax.plot(
-            group["params"].to_numpy(float) * aside,
-            group["value"],
-            linestyle="none",
-            marker="^" if bound else look.marker,
-            markersize=4 if bound else 3,
-            color=look.color,
-            markerfacecolor="none" if bound else look.color,
-            markeredgewidth=0.7 if bound else 0,
-            alpha=0.8 if bound else 0.4,
-            zorder=2,
-        )
+def scale_note(ax: Axes, name: Literal["x", "y"] = "y") -> str:
+    """What a label says of its axis where that is logarithmic."""
+    return " (log scale)" if (ax.get_xscale() if name == "x" else ax.get_yscale()) == "log" else ""
+
+
+def _spread(runs: pd.DataFrame) -> "pd.Series[float]":
+    """How far aside a run stands, among those of its size, architecture and ramp: ±0.16 at most."""
+    seeds = runs.groupby(["size", "arch", "lr_step"])["seed"]
+    count = seeds.transform("size")
+    return (seeds.rank(method="first") - (count + 1) / 2) * 0.32 / (count - 1).clip(lower=2)
+
+
+def draw_seeds(
+    ax: Axes, points: pd.DataFrame, style: Mapping[str, Look], places: Places, **look: Any
+) -> None:
+    """A marker for every run: columns arch, place, value and, if some are lower bounds, bound."""
+    bound = points["bound"] if "bound" in points else pd.Series(False, index=points.index)
+    x, y = places.xy("place", "value")
+    options: dict[str, Any] = {"s": 14, "linewidth": 0.4, "zorder": 4, **look}
+    seaborn.scatterplot(points[~bound], x=x, y=y, ax=ax, **encoding(style), **options)
+    ax.set(xlabel="", ylabel="")  # seaborn writes the names of the columns
+    for arch, group in points[bound].groupby("arch"):
+        color = style[str(arch)].color
+        ax.plot(group[x], group[y], color=color, **_bound_look(places), markersize=4, zorder=4)
 
 
 def _draw_medians(
-    ax: Axes, medians: pd.DataFrame, value: str, look: Look, aside: float, dashes: Any
+    ax: Axes, medians: pd.DataFrame, style: Mapping[str, Look], places: Places
 ) -> None:
-    medians = medians[medians[f"{value}_median"].notna()].sort_values("params")
-    x = medians["params"].to_numpy(float) * aside
-    y = medians[f"{value}_median"].to_numpy(float)
-    ax.plot(x, y, color=look.color, linestyle=dashes, zorder=3)
-    for bound in (False, True):
-        here = medians[f"{value}_median_bound"].to_numpy(bool) == bound
-        ax.plot(
-            x[here],
-            y[here],
-            linestyle="none",
-            marker="^" if bound else look.marker,
-            markersize=6 if bound else 4.5,
-            color=look.color,
-            markerfacecolor="white" if bound else look.color,
-            markeredgecolor=look.color if bound else "white",
-            markeredgewidth=1.0 if bound else 0.5,
-            zorder=4,
-        )
+    for (arch, bound), group in medians.groupby(["arch", "bound"]):
+        look = _bound_look(places) if bound else _median_look(places)
+        size = 6.5 if bound else look["markersize"]
+        options: dict[str, Any] = {**look, "markersize": size, "zorder": 3.5}
+        ax.plot(*places.xy(group["place"], group["value"]), color=style[str(arch)].color, **options)
 
 
-def _median_line(look: Look, dashes: Any) -> Line2D:
-    edge: Mapping[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
-    return Line2D(
-        [], [], color=look.color, linestyle=dashes, marker=look.marker, label=look.label, **edge
-    )
+def _bound_look(places: Places) -> dict[str, Any]:
+    marker = ">" if places.one_size else "^"
+    face = {"markerfacecolor": "white", "markeredgewidth": 0.8}
+    return {"linestyle": "none", "marker": marker, **face}
+
+
+def _median_look(places: Places) -> dict[str, Any]:
+    marker = "|" if places.one_size else "_"
+    return {"linestyle": "none", "marker": marker, "markersize": 14, "markeredgewidth": 1.5}
 
 
 def _ramp_line(ramp: float, dashes: Any) -> Line2D:
-    return Line2D([], [], color="0.4", linestyle=dashes, label=f"+{rate_label(ramp)} a step")
+    label = f"+{rate_label(ramp)} a step"
+    return Line2D([], [], color="0.4", linestyle=linestyle(dashes), label=label)
 
 
-_BOUND_MARK = Line2D(
-    [],
-    [],
-    color="0.4",
-    linestyle="none",
-    marker="^",
-    markerfacecolor="none",
-    markeredgewidth=0.7,
-    label="lower bound",
-)
+def _median_mark(places: Places) -> Line2D:
+    look = {**_median_look(places), "markersize": 7}
+    return Line2D([], [], color="0.4", label="median", **look)
+
+
+def _bound_mark(places: Places) -> Line2D:
+    return Line2D([], [], color="0.4", label="lower bound", **_bound_look(places))
+
+
+SEED = Line2D([], [], color="0.4", linestyle="none", marker="o", markersize=3.5, label="a seed")
+"""What `draw_seeds` draws, for a legend."""
+
+_ONE_SEED = Line2D([], [], color="0.4", linestyle="none", marker="o", markersize=3.5)
+_ONE_SEED.set_label("one seed")

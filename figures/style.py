@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from gradlab.figures.labels import plain_label
@@ -28,37 +30,33 @@ TWO_COLUMNS = 6.8
 
 PAPER: Mapping[Any, Any] = MappingProxyType(
     {
+        **seaborn.axes_style("ticks"),
+        **seaborn.plotting_context("paper", font_scale=0.8),
         "figure.dpi": 150,
         "savefig.dpi": 300,
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
-        "font.size": 7.5,
-        "axes.titlesize": 8,
-        "axes.labelsize": 8,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
         "legend.fontsize": 6.5,
         "legend.frameon": False,
         "legend.handlelength": 1.6,
         "legend.handletextpad": 0.5,
         "legend.columnspacing": 1.0,
         "legend.borderaxespad": 0.0,
-        "lines.linewidth": 1.3,
-        "lines.markersize": 4.5,
         "axes.linewidth": 0.6,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": "0.9",
         "grid.linewidth": 0.5,
         "xtick.major.width": 0.6,
         "ytick.major.width": 0.6,
+        "xtick.major.size": 3.0,
+        "ytick.major.size": 3.0,
         "pdf.fonttype": 42,  # TrueType, embedded: publishers refuse Type 3
         "ps.fonttype": 42,
         "svg.hashsalt": "gradlab",
     }
 )
-"""matplotlib settings for a figure that is printed at its own size."""
+"""seaborn's theme for a paper, for a figure that is printed at its own size."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,14 @@ _SPARE = (
 _BAND = 0.22
 """Opacity of the range over seeds."""
 
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
-"""Line styles for a second distinction, beside the colour."""
+DASHES: tuple[Any, ...] = (
+    *("", (4, 1.5), (1, 1.2), (4, 1.2, 1, 1.2)),
+    *((8, 1.5), (4, 1.2, 1, 1.2, 1, 1.2)),
+)
+"""Dashes for a second distinction, beside the colour: lengths of ink and gap, or none for solid."""
+
+_MOST_MARKERS = 12
+"""Markers on a line, which keep lines apart in grey; of more points, some are marked."""
 
 
 def looks(architectures: Iterable[str]) -> dict[str, Look]:
@@ -172,6 +176,10 @@ def legend_above(ax: Axes, handles: Sequence[Line2D], *, columns: int = 3) -> No
     )
 
 
+_LEGEND_EDGE = 0.08
+"""Inches between a figure's edge and the legend over its panels."""
+
+
 def legend_over(figure: Figure, handles: Sequence[Line2D]) -> None:
     """A legend over all panels of a figure, read row by row; rows after the first make it higher.
 
@@ -179,8 +187,13 @@ def legend_over(figure: Figure, handles: Sequence[Line2D]) -> None:
         figure: A figure with a constrained layout.
         handles: Lines with labels.
     """
-    columns = _columns(handles, len(handles), figure.get_figwidth())
-    figure.legend(handles=_row_by_row(handles, columns), loc="outside upper left", ncols=columns)
+    columns = _columns(handles, len(handles), figure.get_figwidth() - 2 * _LEGEND_EDGE)
+    figure.legend(
+        handles=_row_by_row(handles, columns),
+        loc="outside upper left",
+        ncols=columns,
+        borderaxespad=_LEGEND_EDGE * 72 / PAPER["legend.fontsize"],
+    )
     _grow(figure, -(-len(handles) // columns) - 1)
 
 
@@ -216,6 +229,87 @@ def _legend_width(handles: Sequence[Line2D], columns: int) -> float:
     return float(sum(max(widths[start::columns]) for start in range(columns)) + size * beside) / 72
 
 
+def linestyle(dashes: Any) -> Any:
+    """One of `DASHES` as matplotlib takes it."""
+    return (0, dashes) if dashes else "-"
+
+
+def encoding(style: Mapping[str, Look]) -> dict[str, Any]:
+    """What seaborn's functions take so that a row of column arch has its architecture's look."""
+    return {
+        "hue": "arch",
+        "hue_order": list(style),
+        "palette": {arch: look.color for arch, look in style.items()},
+        "style": "arch",
+        "style_order": list(style),
+        "markers": {arch: look.marker for arch, look in style.items()},
+        "legend": False,
+    }
+
+
+def draw_lines(
+    ax: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    style: Mapping[str, Look],
+    *,
+    dashes: Mapping[str, Any] | None = None,
+    markers: bool = True,
+    **line: Any,
+) -> None:
+    """A line for each architecture, with gaps where y is missing.
+
+    Args:
+        ax: Where to draw.
+        rows: Columns arch, x, y, and with dashes the column size; in the order of x.
+        x: The column of x.
+        y: The column of y.
+        style: The looks.
+        dashes: One of `DASHES` for each size; one size has none.
+        markers: Whether the points have them.
+        line: Of matplotlib's lines.
+    """
+    size = rows["size"].astype(str) if dashes else pd.Series("", index=rows.index)
+    names = list(dashes or [""])
+    keys = {f"{arch}\n{name}": (arch, name) for arch in style for name in names}
+    line_of = rows["arch"] + "\n" + size
+    # seaborn drops what is missing and would draw across it: each stretch is a line of its own.
+    stretch = rows[y].isna().groupby(line_of).cumsum()
+    most = int(rows.groupby(line_of).size().max())
+    options: dict[str, Any] = {
+        **encoding(style),
+        "style": "line",
+        "style_order": list(keys),
+        "markers": markers and {key: style[arch].marker for key, (arch, _) in keys.items()},
+        "dashes": {key: dashes[name] if dashes else "" for key, (_, name) in keys.items()},
+    }
+    looks_of = {"linewidth": 1.0, "markersize": 4, "markeredgewidth": 0.4, "zorder": 3}
+    seaborn.lineplot(
+        rows.assign(line=line_of, stretch=stretch),
+        x=x,
+        y=y,
+        units="stretch",
+        estimator=None,
+        errorbar=None,
+        ax=ax,
+        **options,
+        **{**looks_of, "markevery": -(-most // _MOST_MARKERS), **line},
+    )
+
+
+def line_mark(look: Look, **line: Any) -> Line2D:
+    """What `draw_lines` draws, for a legend."""
+    options: dict[str, Any] = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    options = {"color": look.color, "marker": look.marker, "linewidth": 1.0, **options, **line}
+    return Line2D([], [], label=look.label, **options)
+
+
+def size_mark(size: str, dashes: Any) -> Line2D:
+    """A size's dashes, for a legend."""
+    return Line2D([], [], color="0.4", linestyle=linestyle(dashes), label=plain_label(size))
+
+
 def draw_range(ax: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
     """The range of seeds around a line: a band, and a bar where a point has no neighbours."""
     x, low, high = (np.asarray(values, np.float64) for values in (x, low, high))
@@ -236,7 +330,8 @@ def range_of_seeds() -> Line2D:
 def layer_axis(ax: Axes, n_layers: int) -> None:
     """Layers on x, with ticks at whole ones."""
     ax.set_xlim(-0.6, n_layers - 0.4)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    few = FixedLocator(range(n_layers)) if n_layers <= 8 else None
+    ax.xaxis.set_major_locator(few or MaxNLocator(6, integer=True, min_n_ticks=1))
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -10,6 +10,7 @@ import pytest
 from gradlab.analyses.scales import (
     lambda_by_depth,
     scale_distributions,
+    scale_entries,
     scales_by_layer,
     summarise_lambda,
     summarise_scales,
@@ -90,6 +91,24 @@ def test_a_real_run_as_plain_pandas_has_it(trained: list[Run]) -> None:
             np.testing.assert_allclose(mine[columns].astype(float), expected)
             assert mine["step"] == scales["step"].max()
     assert not found["param"].str.endswith("bias").any()
+
+
+def test_entries_are_those_that_the_quantiles_are_of() -> None:
+    runs = [constructed(0, last=10), constructed(2, last=12)]
+    found = scale_entries(runs, step=0, ops=["head_scale", "lambda_resid"])
+    assert set(found["step"]) == {0}
+    plain = runs[1].table("scales").query("step == 0 and op == 'head_scale'")
+    mine = found[(found["seed"] == 2) & (found["op"] == "head_scale")]
+    assert mine[["layer", "index", "value"]].to_numpy().tolist() == (
+        plain[["layer", "index", "value"]].to_numpy(float).tolist()
+    )
+    distributions = scale_distributions(runs, step=0, ops=["head_scale", "lambda_resid"])
+    key = ["arch", "seed", "param"]
+    medians = found.groupby(key)["value"].median().sort_index()
+    expected = distributions.set_index(key)["median"].sort_index()
+    pd.testing.assert_series_equal(medians, expected, check_names=False)
+    with pytest.raises(GradlabError, match="at no step in common"):
+        scale_entries(runs[:1] + [recorded(table(rows(7, "head_scale", 0, [1.0])), seed=1)])
 
 
 def test_a_summary_is_over_seeds_and_says_how_many() -> None:

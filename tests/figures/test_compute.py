@@ -4,11 +4,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import joined
 from matplotlib.axes import Axes
 
 from gradlab.errors import GradlabError
-from gradlab.figures.compute import perplexity_by_compute
-from gradlab.figures.style import DASHES, LOOKS, figure_of, paper_axes
+from gradlab.figures.compute import perplexity_by_compute, perplexity_panels
+from gradlab.figures.style import LOOKS, figure_of, paper_axes
 
 
 def curves(
@@ -39,9 +40,8 @@ LOSSES = {"pre-ln": [4.0, 3.0, 2.0, 1.8], "normformer": [3.8, 2.5, 1.7, 1.5]}
 
 
 def line(ax: Axes, arch: str) -> Any:
-    found = [x for x in ax.lines if x.get_color() == LOOKS[arch].color and len(x.get_xdata()) > 2]
-    assert len(found) == 1
-    return found[0]
+    (found,) = [x for x in joined(ax, LOOKS[arch].color) if len(x.get_xdata()) > 2]
+    return found
 
 
 def stars(ax: Axes) -> list[tuple[float, float]]:
@@ -77,7 +77,7 @@ def test_a_star_stands_where_the_best_is_first_reached() -> None:
 @pytest.mark.parametrize(
     ("compute", "label", "last"),
     [
-        ("flops", "Training compute (TFLOPs)", 8),
+        ("flops", "Training compute (10¹² FLOP)", 8),
         ("seconds", "Training time (hours)", 4),
         ("tokens", "Training tokens (thousand)", 4),
     ],
@@ -85,7 +85,7 @@ def test_a_star_stands_where_the_best_is_first_reached() -> None:
 def test_the_axis_names_its_unit(compute: str, label: str, last: float) -> None:
     ax = perplexity_by_compute(curves(LOSSES), compute=compute)
     assert ax.get_xlabel() == label
-    assert ax.get_ylabel() == "Validation perplexity"
+    assert ax.get_ylabel() == "Validation perplexity (log scale)"
     assert line(ax, "pre-ln").get_xdata()[-1] == pytest.approx(last)
     assert ax.get_yscale() == "log"
 
@@ -93,9 +93,8 @@ def test_the_axis_names_its_unit(compute: str, label: str, last: float) -> None:
 def test_sizes_have_dashes_and_a_baseline_each() -> None:
     ax = perplexity_by_compute(curves(LOSSES, ("nano", "micro")))
     assert len(stars(ax)) == 2
-    mine = [x for x in ax.lines if x.get_color() == LOOKS["pre-ln"].color]
-    assert {x.get_linestyle() for x in mine if len(x.get_xdata()) > 2} == {"-", "--"}
-    assert DASHES[1] != "-"
+    mine = [x for x in joined(ax, LOOKS["pre-ln"].color) if len(x.get_xdata()) > 2]
+    assert {x.get_linestyle() for x in mine} == {"-", "--"}
     assert {"nano", "micro"} <= set(texts(ax))
 
 
@@ -104,7 +103,8 @@ def test_the_mean_ends_where_a_seed_does() -> None:
     broken = (table["arch"] == "pre-ln") & (table["seed"] == 1) & (table["step"] > 1)
     table.loc[broken, ["val_loss", "perplexity"]] = math.nan
     ax = perplexity_by_compute(table)
-    assert np.isnan(line(ax, "pre-ln").get_ydata()).tolist() == [False, False, True, True]
+    (mine,) = [x for x in joined(ax, LOOKS["pre-ln"].color) if x.get_marker() == "o"]
+    assert list(mine.get_xdata()) == [2, 4]
     np.testing.assert_allclose(stars(ax), [(4, math.exp(2.5))])
 
 
@@ -113,6 +113,44 @@ def test_a_single_validation_is_a_point() -> None:
     figure_of(ax).draw_without_rendering()
     marks = [x.get_marker() for x in ax.lines if len(x.get_xdata()) == 1]
     assert marks == [LOOKS["pre-ln"].marker, LOOKS["normformer"].marker]
+
+
+def test_the_last_third_has_a_scale_of_its_own() -> None:
+    table = curves({"pre-ln": [4.0, 3.0, 2.0, 1.8], "normformer": [4.0, 3.0, 2.01, 1.81]})
+    figure = perplexity_panels(table)
+    figure.draw_without_rendering()
+    whole, end = figure.axes
+    assert 4 < end.get_xlim()[0] < 6 < 8 < end.get_xlim()[1]
+    last = table[table["flops"] >= 6e12]["perplexity"]
+    low, high = end.get_ylim()
+    assert low < last.min() < last.max() < high < table["perplexity"].max()
+    for ax in figure.axes:
+        for arch in LOSSES:
+            assert len(line(ax, arch).get_xdata()) == 4
+        assert ax.get_xlabel() == "Training compute (10¹² FLOP)"
+    # What lies between the two ends is seen better by far.
+    gaps = [np.ptp(ax.transData.transform([(8, np.exp(1.8)), (8, np.exp(1.81))])[:, 1])
+            for ax in (whole, end)]  # fmt: skip
+    assert gaps[1] > 1.5 * gaps[0]
+    legend = figure.legends[0].get_window_extent()
+    assert all(legend.y0 > ax.get_window_extent().y1 for ax in figure.axes)
+
+
+@pytest.mark.parametrize("points", [1, 2, 48])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_panels_of_few_and_many_validations(points: int, seeds: int) -> None:
+    losses = {"pre-ln": np.linspace(4, 2, points), "normformer": np.linspace(4, 2.1, points)}
+    perplexity_panels(
+        curves({arch: of.tolist() for arch, of in losses.items()}, seeds=seeds)
+    ).draw_without_rendering()
+
+
+def test_without_a_finite_last_third_there_is_no_second_panel() -> None:
+    table = curves(LOSSES)
+    table.loc[table["step"] > 0, ["val_loss", "perplexity"]] = math.nan
+    figure = perplexity_panels(table)
+    figure.draw_without_rendering()
+    assert [ax.get_visible() for ax in figure.axes] == [True, False]
 
 
 def test_the_legend_covers_no_data() -> None:

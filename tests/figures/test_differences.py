@@ -1,15 +1,18 @@
 import math
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import marks, points
 from matplotlib.collections import LineCollection
 
 from gradlab.analyses.stability_table import COLUMNS
 from gradlab.errors import GradlabError
 from gradlab.figures.differences import lr_against_baseline
-from gradlab.figures.style import LOOKS
+from gradlab.figures.style import LOOKS, figure_of
 
+COLOR = LOOKS["normformer"].color
 RATIOS = {"nano": [0.80, 0.81, 0.79], "micro": [0.9, 1.1, 1.0]}
 
 
@@ -25,33 +28,64 @@ def study() -> pd.DataFrame:
 
 def test_points_are_geometric_means_hollow_where_not_distinguished() -> None:
     ax = lr_against_baseline(study())
-    color = LOOKS["normformer"].color
-    means = [line for line in ax.lines if line.get_color() == color and line.get_alpha() is None]
-    hollow, filled = means
+    hollow, filled = marks(ax, COLOR)
     assert hollow.get_markerfacecolor() == "white"
     np.testing.assert_allclose(hollow.get_ydata(), [math.prod(RATIOS["micro"]) ** (1 / 3)])
-    assert filled.get_markerfacecolor() == color
+    assert filled.get_markerfacecolor() == COLOR
     np.testing.assert_allclose(filled.get_ydata(), [math.prod(RATIOS["nano"]) ** (1 / 3)])
 
 
 def test_the_legend_has_the_hollow_marker_of_the_plot() -> None:
     ax = lr_against_baseline(study())
     handles, labels = ax.get_legend().legend_handles, ax.get_legend().get_texts()
-    assert [label.get_text() for label in labels] == ["NormFormer", "hollow: not distinguished"]
-    drawn = next(line for line in ax.lines if line.get_markerfacecolor() == "white")
+    drawn = dict(zip([label.get_text() for label in labels], handles, strict=True))
+    assert set(drawn) == {"NormFormer", "95 % interval", "hollow: not distinguished", "a seed"}
+    hollow = next(line for line in ax.lines if line.get_markerfacecolor() == "white")
     for look in ("get_marker", "get_color", "get_markerfacecolor"):
-        assert getattr(handles[1], look)() == getattr(drawn, look)()
+        assert getattr(drawn["hollow: not distinguished"], look)() == getattr(hollow, look)()
     told = study()[lambda table: table["size"] == "nano"]
-    assert len(lr_against_baseline(told).get_legend().get_texts()) == 1
+    texts = [text.get_text() for text in lr_against_baseline(told).get_legend().get_texts()]
+    assert texts == ["95 % interval", "a seed"]
 
 
 def test_every_seed_and_every_interval_is_drawn() -> None:
     ax = lr_against_baseline(study())
-    faint = [line for line in ax.lines if line.get_alpha() is not None]
-    np.testing.assert_allclose([line.get_ydata() for line in faint], list(RATIOS.values()))
-    (bars,) = [found for found in ax.collections if isinstance(found, LineCollection)]
-    spans = [segment[:, 1] for segment in bars.get_segments()]
-    assert all(low < ratio < high for (low, high), ratio in zip(spans, (0.8, 1.0), strict=True))
+    seeds = points(ax, COLOR)
+    np.testing.assert_allclose(sorted(seeds[:, 1]), sorted(chain(*RATIOS.values())))
+    assert len(set(seeds[:, 0])) == 6, "beside each other, and beside the mean"
+    bars = [found for found in ax.collections if isinstance(found, LineCollection)]
+    spans = [segment[:, 1] for bar in bars for segment in bar.get_segments()]
+    assert all(low < ratio < high for (low, high), ratio in zip(spans, (1.0, 0.8), strict=True))
+
+
+def test_one_size_has_a_row_for_each_architecture() -> None:
+    table = study()[lambda table: table["size"] == "nano"]
+    ax = lr_against_baseline(table)
+    figure_of(ax).draw_without_rendering()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["NormFormer"]
+    np.testing.assert_allclose(sorted(points(ax, COLOR)[:, 0]), sorted(RATIOS["nano"]))
+    (bar,) = [found for found in ax.collections if isinstance(found, LineCollection)]
+    assert bar.get_segments()[0][:, 0].min() < 0.79 < 0.81 < bar.get_segments()[0][:, 0].max()
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "Relative LR at the break\n(Pre-LN = 0 %, log scale)"
+
+
+@pytest.mark.parametrize(("size", "arrows"), [("both", "v^"), ("nano", "<>")])
+def test_an_interval_that_runs_off_the_axis_has_an_arrow(size: str, arrows: str) -> None:
+    table = study()
+    if size != "both":
+        table = table[table["size"] == size]
+    two = table[table["seed"] < 2]
+    two.loc[(two["arch"] == "normformer") & (two["seed"] == 1), "lr"] *= 1.5
+    ax = lr_against_baseline(two)
+    limits = ax.get_xlim() if size == "nano" else ax.get_ylim()
+    of = "get_xdata" if size == "nano" else "get_ydata"
+    ends = {line.get_marker(): line for line in ax.lines if line.get_marker() in arrows}
+    assert set(ends) == set(arrows)
+    for arrow, edge in zip(arrows, limits, strict=True):
+        np.testing.assert_allclose(getattr(ends[arrow], of)(), edge)
+    inside = lr_against_baseline(table)
+    assert not [line for line in inside.lines if line.get_marker() in ("v", "^", "<", ">")]
 
 
 def test_all_seeds_are_on_the_axis_and_two_seeds_do_not_stretch_it() -> None:
@@ -60,7 +94,7 @@ def test_all_seeds_are_on_the_axis_and_two_seeds_do_not_stretch_it() -> None:
     for some in (table, two, table[table["seed"] < 1]):
         ax = lr_against_baseline(some)
         low, high = ax.get_ylim()
-        seeds = [y for line in ax.lines if line.get_alpha() for y in line.get_ydata()]
+        seeds = points(ax, COLOR)[:, 1]
         assert low < min(seeds)
         assert max(seeds) < high
         assert math.log(high / low) < 8 * max(abs(math.log(seed)) for seed in seeds)
@@ -85,8 +119,8 @@ def test_equal_runs_have_an_axis_too() -> None:
 
 def test_the_baseline_may_be_any_architecture() -> None:
     ax = lr_against_baseline(study(), baseline="normformer")
-    faint = [line for line in ax.lines if line.get_alpha() is not None]
-    np.testing.assert_allclose(faint[0].get_ydata(), 1 / np.array(RATIOS["nano"]))
+    ratios = 1 / np.array(list(chain(*RATIOS.values())))
+    np.testing.assert_allclose(sorted(points(ax, LOOKS["pre-ln"].color)[:, 1]), sorted(ratios))
     assert "NormFormer" in ax.get_ylabel()
 
 

@@ -1,9 +1,11 @@
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import joined
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
@@ -40,7 +42,7 @@ def study(n_layers: int = 12, seeds: int = 3) -> pd.DataFrame:
 
 
 def line(ax: Axes, arch: str) -> Any:
-    (found,) = [line for line in ax.lines if line.get_color() == LOOKS[arch].color]
+    (found,) = joined(ax, LOOKS[arch].color)
     return found
 
 
@@ -82,7 +84,9 @@ def test_a_band_is_the_range_over_seeds() -> None:
 def test_the_labels_say_what_is_drawn() -> None:
     ax = gradient_by_layer(study())
     assert ax.get_xlabel() == "Layer"
-    assert ax.get_ylabel() == "Mean L1 norm of the gradient\nof the second FFN weight"
+    label = "Mean L1 norm of the gradient,\nsecond FFN weight"
+    assert ax.get_ylabel() == f"{label} (log scale)"
+    assert gradient_by_layer(study().assign(grad_l1=2.0)).get_ylabel() == label
     assert "q weight" in gradient_by_layer(study(), op="q").get_ylabel()
     assert set(legend(ax)) == {"Post-LN", "Pre-LN", "NormFormer", "range of seeds"}
     assert "range of seeds" not in legend(gradient_by_layer(study(seeds=1)))
@@ -113,15 +117,32 @@ def test_ticks_are_layers_and_deep_models_have_few_markers() -> None:
     assert line(gradient_by_layer(study()), "pre-ln").get_markevery() == 1
 
 
-def test_a_single_layer_can_be_drawn() -> None:
-    figure_of(gradient_by_layer(study(n_layers=1))).draw_without_rendering()
+@pytest.mark.parametrize("n_layers", [1, 4, 12, 48])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_any_depth_can_be_drawn(n_layers: int, seeds: int) -> None:
+    figure = gradient_panels(study(n_layers, seeds))
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        labels = [label.get_window_extent() for label in ax.get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in pairwise(labels))
+        assert all(len(line(ax, arch).get_xdata()) == n_layers for arch in FALLS)
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 > 0.05 * figure.dpi, "not flush with the edge"
 
 
 def test_a_layer_without_a_finite_gradient_is_a_gap() -> None:
     table = study()
     table.loc[table["layer"] == 4, "grad_l1"] = math.nan
-    (_, means) = line(gradient_by_layer(table), "pre-ln").get_data()
-    assert np.isnan(means).tolist() == [layer == 4 for layer in range(12)]
+    before, after = joined(gradient_by_layer(table), LOOKS["pre-ln"].color)
+    assert np.round(before.get_xdata()).tolist() == [0, 1, 2, 3]
+    assert np.round(after.get_xdata()).tolist() == [5, 6, 7, 8, 9, 10, 11]
+
+
+def test_an_architecture_without_a_finite_gradient_is_not_drawn() -> None:
+    table = study()
+    table.loc[(table["arch"] == "post-ln") & (table["window"] == "late"), "grad_l1"] = math.nan
+    early, late = gradient_panels(table).axes
+    assert [len(joined(ax, LOOKS["post-ln"].color)) for ax in (early, late)] == [1, 0]
 
 
 def test_panels_are_the_windows_on_one_scale() -> None:

@@ -1,9 +1,11 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 
 from gradlab.errors import GradlabError
 from gradlab.figures.headroom import Road, headroom_panels, headroom_to_break
@@ -20,66 +22,114 @@ def road(layers: int = 3, steps: int = 20, *, outside: bool = False) -> pd.DataF
     return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
 
 
-def curves(ax: Axes) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [line.get_data() for line in ax.lines if line.get_marker() == "None"]
+def cells(ax: Axes) -> np.ndarray:
+    """Bits of each row and stretch; NaN where there is no cell."""
+    (mesh,) = [found for found in ax.collections if isinstance(found, QuadMesh)]
+    return np.ma.filled(mesh.get_array().astype(float), np.nan)
 
 
-def test_a_line_a_layer_over_the_finite_headroom() -> None:
+def mesh_of(ax: Axes) -> QuadMesh:
+    (mesh,) = [found for found in ax.collections if isinstance(found, QuadMesh)]
+    return mesh
+
+
+def colours(ax: Axes) -> np.ndarray:
+    """Of the cells: layers, stretches, red green blue alpha."""
+    mesh = mesh_of(ax)
+    return mesh.cmap(mesh.norm(mesh.get_array()))
+
+
+def rows(ax: Axes) -> list[str]:
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def broken_at(ax: Axes) -> list[float]:
+    """Where vertical lines are, in cells."""
+    return [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
+
+
+def test_a_row_a_layer_and_a_cell_a_step() -> None:
     table = road()
     ax = headroom_to_break(table)
-    drawn = [data for data in curves(ax) if len(data[0]) > 2]
-    assert len(drawn) == 3
-    finite = table[np.isfinite(table["headroom_bits"]) & (table["layer"] == 0)]
-    np.testing.assert_allclose(drawn[0], [finite["lr"], finite["headroom_bits"]])
+    assert rows(ax) == ["0", "1", "2"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first layer on top"
+    for layer, drawn in enumerate(cells(ax)):
+        own = table[table["layer"] == layer]["headroom_bits"]
+        np.testing.assert_allclose(drawn[:-1], own[:-1])
 
 
-def test_colours_go_from_dark_to_light_with_depth() -> None:
-    ax = headroom_to_break(road(layers=8))
-    shades = [line.get_color() for line in ax.lines if len(line.get_xdata()) > 2]
-    lightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b, _ in shades]
-    assert len(lightness) == 8
-    assert lightness == sorted(lightness)
+def test_a_cell_of_many_steps_has_the_least_bits_of_them() -> None:
+    table = road(steps=600)
+    table["headroom_bits"] = 10.0
+    table.loc[(table["layer"] == 1) & (table["step"] == 300), "headroom_bits"] = 2.0
+    drawn = cells(headroom_to_break(table))
+    assert drawn.shape == (3, 60)
+    assert (drawn[[0, 2]] == 10).all()
+    assert sorted(drawn[1]) == [2.0] + [10.0] * 59
 
 
-def test_overflows_are_marks_at_the_bottom_each_layer_at_its_height() -> None:
-    ax = headroom_to_break(road())
-    marks = [line for line in ax.lines if line.get_marker() == "x"]
-    heights = [line.get_ydata()[0] for line in marks]
-    assert len(set(heights)) == 3
-    assert all(ax.get_ylim()[0] < height < 0 for height in heights)
-    np.testing.assert_allclose([line.get_xdata() for line in marks], [[19 * 2e-4]] * 3)
+def test_an_overflow_has_a_colour_that_no_number_of_bits_has() -> None:
+    table = road()
+    table.loc[0, "headroom_bits"] = -4.0  # a wide tensor past FP16's range: no overflow
+    ax = headroom_to_break(table)
+    drawn = colours(ax)
+    over = mesh_of(ax).cmap.get_under()
+    is_over = (np.abs(drawn - over) < 1e-6).all(axis=-1)
+    assert is_over[:, -1].all()
+    assert not is_over[:, :-1].any()
+    finite = mesh_of(ax).cmap(np.linspace(0, 1, 64))
+    assert np.abs(finite[:, :3] - over[:3]).sum(axis=1).min() > 0.3
+    assert mesh_of(ax).norm.vmin == -4
 
 
-def test_zero_bits_and_the_break_are_marked() -> None:
+def test_what_is_tighter_is_darker() -> None:
+    drawn = colours(headroom_to_break(road()))[0, :-1, :3] @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(drawn) < 0).all()  # headroom falls along the road
+
+
+def test_the_break_is_marked_and_named() -> None:
     ax = headroom_to_break(road(), break_lr=0.003)
-    assert any(set(y) == {0} and len(y) == 2 for _, y in curves(ax))
-    assert any(list(x) == [0.003, 0.003] for x, _ in curves(ax))
+    assert broken_at(ax) == [pytest.approx(15.5)]  # the middle of the cell of step 15
+    assert "break" in [text.get_text() for text in ax.get_legend().get_texts()]
+    without = headroom_to_break(road())
+    assert [text.get_text() for text in without.get_legend().get_texts()] == [
+        "overflow (inf or NaN)"
+    ]
 
 
-def test_negative_headroom_is_shown_above_the_strip() -> None:
-    table = road()
-    table.loc[0, "headroom_bits"] = -4.0
+def test_sites_outside_the_layers_are_the_last_row() -> None:
+    table = road(outside=True)
+    table.loc[table["layer"].isna(), "headroom_bits"] = 7.0
     ax = headroom_to_break(table)
-    marks = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "x"]
-    assert max(marks) < -4 < 0
-    assert min(ax.get_yticks()) >= -4
+    assert rows(ax) == ["0", "1", "2", "outside\nthe layers"]
+    assert (cells(ax)[-1] == 7).all()
+    only = headroom_to_break(table[table["layer"].isna()])
+    assert rows(only) == ["outside\nthe layers"]
 
 
-def test_many_layers_have_a_legend_of_some() -> None:
-    texts = [t.get_text() for t in headroom_to_break(road(32)).get_legend().get_texts()]
-    assert len(texts) == 8
-    assert {"layer 0", "31"} < set(texts)
+@pytest.mark.parametrize("layers", [1, 4, 12, 48])
+@pytest.mark.parametrize("outside", [False, True])
+def test_any_depth_has_its_rows_and_labels_that_do_not_touch(layers: int, outside: bool) -> None:
+    ax = headroom_to_break(road(layers, outside=outside))
+    figure_of(ax).draw_without_rendering()
+    assert cells(ax).shape[0] == layers + outside
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    for above, below in pairwise(boxes):
+        assert above.y0 >= below.y1 - 1
 
 
-def test_sites_outside_the_blocks_have_a_line() -> None:
-    ax = headroom_to_break(road(outside=True))
-    assert "outside" in [text.get_text() for text in ax.get_legend().get_texts()]
+def test_rows_of_one_in_ten_steps_leave_no_gaps() -> None:
+    table = road(steps=400)
+    event = table["step"].isin([141, 142])
+    drawn = cells(headroom_to_break(table[(table["step"] % 10 == 0) | event]))
+    assert np.isfinite(drawn).all()
+    assert drawn.shape[1] == 40
 
 
-def test_a_run_that_never_overflowed_has_no_marks() -> None:
-    table = road()
-    ax = headroom_to_break(table[np.isfinite(table["headroom_bits"])])
-    assert not any(len(line.get_xdata()) for line in ax.lines if line.get_marker() == "x")
+def test_a_stretch_without_rows_is_empty() -> None:
+    table = road(steps=50)
+    drawn = cells(headroom_to_break(table[~table["step"].between(20, 29)]))
+    assert np.isnan(drawn).sum(axis=1).tolist() == [10, 10, 10]
 
 
 def test_draws_on_given_axes() -> None:
@@ -88,19 +138,20 @@ def test_draws_on_given_axes() -> None:
 
 
 def test_panels_share_their_scale_and_show_every_road_whole() -> None:
-    roads = {"Pre-LN": Road(road(steps=40), 0.0078), "NormFormer": Road(road(steps=20))}
+    roads = {"Pre-LN": Road(road(steps=40), 0.0078, seed=0), "NormFormer": Road(road(steps=20))}
     figure = headroom_panels(roads)
     figure.draw_without_rendering()
-    axes = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_title(loc="left") for ax in axes] == ["Pre-LN", "NormFormer"]
-    assert len({ax.get_xlim() for ax in axes}) == len({ax.get_ylim() for ax in axes}) == 1
-    assert axes[0].get_xlim()[1] > 39 * 2e-4
+    first, second, _ = figure.axes
+    assert [ax.get_title(loc="left") for ax in (first, second)] == ["Pre-LN, seed 0", "NormFormer"]
+    assert mesh_of(first).norm.vmax == mesh_of(second).norm.vmax
+    assert cells(first).shape == cells(second).shape
+    assert np.isfinite(cells(second)).sum(axis=1).tolist() == [20] * 3
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5])
 def test_as_many_panels_as_runs(count: int) -> None:
     figure = headroom_panels({str(number): Road(road()) for number in range(count)})
-    assert sum(ax.get_visible() for ax in figure.axes) == count
+    assert sum(ax.get_visible() for ax in figure.axes) == count + 1  # and the scale of bits
 
 
 def test_the_legend_is_above_the_axes() -> None:
@@ -120,19 +171,17 @@ def test_runs_whose_rate_does_not_rise_are_drawn_against_the_step() -> None:
     roads = {"Pre-LN": Road(road().assign(lr=1e-3), 1e-3, 17), "NormFormer": Road(road(steps=9))}
     figure = headroom_panels(roads, against="step")
     figure.draw_without_rendering()
-    first, _ = figure.axes
-    drawn = [data for data in curves(first) if len(data[0]) > 2]
-    assert list(drawn[0][0]) == list(range(19))
-    assert any(list(x) == [17, 17] for x, _ in curves(first))
+    first = figure.axes[0]
+    assert cells(first).shape == (3, 20)
+    assert broken_at(first) == [pytest.approx(17.5)]
     assert figure.get_supxlabel() == "Step"
     with pytest.raises(GradlabError, match="unknown axis 'steps': did you mean 'step'"):
         headroom_panels(roads, against="steps")
 
 
-def test_a_single_step_is_a_point() -> None:
+def test_a_single_step_is_a_cell() -> None:
     table = road()
     figure = headroom_panels({"Pre-LN": Road(table[table["step"] == 0])}, against="step")
     figure.draw_without_rendering()
-    (ax,) = figure.axes
-    assert [line.get_marker() for line in ax.lines if list(line.get_ydata()) == [12]] == ["o"] * 3
-    assert all(tick == round(tick) for tick in ax.get_xticks())
+    assert cells(figure.axes[0]).tolist() == [[12.0]] * 3
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0"]

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import joined
 from matplotlib.axes import Axes
 
 from gradlab.errors import GradlabError
@@ -66,12 +67,11 @@ def test_a_band_is_the_range_of_seeds() -> None:
     assert "range of seeds" not in texts(lambda_resid_by_depth(lambdas(seeds=1)))
 
 
-def test_sizes_differ_in_dashes_and_then_in_markers() -> None:
+def test_sizes_differ_in_dashes() -> None:
     ax = lambda_resid_by_depth(lambdas(tuple(SIZES), seeds=1))
     lines = curves(ax)
     assert len(lines) == 5
-    assert [line.get_markerfacecolor() == "white" for line in lines] == [False] * 4 + [True]
-    assert lines[0].get_linestyle() == DASHES[0] != lines[1].get_linestyle()
+    assert len({str(line._dash_pattern) for line in lines}) == 5 < len(DASHES)
     assert set(texts(ax)) == {"NormFormer + λ", *SIZES}
     assert texts(lambda_resid_by_depth(lambdas(seeds=1))) == ["NormFormer + λ"]
 
@@ -80,7 +80,7 @@ def test_the_axes_say_what_they_are() -> None:
     ax = lambda_resid_by_depth(lambdas(tuple(SIZES)))
     figure_of(ax).draw_without_rendering()
     assert ax.get_xlabel() == "Depth (layer / layers)"
-    assert ax.get_ylabel() == "Mean λ of the FFN residual"
+    assert ax.get_ylabel() == "Mean λ, the learned factor on\nthe FFN residual (1 at first)"
     assert ax.get_xlim()[0] < 0 < 1 < ax.get_xlim()[1]
     assert not ax.yaxis.get_offset_text().get_text()
     assert ax.get_legend().get_window_extent().y0 > ax.get_window_extent().y1
@@ -93,10 +93,24 @@ def test_values_all_but_equal_have_whole_labels() -> None:
     assert not ax.yaxis.get_offset_text().get_text()
 
 
-def test_one_layer_is_a_point() -> None:
+@pytest.mark.parametrize("n_layers", [1, 4, 12, 48])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_any_depth_can_be_drawn(n_layers: int, seeds: int) -> None:
+    first = lambdas(seeds=seeds).query("layer == 0")
+    layers = [first.assign(layer=n, depth=n / n_layers, mean=1 - n / 99) for n in range(n_layers)]
+    table = pd.concat(layers)
+    ax = lambda_resid_by_depth(table)
+    figure_of(ax).draw_without_rendering()
+    (line,) = joined(ax, LOOKS["normformer-resscale"].color)
+    assert len(line.get_xdata()) == n_layers
+    assert line.get_marker() == LOOKS["normformer-resscale"].marker
+
+
+def test_a_layer_without_a_finite_mean_is_a_gap() -> None:
     table = lambdas()
-    ax = lambda_resid_by_depth(table[table["layer"] == 0])
-    assert ax.lines[1].get_marker() == LOOKS["normformer-resscale"].marker
+    table.loc[table["layer"] == 2, "mean"] = math.nan
+    drawn = joined(lambda_resid_by_depth(table), LOOKS["normformer-resscale"].color)
+    assert [len(line.get_xdata()) for line in drawn] == [2, 3]
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

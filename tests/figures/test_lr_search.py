@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import joined, points
 from matplotlib.axes import Axes
 
 from gradlab.analyses.final_losses import COLUMNS
@@ -31,22 +32,17 @@ def study(seeds: int = 3, rates: tuple[float, ...] = RATES) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def lines(ax: Axes, arch: str, *, line: str = "None") -> list[Any]:
+def marked(ax: Axes, arch: str, marker: str) -> Any:
     color = LOOKS[arch].color
-    return [
-        found
-        for found in ax.lines
-        if color in (found.get_color(), found.get_markeredgecolor())
-        and found.get_linestyle() == line
-    ]
-
-
-def marked(ax: Axes, arch: str, marker: str, size: float) -> Any:
     (found,) = [
-        found
-        for found in lines(ax, arch)
-        if found.get_marker() == marker and found.get_markersize() == size
-    ]
+        x for x in ax.lines if x.get_marker() == marker and color in (x.get_color(), x.get_mec())
+        and x.get_linestyle() == "None"
+    ]  # fmt: skip
+    return found
+
+
+def line_of(ax: Axes, arch: str) -> Any:
+    (found,) = joined(ax, LOOKS[arch].color)
     return found
 
 
@@ -58,14 +54,13 @@ def test_a_line_is_the_mean_of_what_runs_enter_with() -> None:
     table = study()
     ax = loss_by_rate(table)
     for arch in BEST:
-        (line,) = lines(ax, arch, line="-")
-        x, y = line.get_data()
+        x, y = line_of(ax, arch).get_data()
         np.testing.assert_allclose(x, RATES, rtol=0.06)
         entered = table.assign(entered=table["val_loss"].fillna(FIRST))
         entered = entered[entered["arch"] == arch].groupby("lr")["entered"].mean()
         np.testing.assert_allclose(y, entered.to_numpy())
     assert ax.get_xscale() == "log"
-    assert ax.get_xlabel() == "Peak learning rate"
+    assert ax.get_xlabel() == "Peak learning rate (log scale)"
     assert ax.get_ylabel() == "Validation loss (nats a token)"
 
 
@@ -75,23 +70,25 @@ def test_every_run_is_a_point_and_a_diverged_one_a_cross() -> None:
     for arch in BEST:
         here = table[table["arch"] == arch]
         diverged = here[here["reason"] != "completed"]
-        crosses, points = marked(ax, arch, "x", 4.5), marked(ax, arch, LOOKS[arch].marker, 3)
+        crosses, drawn = marked(ax, arch, "x"), points(ax, LOOKS[arch].color)[:, 1]
         assert len(crosses.get_ydata()) == len(diverged) > 0
         assert set(crosses.get_ydata()) == {FIRST}
-        assert sorted(points.get_ydata()) == sorted(here["val_loss"].dropna())
-    assert legend(ax) == ["Pre-LN", "diverged", "NormFormer", "best rate"]
+        assert set(here["val_loss"].dropna()) < set(drawn)
+        means = (diverged["lr"].value_counts() < 3).sum() + (8 - diverged["lr"].nunique())
+        assert len(drawn) == here["val_loss"].count() + means
+    assert set(legend(ax)) == {"Pre-LN", "NormFormer", "a seed", "best rate", "diverged"}
 
 
 def test_a_ring_marks_the_best_rate() -> None:
     ax = loss_by_rate(study())
     for arch, best in BEST.items():
-        (x,) = marked(ax, arch, "o", 8.5).get_xdata()
+        (x,) = marked(ax, arch, "o").get_xdata()
         assert x == pytest.approx(best, rel=0.06)
 
 
 def test_architectures_stand_beside_each_other() -> None:
     ax = loss_by_rate(study())
-    first, second = (lines(ax, arch, line="-")[0].get_xdata() for arch in BEST)
+    first, second = (line_of(ax, arch).get_xdata() for arch in BEST)
     assert (second > first).all()
     ticks = [tick for tick in ax.get_xticks() if tick in RATES]
     assert len(ticks) == len(ax.get_xticks()) >= 4
@@ -108,8 +105,8 @@ def test_an_architecture_that_always_diverges_has_no_ring() -> None:
     table = study()
     table.loc[table["arch"] == "pre-ln", ["reason", "val_loss"]] = ["loss_rise", math.nan]
     ax = loss_by_rate(table)
-    assert len(marked(ax, "pre-ln", "o", 8.5).get_xdata()) == 0
-    assert len(marked(ax, "pre-ln", "x", 4.5).get_xdata()) == 3 * len(RATES)
+    assert len(marked(ax, "pre-ln", "o").get_xdata()) == 0
+    assert len(marked(ax, "pre-ln", "x").get_xdata()) == 3 * len(RATES)
 
 
 def test_nothing_to_draw_is_a_sentence() -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from gradlab.errors import GradlabError
 from gradlab.figures.relative_gradients import (
@@ -16,6 +17,7 @@ from gradlab.figures.save import save
 from gradlab.figures.style import figure_of
 
 OPS = ("q", "out", "fc2")
+STARS = "Layer\n★ distinguished from 1 (95 % interval)"
 
 
 def relative(
@@ -52,13 +54,15 @@ def cells(ax: Axes) -> Any:
     return mesh.get_array()
 
 
-def numbers(ax: Axes) -> dict[tuple[float, float], str]:
-    return {text.get_position(): text.get_text() for text in ax.texts}
+def numbers(ax: Axes) -> dict[tuple[int, int], str]:
+    """What stands in the cells, by (layer, row)."""
+    places = {text: text.get_position() for text in ax.texts if text.get_text()}
+    return {(int(x), int(y)): text.get_text() for text, (x, y) in places.items()}
 
 
-def dots(ax: Axes) -> set[tuple[int, int]]:
-    """The cells with a dot, as (layer, row)."""
-    return {(round(x - 0.4), round(y + 0.33)) for line in ax.lines for x, y in line.get_xydata()}
+def stars(ax: Axes) -> set[tuple[int, int]]:
+    """The cells with a star, as (layer, row)."""
+    return {(int(x), int(y)) for line in ax.lines for x, y in line.get_xydata()}
 
 
 def grey(color: Any) -> float:
@@ -85,25 +89,44 @@ def test_the_scale_of_colours_is_centred_on_one() -> None:
     assert same.collections[0].norm.vmax == pytest.approx(math.log(1.25))
 
 
-def test_more_is_lighter_in_grey_too() -> None:
-    lightness = [grey(RATIOS(share)) for share in np.linspace(0, 1, 33)]
-    assert (np.diff(lightness) > 0).all()
-    assert lightness[0] < 0.25 < 0.6 < lightness[16] < 0.75 < 0.88 < lightness[-1]
+def test_half_and_twice_are_equally_dark_and_differ_in_hue() -> None:
+    lightness = np.array([grey(RATIOS(share)) for share in np.linspace(0, 1, 33)])
+    assert (np.diff(lightness[:17]) > 0).all()
+    assert (np.diff(lightness[16:]) < 0).all()
+    assert np.abs(lightness - lightness[::-1]).max() < 0.06
+    assert lightness[16] > 0.9
+    assert lightness[[0, -1]].max() < 0.45
+    low, high = np.array(RATIOS(0.1)), np.array(RATIOS(0.9))
+    assert low[2] > low[0] + 0.2, "blue below 1"
+    assert high[0] > high[2] + 0.2, "orange above"
 
 
 def test_numbers_stand_in_their_cells_and_can_be_read() -> None:
     ax = relative_gradient(relative())
     assert numbers(ax)[(3, 0)] == "0.25"
-    assert numbers(ax)[(0, 0)] == "1.0"
-    assert numbers(ax)[(1, 2)] == "1.5"
+    assert numbers(ax)[(0, 0)] == "1.00"
+    assert numbers(ax)[(1, 2)] == "1.50"
     (mesh,) = [c for c in ax.collections if type(c).__name__ == "QuadMesh"]
     for text in ax.texts:
-        layer, row = text.get_position()
-        behind = grey(RATIOS(mesh.norm(cells(ax).reshape(3, 4)[int(row), int(layer)])))
-        assert abs(behind - (0 if text.get_color() == "black" else 1)) > 0.4
+        layer, row = map(int, text.get_position())
+        behind = grey(RATIOS(mesh.norm(cells(ax).reshape(3, 4)[row, layer])))
+        assert abs(behind - grey(to_rgb(text.get_color()))) > 0.4
 
 
-@pytest.mark.parametrize("n_layers", [1, 8, 12, 24])
+@pytest.mark.parametrize(
+    ("ratio", "written"),
+    [
+        *((0.003, "3e-03"), (0.0151, "0.02"), (0.62, "0.62"), (1.0, "1.00"), (1.5, "1.50")),
+        *((9.996, "10.0"), (13.06, "13.1"), (131.2, "131"), (4567.0, "5e+03")),
+    ],
+)
+def test_numbers_have_equal_digits(ratio: float, written: str) -> None:
+    assert set(numbers(relative_gradient(relative(seeds=1).assign(ratio=ratio))).values()) == {
+        written
+    }
+
+
+@pytest.mark.parametrize("n_layers", [1, 4, 8, 12, 24])
 def test_numbers_fit(n_layers: int) -> None:
     ax = relative_gradient(relative(n_layers))
     figure = figure_of(ax)
@@ -113,13 +136,13 @@ def test_numbers_fit(n_layers: int) -> None:
     assert max(text.get_window_extent().width for text in ax.texts) < 0.92 * width
 
 
-def test_forty_layers_of_eight_architectures_have_colours_only() -> None:
+def test_forty_eight_layers_of_eight_architectures_have_colours_only() -> None:
     names = tuple(f"variant {number}" for number in range(8))
-    figure = relative_panels(relative(40, archs=names))
+    figure = relative_panels(relative(48, archs=names))
     figure.draw_without_rendering()
     assert len(figure.axes) == 8 + 1
     assert not any(ax.texts for ax in figure.axes)
-    assert figure.axes[0].get_xlim() == (-0.5, 39.5)
+    assert figure.axes[0].get_xlim() == (0, 48)
 
 
 def test_panels_share_one_scale_and_say_what_they_are() -> None:
@@ -129,41 +152,45 @@ def test_panels_share_one_scale_and_say_what_they_are() -> None:
     titles = [ax.get_title(loc="left") for ax in panels]
     assert titles == ["NormFormer / Pre-LN, 2 seeds", "Post-LN / Pre-LN, 2 seeds"]
     assert len({(ax.collections[0].norm.vmin, ax.collections[0].norm.vmax) for ax in panels}) == 1
-    assert bar.get_ylabel() == "Gradient L1 / loss,\nratio, steps 250–299"
+    assert bar.get_ylabel() == "Gradient L1 / loss, ratio\n(log scale), steps 250–299"
     labels = [label.get_text() for label in bar.get_yticklabels()]
     assert labels == ["1/4", "1/2", "1", "2", "4"]
-    assert [ax.get_xlabel() for ax in panels] == ["", "Layer\n• not distinguished from 1"]
+    assert [ax.get_xlabel() for ax in panels] == ["", STARS]
     single = relative_panels(relative(seeds=1)).axes[0]
     assert single.get_title(loc="left") == "NormFormer / Pre-LN, 1 seed"
 
 
-def test_a_cell_without_a_ratio_is_white() -> None:
+def test_a_cell_without_a_ratio_is_of_a_grey_that_no_ratio_has() -> None:
     table = relative()
     table.loc[(table["op"] == "out") & (table["layer"] == 2), "ratio"] = math.nan
     ax = relative_gradient(table)
     assert np.ma.getmaskarray(cells(ax)).reshape(3, 4).sum() == 1
     assert (2, 1) not in numbers(ax)
+    behind = np.array(ax.get_facecolor()[:3])
+    scale = np.array([RATIOS(share)[:3] for share in np.linspace(0, 1, 64)])
+    assert np.abs(scale - behind).sum(axis=1).min() > 0.1
 
 
-def test_cells_that_are_not_distinguished_from_one_have_a_dot() -> None:
+def test_cells_that_are_distinguished_from_one_have_a_star() -> None:
     table = relative(seeds=3)
     certain = (table["op"] == "q") | (table["layer"] == 1)
     table.loc[certain, "ratio"] = 2.0 + 0.01 * table["seed"]
     table.loc[(table["op"] == "out") & (table["layer"] == 3) & (table["seed"] > 0), "ratio"] = None
     ax = relative_gradient(table)
-    assert dots(ax) == {(layer, row) for layer in (0, 2, 3) for row in (1, 2)}
-    assert ax.get_xlabel() == "Layer\n• not distinguished from 1"
+    rest = {(layer, row) for layer in (0, 2, 3) for row in (1, 2)}
+    assert stars(ax) == {(layer, row) for layer in range(4) for row in range(3)} - rest
+    assert ax.get_xlabel() == STARS
     figure_of(ax).draw_without_rendering()
-    numbers = [text.get_window_extent() for text in ax.texts]
+    written = [text.get_window_extent() for text in ax.texts]
     for line in ax.lines:
         for x, y in ax.transData.transform(line.get_xydata()):
-            assert not any(box.contains(x, y) for box in numbers)
+            assert not any(box.contains(x, y) for box in written)
 
 
-def test_one_seed_has_no_intervals_and_no_dots() -> None:
+def test_one_seed_has_no_intervals_and_says_so() -> None:
     ax = relative_gradient(relative(seeds=1))
-    assert dots(ax) == set()
-    assert ax.get_xlabel() == "Layer"
+    assert stars(ax) == set()
+    assert ax.get_xlabel() == "Layer\none seed: no intervals"
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

