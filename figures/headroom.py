@@ -177,7 +177,7 @@ class _Frame:
     @property
     def height(self) -> float:
         """Of a panel, in inches."""
-        return max(_ROW * min(len(self.rows), _MOST_ROWS), 0.5)
+        return max(_ROW * min(len(self.rows), _MOST_ROWS), 0.7)
 
     def place(self, x: float) -> float:
         """Where a value of x is, in cells."""
@@ -255,7 +255,7 @@ def _bar(figure: Figure, axes: Sequence[Axes], frame: _Frame) -> None:
     bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     bar.ax.tick_params(length=0)
-    bar.set_label("Least FP16 headroom (bits)", fontsize=7)
+    bar.set_label("Least headroom\n(FP16 bits)", fontsize=7)
 
 
 def _handles(roads: Sequence[Road], against: str) -> list[Line2D]:

@@ -237,15 +237,16 @@ def _bar(figure: Figure, axes: Sequence[Axes], scale: Normalize, rows: pd.DataFr
     bar = figure.colorbar(ScalarMappable(scale, RATIOS), ax=list(axes), **options)
     assert scale.vmax is not None
     inside = [tick for tick in _TICKS if abs(math.log(tick)) <= scale.vmax * 1.001]
-    if len(inside) > 5:  # whole powers of two are enough
-        inside = [tick for tick in inside if math.log2(tick).is_integer()]
+    for power in (1, 2):  # whole powers of two are enough, or every other
+        if len(inside) > 5:
+            inside = [tick for tick in inside if math.log2(tick) % power == 0]
     bar.ax.yaxis.set_major_locator(FixedLocator([math.log(tick) for tick in inside]))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda log, _: _tick(math.exp(log))))
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=PAPER["ytick.labelsize"])
     first, last = rows["first"].iloc[0], rows["last"].iloc[0]
-    bar.set_label(f"Gradient L1 / loss, ratio\n(log scale), steps {first}–{last}", fontsize=7)
+    bar.set_label(f"Gradient L1 / loss,\nratio, steps {first}–{last}", fontsize=7)
 
 
 def _tick(ratio: float) -> str:

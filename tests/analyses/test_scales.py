@@ -108,7 +108,7 @@ def test_entries_are_those_that_the_quantiles_are_of() -> None:
     expected = distributions.set_index(key)["median"].sort_index()
     pd.testing.assert_series_equal(medians, expected, check_names=False)
     with pytest.raises(GradlabError, match="at no step in common"):
-        scale_entries(runs[:1] + [recorded(table(rows(7, "head_scale", 0, [1.0])), seed=1)])
+        scale_entries([*runs[:1], recorded(table(rows(7, "head_scale", 0, [1.0])), seed=1)])
 
 
 def test_a_summary_is_over_seeds_and_says_how_many() -> None:

@@ -116,6 +116,8 @@ def test_any_depth_has_its_rows_and_labels_that_do_not_touch(layers: int, outsid
     boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
     for above, below in pairwise(boxes):
         assert above.y0 >= below.y1 - 1
+    bar = figure_of(ax).axes[-1].yaxis.label.get_window_extent()
+    assert 0 <= bar.y0 < bar.y1 <= figure_of(ax).bbox.y1
 
 
 def test_rows_of_one_in_ten_steps_leave_no_gaps() -> None:

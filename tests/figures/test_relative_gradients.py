@@ -145,6 +145,18 @@ def test_forty_eight_layers_of_eight_architectures_have_colours_only() -> None:
     assert figure.axes[0].get_xlim() == (0, 48)
 
 
+@pytest.mark.parametrize("n_layers", [1, 4, 12, 48])
+def test_the_scale_of_colours_can_be_read(n_layers: int) -> None:
+    figure = relative_panels(relative(n_layers))
+    figure.draw_without_rendering()
+    bar = figure.axes[-1]
+    label = bar.yaxis.label.get_window_extent()
+    assert 0 <= label.y0 < label.y1 <= figure.bbox.y1
+    ticks = sorted(tick.get_window_extent().y0 for tick in bar.get_yticklabels())
+    height = bar.get_yticklabels()[0].get_window_extent().height
+    assert min(np.diff(ticks)) > 0.8 * height
+
+
 def test_panels_share_one_scale_and_say_what_they_are() -> None:
     figure = relative_panels(relative(archs=("normformer", "post-ln")), window="late")
     figure.draw_without_rendering()
@@ -152,7 +164,7 @@ def test_panels_share_one_scale_and_say_what_they_are() -> None:
     titles = [ax.get_title(loc="left") for ax in panels]
     assert titles == ["NormFormer / Pre-LN, 2 seeds", "Post-LN / Pre-LN, 2 seeds"]
     assert len({(ax.collections[0].norm.vmin, ax.collections[0].norm.vmax) for ax in panels}) == 1
-    assert bar.get_ylabel() == "Gradient L1 / loss, ratio\n(log scale), steps 250–299"
+    assert bar.get_ylabel() == "Gradient L1 / loss,\nratio, steps 250–299"
     labels = [label.get_text() for label in bar.get_yticklabels()]
     assert labels == ["1/4", "1/2", "1", "2", "4"]
     assert [ax.get_xlabel() for ax in panels] == ["", STARS]

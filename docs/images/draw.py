@@ -1,0 +1,48 @@
+"""Draw the pictures of the documentation whose tables are in docs/studies, and the layers.
+
+The others need runs; docs/gallery.md has the command of each.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib as mpl
+
+from gradlab.analyses.stability_table import read_stability
+from gradlab.config import ModelConfig
+from gradlab.figures.blocks import block_panels
+from gradlab.figures.differences import lr_against_baseline
+from gradlab.figures.save import save
+from gradlab.figures.stability import lr_at_break
+from gradlab.figures.style import LOOKS, figure_of
+from gradlab.models.presets import model_config
+
+IMAGES = Path(__file__).parent
+STUDIES = IMAGES.parent / "studies"
+LAYERS = ("post-ln", "pre-ln", "normformer-resscale")
+
+
+def layers() -> dict[str, ModelConfig]:
+    """The models of figure 1 by their titles."""
+    return {LOOKS[arch].label: model_config(arch, "125M") for arch in LAYERS}
+
+
+def draw(out: Path) -> None:
+    """Write the pictures into a folder."""
+    mpl.use("agg")
+    width = read_stability(STUDIES / "width" / "stability.csv")
+    nano = read_stability(STUDIES / "claims" / "stability" / "stability.csv")
+    figures = {
+        "width_breaks": figure_of(lr_at_break(width)),
+        "width_differences": figure_of(lr_against_baseline(width)),
+        "breaks_nano": figure_of(lr_at_break(nano)),
+        "blocks": block_panels(layers()),
+    }
+    for name, figure in figures.items():
+        save(figure, out / name, ["png"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
+    draw(parser.parse_args().out)
