@@ -29,7 +29,9 @@ def _end(run: Run, steps: pd.DataFrame) -> Finding:
     if len(steps):
         recorded = f"{counted(len(steps), 'step')} recorded, the last {steps['step'].iloc[-1]}"
     if run.status == "running":
-        return Finding("end", f"Still being written, or killed while it was: {recorded}.")
+        return Finding("end", f"Still being written: {recorded}.")
+    if run.status == "stopped":
+        return Finding("end", f"Killed, or kept from writing, before its end: {recorded}.")
     reason = run.status if run.verdict is None else run.verdict.reason
     how = {
         "completed": "Reached its last step without destabilising",

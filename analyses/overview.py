@@ -65,10 +65,12 @@ def overview(runs: Mapping[str, Run]) -> pd.DataFrame:
 def verdict_sentence(run: Run) -> str:
     """How a run ended, in a sentence."""
     verdict = run.verdict
-    if verdict is None and run.status != "running":
-        return f"It is {run.status}; there is no verdict, which gradlab's own loop gives."
+    if verdict is None and run.status == "running":
+        return "It is still being written: there is no verdict yet."
+    if verdict is None and run.status == "stopped":
+        return "It was killed, or kept from writing, before its end: there is no verdict."
     if verdict is None:
-        return "It is still being written, or was killed while it was: there is no verdict yet."
+        return f"It is {run.status}; there is no verdict, which gradlab's own loop gives."
     text = REASONS[verdict.reason]
     if verdict.step is not None:
         text += f" from step {verdict.step} on" if verdict.broke else f" ({verdict.step})"

@@ -14,6 +14,11 @@ from gradlab.figures.kinds import Choices
 from gradlab.runs.gather import Source, folder_of, gather
 from gradlab.runs.reader import Run
 
+_UNENDED = {
+    "running": "is still being written",
+    "stopped": "was killed, or kept from writing, before its end",
+}
+
 
 @dataclass(frozen=True)
 class Given:
@@ -67,9 +72,9 @@ def read_given(sources: Iterable[Source]) -> Given:
         [
             *gathered.notes,
             *(
-                f"{run.path} is still being written, or was killed: drawn as far as it is."
+                f"{run.path} {_UNENDED[run.status]}: drawn as far as it is."
                 for run in runs
-                if run.status == "running"
+                if run.status in _UNENDED
             ),
             *notes,
         ],

@@ -98,7 +98,7 @@ _HEADINGS = (
 
 
 def _cells(row: Mapping[Any, Any], run: Run) -> list[Cell]:
-    ending = "being written, or killed" if run.status == "running" else run.status
+    ending = "being written" if run.status == "running" else run.status
     class_ = None
     if run.verdict is not None:
         ending = REASONS[run.verdict.reason]

@@ -7,17 +7,70 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from gradlab.config import RunConfig
+from pydantic import ConfigDict, Field
+
+from gradlab.config import Config, RunConfig
 from gradlab.errors import GradlabError, unknown
-from gradlab.runs.schema import SCHEMA_VERSION
+from gradlab.runs.schema import SCHEMA_VERSION, TABLE_NAME, OwnType
 from gradlab.runs.verdict import Verdict
 
 RUN_FILE = "run.json"
 
 Status = Literal["running", "finished", "interrupted", "error"]
-"""`running` stays where a process was killed; the others are written by `finish`."""
+"""`running` stays where a process was killed, or could not write; others are of a run's end."""
+
+STOPPED = "stopped"
+"""What a reader says of a run that is `running` by its file while no process writes it."""
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+_TableName = Annotated[str, Field(pattern=TABLE_NAME)]
+
+
+class _Part(Config):
+    """Of a run's document: what is known has its kind, what else is there is kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+
+class Device(_Part):
+    """Where a run was made."""
+
+    type: str | None = None
+    name: str | None = None
+    threads: _Count | None = None
+
+
+class CorpusFacts(_Part):
+    """The text that it was trained on."""
+
+    name: str | None = None
+    sha256: str | None = None
+
+
+class Document(_Part):
+    """The kinds of what `run.json` says, beside its config and its verdict."""
+
+    schema_version: _Count
+    status: Status
+    config: dict[str, Any] | None
+    verdict: dict[str, Any] | None = None
+    seed: int | None = None
+    precision: str | None = None
+    versions: dict[str, str] | None = None
+    started: str | None = None
+    ended: str | None = None
+    tables: list[str] = Field(default_factory=list)
+    own_tables: dict[_TableName, dict[str, OwnType]] = Field(default_factory=dict)
+    writes: dict[str, _Count] = Field(default_factory=dict)
+    device: Device | None = None
+    corpus: CorpusFacts | None = None
+    params: _Count | None = None
+    model: str | None = None
+    probes: list[str] = Field(default_factory=list)
+    error: str | None = None
+
 
 _PACKAGES = ("gradlab-diagnostics", "torch", "numpy", "pyarrow", "pydantic")
 
@@ -45,9 +98,13 @@ def opening(config: RunConfig | None, info: Mapping[str, Any]) -> dict[str, Any]
 
 
 def closing(
-    document: Mapping[str, Any], status: str, verdict: Verdict | None, info: Mapping[str, Any]
+    document: Mapping[str, Any],
+    status: str,
+    verdict: Verdict | None,
+    writes: Mapping[str, int],
+    info: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The document of a run that ends now."""
+    """The document of a run that ends now, with the number of writes of each table."""
     if status not in get_args(Status):
         raise GradlabError(unknown("status", status, get_args(Status)))
     return {
@@ -55,6 +112,7 @@ def closing(
         "status": status,
         "ended": _now(),
         "verdict": None if verdict is None else verdict.model_dump(mode="json"),
+        "writes": dict(writes),
         **info,
     }
 

@@ -3,9 +3,12 @@
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 from gradlab.errors import GradlabError
+
+_BINARY = getattr(os, "O_BINARY", 0)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -32,6 +35,41 @@ def write_whole(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
         raise
+
+
+def read_regular(path: Path, *, at_most: int) -> bytes:
+    """The content of a regular file, never of a device or a pipe, which may have no end.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: There is none.
+        GradlabError: It is something else, is larger than `at_most` bytes, or cannot be read.
+    """
+    try:
+        # A pipe that nobody writes to would let its opening wait.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise GradlabError(f"{path} cannot be read: it is {_kind(found.st_mode)}.")
+            content = b"" if found.st_size > at_most else file.read(at_most + 1)
+            if max(found.st_size, len(content)) > at_most:
+                raise GradlabError(
+                    f"{path} cannot be read: it has more than {at_most:,} bytes, so it is "
+                    "something else than its name says."
+                )
+            return content
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise GradlabError(f"{path} cannot be read: {error.strerror}.") from error
+    except MemoryError:
+        raise GradlabError(f"{path} cannot be read: it does not fit into memory.") from None
+
+
+def _kind(mode: int) -> str:
+    """What a file is that is no regular one."""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def cannot_write(path: Path, error: OSError) -> GradlabError:

@@ -1,9 +1,12 @@
 """One writer a folder: an advisory lock that the system drops when its process dies."""
 
 import contextlib
+import errno
 import os
 import sys
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from gradlab.errors import GradlabError
 from gradlab.runs.files import cannot_write
@@ -13,12 +16,14 @@ if sys.platform != "win32":
 
 LOCK_NAME = ".lock"
 
+_PATIENCE = 0.2
+"""Seconds that a writer tries: one that looks whether the folder is held holds it for a moment."""
+
 
 class FolderLock:
     """An exclusive lock on an existing folder, held until `release` or the process's end.
 
-    It is `flock` on a hidden file in the folder. Where the platform or the file system has none,
-    nothing is locked.
+    It is on a hidden file in the folder; a symbolic link of that name is not followed.
 
     Raises:
         GradlabError: Another writer holds the folder, or it cannot be written.
@@ -26,45 +31,40 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME
-        self._descriptor: int | None = None
-        while self._descriptor is None:
-            descriptor = self._open()
-            # The last holder may have removed the file between our opening and locking it.
-            if _same_file(descriptor, self._path):
-                self._descriptor = descriptor
-            else:
-                os.close(descriptor)
-
-    def _open(self) -> int:
+        self._lock = FileLock(self._path, thread_local=False)
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            folder.stat()  # filelock would make it
+            self._lock.acquire(timeout=_PATIENCE, poll_interval=0.02)
+        except Timeout:
+            raise GradlabError(
+                f"another process is writing {folder}: wait for it to end or choose another folder."
+            ) from None
         except OSError as error:
-            raise cannot_write(self._path.parent, error) from error
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                raise GradlabError(
-                    f"another process is writing {self._path.parent}: wait for it to end or "
-                    "choose another folder."
-                ) from None
-            except OSError:
-                pass  # a file system without locks: the check for existing results still stands
-        return descriptor
+            raise cannot_write(folder, error) from error
 
     def release(self) -> None:
         """Remove the lock; harmless when it is released already."""
-        if self._descriptor is None:
+        if not self._lock.is_locked:
             return
+        # Who has opened the file and not locked it yet sees that it is gone, and makes another.
         with contextlib.suppress(OSError):  # Windows keeps an open file, which is harmless
             self._path.unlink()
-        os.close(self._descriptor)
-        self._descriptor = None
+        with contextlib.suppress(OSError):
+            self._lock.release()
 
 
-def _same_file(descriptor: int, path: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder; true too where the system cannot tell."""
+    if sys.platform == "win32":
+        return True
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ELOOP)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or a file system without locks
+        return True
+    finally:
+        os.close(descriptor)
+    return False

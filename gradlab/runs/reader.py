@@ -1,6 +1,7 @@
 """Reads runs back. Needs neither torch nor the code that made them."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,14 +11,20 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 
 from gradlab.config import RunConfig
-from gradlab.errors import ConfigError, GradlabError, unknown
-from gradlab.runs.document import RUN_FILE, plain
-from gradlab.runs.parts import FolderParts, MemoryParts, Parts
+from gradlab.errors import ConfigError, GradlabError, GradlabWarning, unknown
+from gradlab.runs.document import RUN_FILE, STOPPED, Document, plain
+from gradlab.runs.files import read_regular
+from gradlab.runs.lock import is_held
+from gradlab.runs.parts import FolderShelf, MemoryShelf, Shelf
+from gradlab.runs.rows import missing_rows, read_rows
 from gradlab.runs.schema import SCHEMA_VERSION, TABLES, schema
 from gradlab.runs.verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_LARGEST_DOCUMENT = 1 << 24
+"""Bytes of a `run.json` that are read at most; one has some 3,000."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -28,21 +35,24 @@ class Run:
         info: The whole of `run.json`.
         verdict: How it ended, or None while that is not known.
         path: Its folder, or None if it was kept in memory.
+        status: `running`, `finished`, `interrupted`, `error`, or `stopped`: begun, not ended, and
+            no process writes it any more. It was killed, or nothing more could be written.
     """
 
     _config: RunConfig | None
     info: Mapping[str, Any]
     verdict: Verdict | None
     path: Path | None
-    _parts: Parts
+    status: str
+    _shelf: Shelf
 
     @classmethod
-    def from_document(
-        cls, document: Mapping[str, Any], parts: Mapping[str, Sequence[pa.Table]]
-    ) -> Self:
-        """A run kept in memory: what `run.json` would say, and the rows of each table."""
+    def from_document(cls, document: Mapping[str, Any], shelf: MemoryShelf) -> Self:
+        """A run kept in memory: what `run.json` would say, and the parts of its tables."""
         info = plain(document)
-        return cls(*_parse(info), path=None, _parts=MemoryParts(parts))
+        _check(info)
+        config, verdict = _typed(info)
+        return cls(config, info, verdict, path=None, status=info["status"], _shelf=shelf)
 
     @property
     def config(self) -> RunConfig:
@@ -69,14 +79,9 @@ class Run:
         return self.verdict is not None and self.verdict.censored
 
     @property
-    def status(self) -> str:
-        """`running` (or killed while it was), `finished`, `interrupted` or `error`."""
-        return str(self.info["status"])
-
-    @property
     def tables(self) -> tuple[str, ...]:
         """Names of the recorded tables, those included that stayed empty."""
-        named = {*self.info.get("tables", ()), *self._parts.present()}
+        named = {*self.info.get("tables", ()), *self._shelf.tables()}
         own = [table for table in self.info.get("own_tables", {}) if table in named]
         return (*(table for table in TABLES if table in named), *own)
 
@@ -111,11 +116,21 @@ class Run:
                 f"{self._title} did not record {name}, only {', '.join(self.tables)}."
             )
         read = pa.schema([fields.field(column) for column in dict.fromkeys(["step", *wanted])])
-        parts = self._parts.read(name, read, between)
+        parts = read_rows(self._shelf, name, read, between)
         rows = _frame(pa.concat_tables([read.empty_table(), *parts]))
         if not rows["step"].is_monotonic_increasing:  # what led to an overflow is written after it
             rows = rows.sort_values("step", kind="stable", ignore_index=True)
         return rows[wanted]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """A sentence for each table of which rows have been lost since they were written.
+
+        What is missing at a table's end is noticed only if the run has ended.
+        """
+        writes = self.info.get("writes", {})
+        found = (missing_rows(self._shelf, name, writes.get(name)) for name in self.tables)
+        return tuple(sentence for sentence in found if sentence)
 
     @property
     def _title(self) -> str:
@@ -160,7 +175,7 @@ class Run:
 
 
 def load(path: Path | str) -> Run:
-    """The run in a folder; its `run.json` may be named too.
+    """The run in a folder; its `run.json` may be named too. Warns where rows of it are missing.
 
     Raises:
         GradlabError: There is no run, its `run.json` is damaged, or a newer gradlab wrote it.
@@ -168,24 +183,40 @@ def load(path: Path | str) -> Run:
     file = Path(path)
     folder = file.parent if file.name == RUN_FILE else file
     file = folder / RUN_FILE
+    info = _read(file)
+    stopped = info["status"] == "running" and not is_held(folder)
+    if stopped:  # or it has ended since: then it wrote how, before it gave the folder up
+        info = _read(file)
+        stopped = info["status"] == "running"
     try:
-        info = json.loads(file.read_bytes())
+        config, verdict = _typed(info)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    status = STOPPED if stopped else info["status"]
+    run = Run(config, info, verdict, path=folder, status=status, _shelf=FolderShelf(folder))
+    for sentence in run.missing:
+        warnings.warn(sentence, GradlabWarning, stacklevel=2)
+    return run
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(read_regular(file, at_most=_LARGEST_DOCUMENT))
     except (FileNotFoundError, NotADirectoryError):
-        raise GradlabError(_no_run(folder)) from None
-    except OSError as error:
-        raise GradlabError(f"{file} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+        raise GradlabError(_no_run(file.parent)) from None
+    except (ValueError, RecursionError) as error:
         raise GradlabError(f"{file} is damaged: {error}.") from None
     if not isinstance(info, dict):
         raise GradlabError(f"{file} is damaged: it holds no JSON object.")
     try:
-        return Run(*_parse(info), path=folder, _parts=FolderParts(folder))
+        _check(info)
     except GradlabError as error:
         raise type(error)(f"{file}: {error}") from None
+    return info
 
 
-def _parse(info: dict[str, Any]) -> tuple[RunConfig | None, dict[str, Any], Verdict | None]:
-    """The typed parts of a run's document."""
+def _check(info: dict[str, Any]) -> None:
+    """See that a document is one of a run that can be read, and each of its parts of its kind."""
     found = info.get("schema_version")
     if not isinstance(found, int):
         raise GradlabError("this is no run of gradlab: it has no schema_version.")
@@ -194,13 +225,14 @@ def _parse(info: dict[str, Any]) -> tuple[RunConfig | None, dict[str, Any], Verd
             f"written by a newer gradlab (format {found}, this one reads up to "
             f"{SCHEMA_VERSION}): update gradlab."
         )
-    config = info.get("config")
-    if "config" not in info or not isinstance(config, dict | None) or "status" not in info:
-        raise ConfigError("the config or the status is missing.")
-    verdict = info.get("verdict")
+    Document.from_mapping(info)
+
+
+def _typed(info: dict[str, Any]) -> tuple[RunConfig | None, Verdict | None]:
+    """The config and the verdict of a document."""
+    config, verdict = info["config"], info.get("verdict")
     return (
         None if config is None else RunConfig.from_mapping(config),
-        info,
         None if verdict is None else Verdict.from_mapping(verdict),
     )
 

@@ -11,7 +11,7 @@ own, as `float16`: only the wider ones can have negative headroom.
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -133,6 +133,11 @@ TABLES: Mapping[str, pa.Schema] = {
 """Name → columns. The names and their meaning are the interface of every analysis."""
 
 
+TABLE_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
+"""What a table of one's own can be called: it becomes a folder's name."""
+
+OwnType: TypeAlias = Literal["int", "float", "str", "bool"]
+
 OwnTables: TypeAlias = Mapping[str, Mapping[str, str]]
 """Tables of a user's own probes: name → column → `int`, `float`, `str` or `bool`."""
 
@@ -148,7 +153,7 @@ def own_table(table: str, columns: Mapping[str, type]) -> dict[str, str]:
     """
     if table in TABLES:
         raise GradlabError(f"the table {table!r} is gradlab's own: choose another name.")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", table):
+    if not re.fullmatch(TABLE_NAME, table):
         raise GradlabError(f"{table!r} cannot name a table: letters, digits and _ can.")
     for name, kind in columns.items():
         if kind.__name__ not in _OWN_TYPES:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from gradlab.config import Config
 
@@ -27,6 +27,8 @@ def _finite_or_none(value: Any) -> Any:
 
 _Real: TypeAlias = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
+_Step: TypeAlias = Annotated[int, Field(ge=0, lt=1 << 63)]
+
 
 class Verdict(Config):
     """Why and where a run ended. A rate that is not finite is stored as None: JSON has no NaN.
@@ -45,9 +47,9 @@ class Verdict(Config):
     """
 
     reason: Reason
-    step: int | None = None
+    step: _Step | None = None
     lr: _Real = None
-    detected_step: int | None = None
+    detected_step: _Step | None = None
     first_overflow: str | None = None
     lr_min_loss: _Real = None
     lr_collapse: _Real = None

@@ -4,17 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.document import RUN_FILE, closing, opening, to_json
 from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.lock import LOCK_NAME, FolderLock
+from gradlab.runs.parts import FolderShelf
 from gradlab.runs.reader import Run, load
+from gradlab.runs.rows import RowWriter
 from gradlab.runs.schema import arrow_table
 from gradlab.runs.verdict import Verdict
+
+LARGEST = 1_000_000
+"""Rows of a part at most into which others are merged: half a second's work, some 20 MB."""
 
 
 class RunWriter:
@@ -37,7 +39,7 @@ class RunWriter:
     ) -> None:
         self.path = Path(path)
         self._document = opening(config, info or {})
-        self._parts: dict[str, int] = {}
+        self._rows = RowWriter(FolderShelf(self.path), LARGEST)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -58,16 +60,8 @@ class RunWriter:
     def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Add rows to a table: one Parquet part, in place whole or not at all."""
         rows = arrow_table(table, columns, self._document["own_tables"])
-        if not rows.num_rows:
-            return
-        folder = self.path / table
-        number = self._parts.get(table, 0)
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        write_whole(folder / f"part-{number:06d}.parquet", _parquet(rows))
-        self._parts[table] = number + 1
+        if rows.num_rows:
+            self._rows.write(table, rows)
 
     def finish(self, status: str, verdict: Verdict | None = None, **info: Any) -> None:
         """Write how the run ended, and give the folder up, whether or not that could be written.
@@ -78,7 +72,7 @@ class RunWriter:
             info: More for `run.json`.
         """
         try:
-            self._document = closing(self._document, status, verdict, info)
+            self._document = closing(self._document, status, verdict, self._rows.writes, info)
             self._write_document()
         finally:
             self._lock.release()
@@ -89,9 +83,3 @@ class RunWriter:
 
     def _write_document(self) -> None:
         write_whole(self.path / RUN_FILE, to_json(self._document))
-
-
-def _parquet(rows: pa.Table) -> bytes:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(rows, buffer, compression="zstd")
-    return bytes(buffer.getvalue())

@@ -106,7 +106,7 @@ def test_every_reason_has_its_words(reason: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("status", "verdict", "sentence"),
     [
-        (None, None, "Still being written, or killed while it was: 2 steps recorded, the last 1."),
+        (None, None, "Still being written: 2 steps recorded, the last 1."),
         (
             "finished",
             Verdict(reason="completed", step=1),
@@ -169,7 +169,7 @@ def test_what_was_not_recorded_is_named_with_its_option() -> None:
 def test_no_rows_at_all(config: RunConfig | None) -> None:
     run = recorded(config=config, status=None, info={"tables": ["steps", "overflows", *PROBES]})
     assert [found.what for found in findings(run)] == ["run", "end", "no rows yet"]
-    assert told(run, "end") == "Still being written, or killed while it was: no step was recorded."
+    assert told(run, "end") == "Still being written: no step was recorded."
 
 
 @pytest.mark.parametrize("length", [1, 4])

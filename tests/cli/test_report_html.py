@@ -231,11 +231,11 @@ def test_a_run_without_the_table_says_which_probe_makes_it(
     assert "FP16 headroom by layer" not in page.headings
 
 
-def test_a_run_that_is_being_written(tmp_path: Path, write_run: WriteRun) -> None:
+def test_a_run_that_nobody_writes_any_more(tmp_path: Path, write_run: WriteRun) -> None:
     page = make(tmp_path / "report.html", write_run(tmp_path / "run", reason=None))
-    assert "no verdict yet" in page.words
+    assert "before its end: there is no verdict" in page.words
     assert "least headroom" in page.words
-    assert page.runs[1][1] == "being written, or killed"
+    assert page.runs[1][1] == "stopped"
     assert "Learning rate at the break" not in page.headings
 
 

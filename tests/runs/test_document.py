@@ -166,12 +166,14 @@ def test_tables_are_declared_only_where_they_are_recorded(config: RunConfig) -> 
 
 
 def test_a_closing_keeps_the_opening(config: RunConfig) -> None:
-    begun = opening(config, {"device": "cpu"})
-    ended = closing(begun, "finished", Verdict(reason="loss_rise", step=4), {"note": 1})
+    begun = opening(config, {"device": {"type": "cpu"}})
+    ended = closing(
+        begun, "finished", Verdict(reason="loss_rise", step=4), {"steps": 3}, {"note": 1}
+    )
     assert ended["verdict"]["reason"] == "loss_rise"
-    assert (ended["status"], ended["note"]) == ("finished", 1)
+    assert (ended["status"], ended["writes"], ended["note"]) == ("finished", {"steps": 3}, 1)
     changed = {"status", "verdict", "ended", "note"}
     assert all(ended[key] == begun[key] for key in begun.keys() - changed)
     assert begun["status"] == "running"
     with pytest.raises(GradlabError, match="unknown status 'done'"):
-        closing(begun, "done", None, {})
+        closing(begun, "done", None, {}, {})

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -28,22 +29,23 @@ def test_a_run_is_a_document_and_parquet_parts(
     tmp_path: Path, config: RunConfig, steps: Rows
 ) -> None:
     path = tmp_path / "deep" / "run"
-    writer = RunWriter(path, config, {"device": "cpu"})
+    writer = RunWriter(path, config, {"device": {"type": "cpu"}})
     assert load(path).status == "running"
     writer.write("steps", steps(0, 3))
     writer.write("steps", steps(0))
     writer.write("steps", steps(3, 5))
     verdict = Verdict(reason="loss_rise", step=4, lr=8e-4)
     writer.finish("finished", verdict, peak_memory=12)
-    assert files(path) == {
-        "run.json",
-        "steps/part-000000.parquet",
-        "steps/part-000001.parquet",
-    }
+    parts = sorted((path / "steps").iterdir())
+    assert files(path) == {"run.json", *(f"steps/{part.name}" for part in parts)}
+    for number, part in enumerate(parts):
+        digest = hashlib.blake2b(part.read_bytes(), digest_size=8).hexdigest()
+        assert part.name == f"part-{number:06d}.{digest}.parquet"
+    assert len(parts) == 2
     run = writer.run()
     assert run.path == path
     assert run.verdict == verdict
-    assert (run.info["device"], run.info["peak_memory"]) == ("cpu", 12)
+    assert (run.info["device"], run.info["peak_memory"]) == ({"type": "cpu"}, 12)
 
 
 def test_parts_are_read_without_gradlab(tmp_path: Path, config: RunConfig, steps: Rows) -> None:
@@ -145,7 +147,7 @@ def test_an_end_that_cannot_be_written_gives_the_folder_up_and_keeps_the_rest(
         with pytest.raises(GradlabError, match=r"no space left to write .*run\.json"):
             writer.finish("finished", Verdict(reason="completed"))
     run = load(tmp_path)
-    assert (run.status, len(run.table("steps"))) == ("running", 2)
+    assert (run.status, len(run.table("steps"))) == ("stopped", 2)
     assert ".lock" not in files(tmp_path)
 
 

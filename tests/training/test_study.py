@@ -177,7 +177,7 @@ def test_a_killed_worker_is_told_of_and_begun_again(make_ramp: Make, tmp_path: P
     result = run_study([long, short], tmp_path / "s", progress=kill)
     assert result.failed == (run_name(long),)
     assert table(tmp_path / "s")["seed"].tolist() == [1]
-    assert gradlab.load(tmp_path / "s" / run_name(long)).status == "running"
+    assert gradlab.load(tmp_path / "s" / run_name(long)).status == "stopped"
 
 
 def test_notes_stay_beside_the_runs(
