@@ -6,6 +6,7 @@ from gradlab.analyses.finding import Finding
 from gradlab.analyses.findings_course import course_findings, nonfinite_losses, skipped_steps
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
 from gradlab.analyses.findings_headroom import headroom_findings
+from gradlab.analyses.findings_loop import loop_findings
 from gradlab.analyses.findings_optimizer import optimizer_findings
 from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.analyses.findings_scales import scale_findings
@@ -36,7 +37,9 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         GradlabError: A recorded table is damaged.
     """
     tables: dict[str, pd.DataFrame] = {
-        name: run.table(name) for name in run.tables if name == "overflows" or name in PROBES
+        name: run.table(name)
+        for name in run.tables
+        if name in ("overflows", "faults") or name in PROBES
     }
     steps = run.table("steps")
     found = course_findings(run, steps)
@@ -46,6 +49,8 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     if "headroom" in tables:
         found += headroom_findings(tables["headroom"], top=top)
     found += _nonfinite(run, steps, tables, top)
+    if "faults" in tables:
+        found += loop_findings(tables["faults"])
     if "grad_norms" in tables:
         found += mismatch_findings(tables["grad_norms"], top=top)
     if "scores" in tables:

@@ -76,7 +76,7 @@ class Attachment:
             scaler=scaler,
             probes=self._chosen,
             every=self._every,
-            out=self._out and free_folder(Path(self._out), first_step, is_first),
+            out=self._out and free_folder(Path(self._out).expanduser(), first_step, is_first),
             memory=self._memory,
             sinks=self._sinks,
             window=self._window,

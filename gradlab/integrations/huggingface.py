@@ -1,6 +1,6 @@
 """Probes in Hugging Face's `Trainer`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gradlab.extra import needs_extra
 from gradlab.integrations.attachment import AttachingCallback
-from gradlab.probes.engine.own_hook import own
+from gradlab.probes.engine.own_hook import LeftOut, own
 from gradlab.probes.selection import unwrapped
 
 with needs_extra("transformers", "gradlab.integrations.huggingface", "transformers"):
@@ -47,7 +47,7 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
 
     _losses: list[Tensor]
     _is_share = False
-    _hook: RemovableHandle | None = None
+    _handles: Sequence[RemovableHandle | LeftOut] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -77,8 +77,9 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
         # Accelerate's optimizer is the one that knows the scaler.
         scaler = getattr(optimizer, "scaler", None)
         self._attachment.begin(seen, [optimizer], scaler, state.global_step)
-        self._hook = unwrapped(model).register_forward_hook(self._on_output, with_kwargs=True)
-        own([self._hook])
+        inner = unwrapped(model)
+        hook = inner.register_forward_hook(self._on_output, with_kwargs=True)
+        self._handles = (hook, *own([hook], inner))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the loss of the step whose passes are over."""
@@ -96,9 +97,9 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
         self._end(None)
 
     def _end(self, error: BaseException | None) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles = ()
         self._losses = []
         self._attachment.end(error)
 

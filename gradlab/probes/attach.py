@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from gradlab.errors import GradlabError, GradlabWarning, in_words
+from gradlab.probes.arguments import flag, probes_of, run_folder, scaler_of, sinks_of, whole_number
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.processes import processes_of
 from gradlab.probes.engine.session import Session
+from gradlab.probes.faults import fault_rows
 from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
@@ -84,7 +86,8 @@ def attach(
             and buffers and, unless the model is compiled, headroom.
         every: Look at every n-th step, or where a function of the step says so; a probe may have
             a cadence of its own.
-        out: Run directory to make. With several processes the first one, of rank 0, writes it.
+        out: Run directory to make; `~` is the home folder. With several processes the first one,
+            of rank 0, writes it.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
         window: Steps between two copies from the device, as many in every process.
@@ -105,7 +108,7 @@ def attach(
         every=every,
         out=out,
         memory=memory,
-        sinks=tuple(sinks),
+        sinks=sinks,
         window=window,
         first_step=first_step,
         group=group,
@@ -118,34 +121,29 @@ class Probes:
     def __init__(
         self,
         model: nn.Module,
-        optimizers: tuple[Optimizer, ...],
+        optimizers: Mapping[Optimizer, Optimizer],
         *,
         scaler: GradScaler | None,
         probes: Iterable[Probe] | None,
         every: Cadence,
         out: str | Path | None,
         memory: bool | None,
-        sinks: tuple[Sink, ...],
+        sinks: Iterable[Sink],
         window: int,
         first_step: int,
         group: "dist.ProcessGroup | None",
     ) -> None:
-        if not isinstance(window, int) or window < 1:
-            raise GradlabError(
-                f"window = {window!r}: rows are written every so many steps, 1 or more."
-            )
-        subject = subject_of(model, optimizers)
+        window = whole_number("window", window, 1, "rows are written every so many steps")
+        first_step = whole_number("first_step", first_step, 0, "the number of the next step")
+        folder, memory = run_folder(out), flag("memory", memory)
+        sinks, scaler = sinks_of(sinks), scaler_of(scaler)
+        subject = subject_of(model, tuple(dict.fromkeys(optimizers.values())))
         if subject.model in _attached:
             raise GradlabError(
                 "probes are attached to this model already: close those first, or give attach all "
                 "the probes at once."
             )
-        if scaler is not None and not isinstance(scaler, GradScaler):
-            raise GradlabError(
-                f"scaler = {type(scaler).__name__}: give the torch.amp.GradScaler that steps the "
-                "optimizer."
-            )
-        chosen = _default_probes(model, subject) if probes is None else _checked(probes)
+        chosen = _default_probes(model, subject) if probes is None else probes_of(probes)
         _check_compiled(model, chosen)
         self._model = subject.model
         self._window = window
@@ -159,6 +157,7 @@ class Probes:
             self._session = Session(
                 subject,
                 chosen,
+                optimizers=optimizers,
                 every=every,
                 scaler=scaler,
                 first_step=first_step,
@@ -167,9 +166,9 @@ class Probes:
             )
             undo.callback(self._session.close)
             info = _info(subject, chosen)
-            keep = memory or (memory is None and out is None)
+            keep = memory or (memory is None and folder is None)
             self._memory = MemoryWriter(None, info) if keep else None
-            self._folder = RunWriter(out, None, info) if out and self._is_first else None
+            self._folder = RunWriter(folder, None, info) if folder and self._is_first else None
             undo.pop_all()
         self._sinks: list[Sink] = [*sinks] if self._is_first else []
         self._open: list[Any] = [w for w in (self._folder, self._memory, *self._sinks) if w]
@@ -185,6 +184,8 @@ class Probes:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if isinstance(error, GeneratorExit):  # the loop's generator was dropped: no error
+            error = None
         try:
             self.close(error)
         except Exception as second:
@@ -227,6 +228,8 @@ class Probes:
             append(tables, {"steps": step_rows(recorded, self._updates)})
             for rows in recorded.tables:
                 append(tables, rows)
+        if faults := self._session.take_faults():
+            append(tables, {"faults": fault_rows(faults)})
         for name, columns in tables.items():
             for writer in list(self._open):
                 self._guarded(writer, partial(writer.write, name, columns))
@@ -321,22 +324,6 @@ class Probes:
             raise GradlabError("these probes are closed: attach again to record more.")
 
 
-def _checked(probes: Any) -> tuple[Probe, ...]:
-    """The probes that a user gave, if that is what they are."""
-    is_list = isinstance(probes, Iterable) and not isinstance(probes, str)
-    several = tuple(probes) if is_list else (probes,)
-    for probe in several:
-        if not isinstance(probe, Probe):
-            given = probe if isinstance(probe, str | type) else type(probe)
-            name = given if isinstance(given, str) else f"the class {given.__name__}"
-            raise GradlabError(
-                f"probes: {name} is no probe: give a list of them, [GradientNorms(), Headroom()]."
-            )
-        if not hasattr(probe, "table"):
-            raise GradlabError(f"{type(probe).__name__} names no table: set table = 'its_name'.")
-    return several
-
-
 def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
     found: list[Probe] = [GradientNorms()]
     if learned_scales(subject):
@@ -375,6 +362,8 @@ def _info(subject: Subject, probes: Sequence[Probe]) -> dict[str, Any]:
         "params": sum(parameter.numel() for parameter in subject.model.parameters()),
         "device": {"type": first.device.type, "threads": torch.get_num_threads()},
         "probes": [type(probe).__name__ for probe in probes],
-        "tables": ["steps", *dict.fromkeys(t for probe in probes for t in probe.tables())],
+        "tables": list(
+            dict.fromkeys(["steps", *(t for p in probes for t in p.tables()), "faults"])
+        ),
         "own_tables": own,
     }

@@ -1,6 +1,7 @@
 """Gradient norms of every parameter: what the paper's figures 3 and 7 are made of."""
 
 from collections.abc import Iterable, Mapping
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.shards import over_shards
 from gradlab.probes.gradient_statistics import gradient_statistics
-from gradlab.probes.probe import Probe, Reading, Subject
+from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, select
 
@@ -21,7 +22,7 @@ class GradientNorms(Probe):
 
     Unscaled, before clipping, accumulated over micro-batches, reduced over processes; within 1e-6
     of float64 at any size. The norms are over the finite entries. A parameter without a gradient
-    at a step has no row there.
+    at a step has no row there, nor has one whose optimizer, of several, did not step.
 
     Args:
         params: Patterns over the parameters' names.
@@ -71,3 +72,10 @@ class GradientNorms(Probe):
         layers, ops, numels = zip(*(self._places[name] for name in names), strict=True)
         values = dict(zip(_VALUES, table.unbind(1), strict=True))
         return Reading({"param": names, "layer": layers, "op": ops, "numel": numels}, values)
+
+    def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """All but those of parameters whose optimizer did not step."""
+        if step.left_over:
+            is_own = [name not in step.left_over for name in columns["param"]]
+            columns = {name: list(compress(column, is_own)) for name, column in columns.items()}
+        return super().rows(step, columns)

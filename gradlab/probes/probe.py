@@ -55,11 +55,14 @@ class Step:
         step: 0-based attempt of the loop, skipped or not.
         loss_scale: What the loss was multiplied by (1 without scaling).
         skipped: Whether a gradient that was not finite kept the optimizer from stepping.
+        left_over: Parameters whose optimizer, of several, did not step: a gradient there is left
+            over from another one's step.
     """
 
     step: int
     loss_scale: float
     skipped: bool
+    left_over: frozenset[str] = frozenset()
 
 
 class Probe:

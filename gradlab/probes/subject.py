@@ -44,22 +44,32 @@ def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
     return Subject(inner, parameters, modules, trained, optimizers)
 
 
-def optimizers_of(given: Optimizer | Iterable[Optimizer] | None) -> tuple[Optimizer, ...]:
-    """The torch optimizers that a user gave: one, several or none.
+def optimizers_of(
+    given: Optimizer | Iterable[Optimizer] | None,
+) -> dict[Optimizer, Optimizer]:
+    """The optimizers that a user gave, and what they are wrapped around: each with the inmost one.
+
+    Accelerate's optimizer, Lookahead, SAM and others are wrapped around the one that holds the
+    parameters and their state; a step of theirs is a step of its.
 
     Raises:
         GradlabError: Something else was given.
     """
-    if given is None:
-        return ()
-    several = list(given) if isinstance(given, Iterable) else [given]
+    several = [] if given is None else list(given) if isinstance(given, Iterable) else [given]
+    found: dict[Optimizer, Optimizer] = {}
     for one in several:
         if not isinstance(one, Optimizer):
             raise GradlabError(
                 f"optimizer = {type(one).__name__}: give the torch optimizer, or a list of several."
             )
-    # Accelerate's and others' wrappers, themselves optimizers, keep the real one under this name.
-    return tuple(
-        inner if isinstance(inner := getattr(one, "optimizer", None), Optimizer) else one
-        for one in several
-    )
+        chain = [one]
+        while (inner := _wrapped_in(chain[-1])) is not None and inner not in chain:
+            chain.append(inner)
+        found |= dict.fromkeys(chain, chain[-1])
+    return found
+
+
+def _wrapped_in(optimizer: Optimizer) -> Optimizer | None:
+    """The one optimizer that another one keeps as an attribute, whatever its name."""
+    kept = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
+    return kept[0] if len(kept) == 1 else None

@@ -70,6 +70,50 @@ def test_what_cannot_be_attached_is_refused_in_a_sentence(tmp_path: Path) -> Non
     refused("is not empty", out=tmp_path / "full")
 
 
+class NoSink:
+    def write(self, table: str, columns: Any) -> None:
+        """Take rows, and never end."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"first_step": given} for given in (-1, "a", 1.0, True, None, 10**30)),
+        *({"window": given} for given in (0, -1, "50", 2.5, True, None, 10**30)),
+        *({"out": given} for given in (5, "", " ", "a\0b", b"a", True, [], "\udcff", Path("a\0b"))),
+        *({"memory": given} for given in ("x", 1, 0, [])),
+        *({"group": given} for given in (3, "world", object())),
+        *({"sinks": given} for given in (3, [3], "x", [NoSink()], [NoSink], {"a": 1}, None)),
+        *({"scaler": given} for given in (1.0, "x", torch.amp.GradScaler)),
+        *({"every": given} for given in (0, -1, 1.5, True, None, "x", [1])),
+        *({"probes": given} for given in ([None], [GradientNorms], "x", [[GradientNorms()]], 1)),
+        *({"optimizer": given} for given in ("x", 1, [1], [None], torch.optim.SGD)),
+        *({"model": given} for given in (None, "x", nn.Linear, [nn.Linear(1, 1)])),
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_every_wrong_argument_ends_in_a_sentence(options: dict[str, Any]) -> None:
+    refused(r"\.$", **options)
+
+
+def test_the_same_probe_twice_is_refused() -> None:
+    norms = GradientNorms()
+    refused("GradientNorms is there twice", probes=[norms, norms])
+    refused("give the torch optimizer", optimizer=torch.optim.lr_scheduler.StepLR(make()[1], 1))
+
+
+def test_the_home_folder_is_meant_by_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model, optimizer = make()
+    for out in ("~/runs/text", Path("~/runs/path")):
+        with gradlab.attach(model, optimizer, out=out) as probes:
+            train(model, optimizer, 1)
+        assert len(probes.table("steps")) == 1
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["path", "text"]
+
+
 class Steps(Probe):
     table = "steps"
     columns: ClassVar = {"x": float}

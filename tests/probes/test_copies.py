@@ -1,9 +1,13 @@
 """A model copied or saved while probes are attached takes none of them along."""
 
 import copy
+import copyreg
 import io
 import pickle
+import re
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +17,6 @@ from torch import Tensor, nn
 import gradlab
 from gradlab.errors import GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, OptimizerHealth
-from gradlab.probes.engine.own_hook import OwnHook
 
 
 def deep_copied(model: nn.Module) -> nn.Module:
@@ -40,15 +43,15 @@ def trained(copied: Callable[[nn.Module], nn.Module] | None) -> tuple[pd.DataFra
                 other = copied(model)
                 other(torch.full((2, 3), 100.0)).sum().backward()
                 assert_equal_weights(model, other)
-                assert not any(hook._act for hook in hooks_of(other))
+                assert not hooks_of(other)
             for optimizer in pair:
                 optimizer.step()
                 optimizer.zero_grad()
     return attached.table("headroom"), attached.table("grad_norms")
 
 
-def hooks_of(model: nn.Module) -> list[OwnHook]:
-    kinds = ("_forward_hooks", "_forward_pre_hooks")
+def hooks_of(model: nn.Module) -> list[Any]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs")
     return [h for m in model.modules() for kind in kinds for h in getattr(m, kind).values()]
 
 
@@ -61,6 +64,94 @@ def assert_equal_weights(model: nn.Module, other: nn.Module) -> None:
 def test_a_copy_is_not_recorded(copied: Callable[[nn.Module], nn.Module]) -> None:
     for found, expected in zip(trained(copied), trained(None), strict=True):
         pd.testing.assert_frame_equal(found, expected)
+
+
+class Own(nn.Linear):
+    """Makes its state itself."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "note": 1}
+
+
+class Reduces(nn.Linear):
+    """Makes its copies itself, of all that it has."""
+
+    def __reduce__(self) -> Any:
+        return copyreg.__newobj__, (type(self),), dict(self.__dict__)  # type: ignore[attr-defined]
+
+
+class Copies(nn.Linear):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Copies":
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Own, Reduces, Copies])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, copy.copy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_copy_of_any_module_is_free_of_us(
+    kind: type[nn.Linear], copied: Callable[[nn.Module], nn.Module]
+) -> None:
+    model = nn.Sequential(kind(2, 2), nn.ReLU())
+    users: list[int] = []
+    model[1].register_forward_hook(partial(Append.to, users))
+    plain = {name: value for module in model.modules() for name, value in vars(module).items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlab.attach(model, optimizer) as attached:
+        other = copied(model)
+        again = copied(other)
+        assert b"gradlab.probes" not in pickle.dumps(model)
+        for one in (other, again) if copied is not copy.copy else ():
+            one(torch.ones(1, 2)).sum().backward()
+            assert len(hooks_of(one)) == (
+                1 if kind not in (Reduces, Copies) else len(hooks_of(one))
+            )
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    assert len(attached.table("headroom").query("direction == 'forward'")) == 2
+    assert {n for module in model.modules() for n in vars(module)} == plain.keys()
+    assert len(hooks_of(model)) == 1
+
+
+class Append:
+    """A hook of the user's, which stays with every copy."""
+
+    @staticmethod
+    def to(users: list[int], *_: Any) -> None:
+        users.append(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("how", ["trace", "export", "export strict"])
+def test_a_model_is_traced_and_exported_as_without_us(how: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.ones(2, 4)
+
+    def traced() -> tuple[Any, str]:
+        if how == "trace":
+            found = torch.jit.trace(model, x)
+            return found, str(found.graph)
+        program = torch.export.export(model, (x,), strict=how == "export strict")
+        return program.module(), str(program.graph)
+
+    _, expected = traced()
+    with gradlab.attach(model, optimizer) as attached:
+        for _ in range(2):
+            model(x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found, graph = traced()
+            names = r"___torch_mangle_\d+\.|#.*"
+            assert re.sub(names, "", graph) == re.sub(names, "", expected)
+            assert torch.equal(found(x), model(x))
+    assert len(attached.table("steps")) == 3  # the last forward passes are a step left unfinished
+    rows = attached.table("headroom").query("step == 0 and direction == 'backward'")
+    assert len(rows) == 3
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

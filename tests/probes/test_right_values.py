@@ -177,7 +177,9 @@ def test_two_optimizers_that_take_turns_make_two_steps() -> None:
         for step in range(4):
             model.zero_grad()
             loss_of(model, step).backward()
-            expected.append(obvious(model))
+            others = ("embed", "twice")[step % 2]  # and what no optimizer holds is nobody's
+            found = obvious(model).items()
+            expected.append({name: row for name, row in found if not name.startswith(others)})
             turns[step % 2].step()
     check(probes.table("grad_norms"), expected)
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
-from gradlab.errors import GradlabWarning
+from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes.distributed.message import from_bytes, to_bytes
 from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.window import HostStep
@@ -41,8 +41,16 @@ def processes_of(model: nn.Module, group: dist.ProcessGroup | None) -> "Processe
     """Those that train a model together: of the group, of DistributedDataParallel, of FSDP2.
 
     None where there is one process, or rank 0, which writes, is not among them.
+
+    Raises:
+        GradlabError: The group is none.
     """
     if not dist.is_initialized():
+        if group is not None:
+            raise GradlabError(
+                "group: torch.distributed is not initialised: leave it out, or call "
+                "init_process_group before."
+            )
         return None
     ranks = _ranks(model, group)
     if len(ranks) < 2 or 0 not in ranks:
@@ -65,7 +73,13 @@ def processes_of(model: nn.Module, group: dist.ProcessGroup | None) -> "Processe
 
 def _ranks(model: nn.Module, group: dist.ProcessGroup | None) -> list[int]:
     if group is not None:
-        return dist.get_process_group_ranks(group)
+        try:
+            return dist.get_process_group_ranks(group)
+        except Exception as error:
+            raise GradlabError(
+                f"group = {type(group).__name__}: give a process group of torch.distributed, as "
+                "torch.distributed.group.WORLD."
+            ) from error
     for module in model.modules():  # a DDP may be wrapped itself, as by torch.compile
         if isinstance(module, DistributedDataParallel):
             return dist.get_process_group_ranks(module.process_group)

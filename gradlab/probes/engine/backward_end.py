@@ -1,7 +1,7 @@
 """The end of a backward pass: when gradients are whole, and nobody has clipped them yet."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -24,12 +24,16 @@ class BackwardEnd:
     DistributedDataParallel and FSDP2 finish their reductions. Of a pass within a pass, as reentrant
     checkpointing makes one a segment, the outer one calls back.
 
+    Attributes:
+        altered: Parameters whose `.grad` the loop changed, or cleared, between two passes since
+            `forget`.
+
     Args:
         model: Of the parameters. With several processes its outputs tell of the pass, too: sharded
             parameters (FSDP2) get their gradients without autograd's hooks, and a reduction that
             began in a pass within may end in another.
         parameters: By name, each requiring a gradient.
-        then: Called with those that changed.
+        then: Called with those that changed and have not been taken.
     """
 
     def __init__(
@@ -40,6 +44,11 @@ class BackwardEnd:
     ) -> None:
         self._then = then
         self._changed: dict[str, nn.Parameter] = {}
+        self._taken: set[str] = set()
+        self._left: dict[str, tuple[int, int]] = {}
+        self._passes = 0
+        self._watches = True
+        self.altered: dict[str, nn.Parameter] = {}
         self._queued_in = -1
         self._queued_within = False
         names = [name for name, parameter in parameters.items() if is_spread(parameter)]
@@ -52,10 +61,40 @@ class BackwardEnd:
         if self._sharded or dist.is_initialized():
             self.handles.append(model.register_forward_hook(self._on_output))
 
-    def _on_gradient(self, name: str, parameter: Tensor) -> None:
-        assert isinstance(parameter, nn.Parameter)
-        self._changed[name] = parameter
+    def take(self, names: Iterable[str]) -> None:
+        """These parameters' gradients have been looked at within the pass that runs now."""
+        for name in names:
+            self._taken.add(name)
+            self._changed.pop(name, None)
+
+    def rest(self) -> None:
+        """An optimizer steps: passes within are its closure's, evaluated as often as it likes."""
+        self._left = {}
+        self._watches = False
+
+    def forget(self) -> None:
+        """A new step begins."""
+        # To note what each pass left costs something, and a loop that accumulates goes on to.
+        self._watches = self._passes != 1
+        self._passes = 0
+        self._left = {}
+        self.altered = {}
+
+    def _on_gradient(self, name: str, parameter: Any) -> None:
+        if self._left and name not in self._changed:
+            self._compare(name, parameter)
+        if name not in self._taken:
+            self._changed[name] = parameter
         self._queue()
+
+    def _compare(self, name: str, parameter: nn.Parameter) -> None:
+        """Whether all that happened to a gradient since the last pass is that this one added."""
+        left, gradient = self._left.get(name), parameter.grad
+        # With a graph of its own a gradient is made anew, as a sparse one is.
+        if left is None or gradient is None or gradient.is_sparse or torch.is_grad_enabled():
+            return
+        if (gradient.data_ptr(), gradient._version) != (left[0], left[1] + 1):
+            self.altered[name] = parameter
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
@@ -81,10 +120,24 @@ class BackwardEnd:
 
     def _end(self) -> None:
         changed, self._changed = self._changed, {}
+        taken, self._taken = self._taken, set()
         self._queued_in = -1
         changed |= {n: p for n, p in self._sharded.items() if p.grad is not None}
-        if changed:
-            self._then(changed)
+        changed = {name: parameter for name, parameter in changed.items() if name not in taken}
+        if not changed and not taken:
+            return
+        self._passes += 1
+        if self._watches:
+            self._left |= {n: seen for n, p in changed.items() if (seen := _state(p)) is not None}
+        self._then(changed)
+
+
+def _state(parameter: nn.Parameter) -> tuple[int, int] | None:
+    """What tells whether a gradient has been changed: where it lies, and how often it was."""
+    gradient = parameter.grad
+    if type(gradient) is not Tensor or gradient.layout is not torch.strided:
+        return None
+    return gradient.data_ptr(), gradient._version
 
 
 def _is_within_another() -> bool:

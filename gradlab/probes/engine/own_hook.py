@@ -1,32 +1,110 @@
-"""Hooks that act for the model on which they were put, and not for a copy of it."""
+"""Hooks that act for the model on which they were put, and of which a copy has none.
 
-from collections.abc import Callable, Iterable
+`copy.deepcopy`, `pickle` and `torch.save` take a model's hooks along, and with them all that the
+hooks refer to: an average of the weights kept beside the model would be recorded as the model is,
+and a file would load only where gradlab is installed.
+"""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
+import torch
+from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+State = dict[str, Any]
+
+_GETSTATE = "__getstate__"
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 class OwnHook:
-    """Calls a hook; a copy of it, as a copied or loaded model has, does nothing.
+    """Calls a hook; what a copy has of it, if anything, does nothing and is not gradlab's."""
 
-    `copy.deepcopy` and `torch.save` take a model's hooks along, and with them all that the hooks
-    refer to: an average of the weights kept beside the model would be recorded as the model is.
-    """
-
-    def __init__(self, act: Callable[..., Any] | None) -> None:
+    def __init__(self, act: Callable[..., Any]) -> None:
         self._act = act
 
     def __call__(self, *args: Any) -> Any:
-        """What the hook does, for whatever torch gives it."""
-        return None if self._act is None else self._act(*args)
+        """What the hook does, for whatever torch gives it; nothing while torch.jit traces."""
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
+            return None
+        return self._act(*args)
 
-    def __reduce__(self) -> tuple[type["OwnHook"], tuple[None]]:
-        return OwnHook, (None,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")  # takes anything, and does nothing
 
 
-def own(handles: Iterable[RemovableHandle]) -> None:
-    """Have the hooks of these handles do nothing in a copy."""
+class LeftOut:
+    """Leaves something out of an object's copies and pickles, until `remove`.
+
+    Args:
+        owner: A plain object: its class leaves copying to Python.
+        without: From its state, as a dict of its own, takes what is to be left out.
+    """
+
+    def __init__(self, owner: object, without: Callable[[State], object]) -> None:
+        self._owner = weakref.ref(owner)
+        self._without = without
+        owner.__dict__[_GETSTATE] = self
+
+    def __call__(self) -> Any:
+        """The owner's state, as copies and pickles take it."""
+        owner = self._owner()
+        kind: Any = type(owner)
+        found = kind.__getstate__(owner)  # past what stands in its __dict__
+        state, *slots = found if isinstance(found, tuple) else (found,)
+        state = dict(state)
+        state.pop(_GETSTATE, None)
+        self._without(state)
+        return (state, *slots) if slots else state
+
+    def remove(self) -> None:
+        """The object is copied as it is, again."""
+        owner = self._owner()
+        if owner is not None and owner.__dict__.get(_GETSTATE) is self:
+            del owner.__dict__[_GETSTATE]
+
+
+def own(handles: Iterable[RemovableHandle], model: nn.Module) -> Sequence[LeftOut]:
+    """Have these handles' hooks act for the model alone, and leave them out of its copies.
+
+    Returns:
+        To be removed with the handles.
+    """
     for handle in handles:
         hooks = handle.hooks_dict_ref()
         if hooks is not None and handle.id in hooks:
             hooks[handle.id] = OwnHook(hooks[handle.id])
+    return [
+        LeftOut(module, _without_hooks)
+        for module in model.modules()
+        if _is_copied_plainly(module) and any(map(_ours, (getattr(module, n) for n in _HOOKS)))
+    ]
+
+
+def _ours(hooks: Any) -> set[int]:
+    return {number for number, hook in hooks.items() if isinstance(hook, OwnHook)}
+
+
+def _without_hooks(state: State) -> None:
+    for name in _HOOKS:
+        ours = _ours(state[name])
+        for of in (name, f"{name}_with_kwargs", "_forward_hooks_always_called"):
+            if of in state:
+                kept = [(number, x) for number, x in state[of].items() if number not in ours]
+                state[of] = OrderedDict(kept)
+
+
+def _is_copied_plainly(module: nn.Module) -> bool:
+    """Whether nothing but Python's own copying makes the copies of a module."""
+    kind = type(module)
+    return (
+        not isinstance(module, torch.jit.ScriptModule)
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and not hasattr(kind, "__deepcopy__")
+        and _GETSTATE not in vars(module)
+    )

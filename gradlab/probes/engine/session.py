@@ -4,6 +4,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,10 @@ from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.distributed.processes import Processes
 from gradlab.probes.distributed.shards import whole
 from gradlab.probes.engine.backward_end import BackwardEnd
-from gradlab.probes.engine.own_hook import own
+from gradlab.probes.engine.own_hook import LeftOut, own
 from gradlab.probes.engine.step_end import StepEnd
 from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
+from gradlab.probes.faults import Fault
 from gradlab.probes.probe import Probe, Subject
 from gradlab.probes.sites import in_backward
 
@@ -32,11 +34,15 @@ class Session:
 
     A step ends when every optimizer has stepped or skipped; with several, also when one of them
     steps again or a new forward pass, of the model or a part of it, begins after one has stepped.
-    Without an optimizer to follow, `end_step` is the loop's to call.
+    If they step within a backward pass, as each parameter's gradient is there, the step ends with
+    that pass, unless it gave gradients to others. Without an optimizer to follow, `end_step` is the
+    loop's to call.
 
     Args:
         subject: What the probes look at.
         probes: In the order of their readings.
+        optimizers: Those to follow, and what is wrapped around them, each with the one inside;
+            None for the subject's as they are.
         every: The cadence of those that have none of their own.
         scaler: That scales the loss, if there is one.
         first_step: Number of the step that comes first.
@@ -49,6 +55,7 @@ class Session:
         subject: Subject,
         probes: Sequence[Probe],
         *,
+        optimizers: Mapping[Optimizer, Optimizer] | None = None,
         every: Cadence = 1,
         scaler: GradScaler | None = None,
         first_step: int = 0,
@@ -67,19 +74,26 @@ class Session:
         self._meta_said = False
         self._stepping = False
         self._handles: list[RemovableHandle] = []
+        self._left_out: Sequence[LeftOut] = ()
         self._step_end: StepEnd | None = None
+        self._faults: list[Fault] = []
+        self._altered_said = False
+        self._held = {id(optimizer): _held(optimizer, subject) for optimizer in subject.optimizers}
         try:
             for probe in probes:
                 self._handles += probe.open(subject)
-            end = BackwardEnd(subject.model, subject.parameters, self._after_backward)
-            self._handles += end.handles
-            self._step_end = StepEnd(subject.optimizers, scaler, self._before, self._after)
+            self._backward_end = BackwardEnd(
+                subject.model, subject.parameters, self._after_backward
+            )
+            self._handles += self._backward_end.handles
+            followed = {o: o for o in subject.optimizers} if optimizers is None else optimizers
+            self._step_end = StepEnd(followed, scaler, self._before, self._after)
             if len(subject.optimizers) > 1:  # a loop may call parts of the model alone
                 for module in subject.model.modules():
                     # The first of a module's hooks: the others see the new step.
                     hook = module.register_forward_pre_hook(self._on_forward, prepend=True)
                     self._handles.append(hook)
-            own(self._handles)
+            self._left_out = own(self._handles, subject.model)
             self._scaling_seen = scaler is not None
             self._begin(first_step)
         except BaseException:
@@ -100,7 +114,9 @@ class Session:
         """Take off every hook and wrapper. What is not collected yet can still be."""
         for handle in self._handles:
             handle.remove()
-        self._handles.clear()
+        for left_out in self._left_out:
+            left_out.remove()
+        self._handles, self._left_out = [], ()
         if self._step_end is not None:
             self._step_end.close()
             self._step_end = None
@@ -141,10 +157,41 @@ class Session:
                 self._skipped,
                 tuple(self._losses),
                 readings,
+                self._left_over() if reached else frozenset(),
             )
         )
+        self._note_altered()
         self._begin(self._step + 1)
         self._on_step()
+
+    def _left_over(self) -> frozenset[str]:
+        """The parameters whose optimizers did not step: a gradient there is of another step."""
+        stepped, others = set[str](), set[str]()
+        for optimizer, held in self._held.items():
+            (stepped if optimizer in self._stepped else others).update(held)
+        return frozenset(others - stepped)
+
+    def _note_altered(self) -> None:
+        altered = self._backward_end.altered
+        if not altered or self._altered_said:
+            return
+        self._altered_said = True
+        self._faults += [
+            Fault(self._step, "gradient", name, "changed", numel=parameter.numel())
+            for name, parameter in altered.items()
+        ]
+        warnings.warn(
+            f"the loop changes gradients between two backward passes of one step "
+            f"({next(iter(altered))} at step {self._step}): what is recorded is what .grad held "
+            "after the last pass. Clip and clear once a step, after the last pass.",
+            GradlabWarning,
+            stacklevel=2,
+        )
+
+    def take_faults(self) -> list[Fault]:
+        """What the loop did to gradients in the steps that have ended, once."""
+        found, self._faults = self._faults, []
+        return found
 
     def end_unfinished(self, *, failed: bool) -> None:
         """Keep what is there of a step that will not go on: its passes, or the forward pass alone.
@@ -202,6 +249,8 @@ class Session:
         self._skipped: Tensor | None = None
         self._lr: float | Tensor | None = None
         self._losses: list[Tensor] = []
+        self._steps_within = False
+        self._backward_end.forget()
         self._active: list[Probe] = []
         for probe, is_due in self._probes:
             probe.active = bool(is_due(step))
@@ -211,6 +260,8 @@ class Session:
                 probe.begin(step)
 
     def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
+        if changed:
+            self._look_at(changed)
         self._passes += 1
         if self._passes == _PASSES_IN_A_STEP:
             warnings.warn(
@@ -219,6 +270,15 @@ class Session:
                 GradlabWarning,
                 stacklevel=2,
             )
+        if self._steps_within and not any(
+            held.keys() & changed.keys()
+            for optimizer, held in self._held.items()
+            if optimizer not in self._stepped
+        ):
+            self.end_step()
+
+    def _look_at(self, changed: Mapping[str, nn.Parameter]) -> None:
+        """Have the probes look at gradients that are whole."""
         one = self._one_on(next(iter(changed.values())).device)
         self._loss_scale = one if self._scaler is None else self._scaler.scale(one)
         with torch.no_grad():
@@ -242,9 +302,17 @@ class Session:
         self._look_for_scaling(optimizer)
         if id(optimizer) in self._stepped:
             self.end_step()
+        if in_backward():  # afterwards the gradient is gone
+            self._steps_within = True
+            held = self._held[id(optimizer)]
+            here = {name: p for name, p in held.items() if p.grad is not None}
+            self._backward_end.take(here)
+            if here:
+                self._look_at(here)
         if not self._stepped:
             self._about_to_step()
         self._stepping = True
+        self._backward_end.rest()
 
     def _about_to_step(self) -> None:
         # A step may be known to be over only after its schedule has moved on.
@@ -258,7 +326,7 @@ class Session:
         self._stepped.add(id(optimizer))
         if skipped is not None:
             self._skipped = skipped if self._skipped is None else self._skipped + skipped
-        if len(self._stepped) == len(self._subject.optimizers):
+        if len(self._stepped) == len(self._subject.optimizers) and not in_backward():
             self.end_step()
 
     def _look_for_scaling(self, optimizer: Optimizer) -> None:
@@ -277,12 +345,19 @@ class Session:
 
 
 def _called_by_a_scaler() -> bool:
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if isinstance(frame.f_locals.get("self"), GradScaler):
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        # Of no other frame the locals: a look at a caller's keeps them alive as long as it runs.
+        if frame.f_code is GradScaler.step.__code__:
             return bool(frame.f_locals["self"].is_enabled())
+        frame = frame.f_back
     return False
+
+
+def _held(optimizer: Optimizer, subject: Subject) -> dict[str, nn.Parameter]:
+    """What an optimizer trains of the model, by name."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return {n: subject.parameters[n] for n, p in subject.trained.items() if id(p) in held}
 
 
 def _learning_rate(optimizers: Sequence[Optimizer]) -> float | Tensor | None:

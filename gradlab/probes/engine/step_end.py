@@ -1,8 +1,9 @@
 """The optimizer's step, seen whether it is taken or skipped."""
 
+import sys
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
@@ -10,8 +11,12 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from gradlab.errors import GradlabWarning
+from gradlab.probes.engine.own_hook import LeftOut
 
 Optimizer = torch.optim.Optimizer
+
+_STEP = Optimizer.profile_hook_step(len).__code__
+"""Of what torch puts around the `step` of every optimizer's class, and what calls its hooks."""
 
 
 class StepEnd:
@@ -20,26 +25,31 @@ class StepEnd:
     Where a `GradScaler` finds a gradient that is not finite it does not call a plain optimizer's
     `step`, and does call a fused one's: so its own `step` is wrapped, which sees both.
 
+    An optimizer's step may go through several of torch's wrappers: of a subclass that calls
+    `super().step()`, or of an optimizer wrapped around it. The outermost counts.
+
     Args:
-        optimizers: To be followed.
+        optimizers: To be followed: each, and what is wrapped around it, with the one inside.
         scaler: That steps them, if there is one.
-        before: Called with the optimizer.
+        before: Called with the optimizer inside.
         after: Called with the optimizer and whether it skipped: 0-dim, above 0 if so; None
             without scaling.
     """
 
     def __init__(
         self,
-        optimizers: Sequence[Optimizer],
+        optimizers: Mapping[Optimizer, Optimizer],
         scaler: GradScaler | None,
         before: Callable[[Optimizer], None],
         after: Callable[[Optimizer, Tensor | None], None],
     ) -> None:
         self._before, self._after = before, after
         self._in_scaler = self._said = False
+        self._inside = {id(outer): inner for outer, inner in optimizers.items()}
         self._hooks = [
             hook
             for optimizer in optimizers
+            if hasattr(optimizer, "_optimizer_step_pre_hooks")  # a wrapper may not have called init
             for hook in (
                 optimizer.register_step_pre_hook(self._on_step),
                 optimizer.register_step_post_hook(self._on_stepped),
@@ -47,11 +57,10 @@ class StepEnd:
         ]
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
         if self._scaler is not None:
-            self._optimizers = {id(optimizer) for optimizer in optimizers}
             self._own_step = self._scaler.__dict__.get("step")
             self._plain_step = self._scaler.step
             self._scaler.step = self._scaled_step  # type: ignore[method-assign]
-            self._scaler.__dict__["__getstate__"] = partial(_state_without_us, self._scaler)
+            self._left_out = LeftOut(self._scaler, lambda state: state.pop("step", None))
 
     def close(self) -> None:
         """Take off the hooks and the wrapper."""
@@ -59,17 +68,16 @@ class StepEnd:
             hook.remove()
         if self._scaler is None:
             return
-        self._optimizers.clear()  # where a wrapper put over this one keeps it
+        self._inside.clear()  # where a wrapper put over this one keeps it
         own = self._scaler.__dict__
         if own.get("step") == self._scaled_step:
             del own["step"]
-            if self._own_step is None:
-                own.pop("__getstate__", None)
-            else:
+            self._left_out.remove()
+            if self._own_step is not None:
                 own["step"] = self._own_step
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._in_scaler:
+        if self._in_scaler or self._is_within_another(optimizer):
             return
         if self._scaler is not None and not self._said:
             self._said = True
@@ -80,28 +88,37 @@ class StepEnd:
                 GradlabWarning,
                 stacklevel=2,
             )
-        self._before(optimizer)
+        self._before(self._inside[id(optimizer)])
 
     def _on_stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._in_scaler:
-            self._after(optimizer, None)
+        if not self._in_scaler and not self._is_within_another(optimizer):
+            self._after(self._inside[id(optimizer)], None)
+
+    def _is_within_another(self, optimizer: Optimizer) -> bool:
+        """Whether this hook of an optimizer is called within another `step` that counts as its."""
+        inside = self._inside[id(optimizer)]
+        calls = 0
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            # Such a frame ends with the step; to look at the locals of a caller's, a loop's say,
+            # keeps them alive for as long as it runs.
+            if frame.f_code is _STEP:
+                stepping = frame.f_locals["args"][0]
+                calls += self._inside.get(id(stepping)) is inside
+            frame = frame.f_back
+        return calls > 1
 
     def _scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if id(optimizer) not in self._optimizers:
+        inside = self._inside.get(id(optimizer))
+        if inside is None:
             return self._plain_step(optimizer, *args, **kwargs)
         assert self._scaler is not None
-        self._before(optimizer)
+        self._before(inside)
         self._in_scaler = True
         try:
             result = self._plain_step(optimizer, *args, **kwargs)
         finally:
             self._in_scaler = False
         found = list(self._scaler._found_inf_per_device(optimizer).values())
-        self._after(optimizer, sum(found[1:], start=found[0]) if found else None)
+        self._after(inside, sum(found[1:], start=found[0]) if found else None)
         return result
-
-
-def _state_without_us(scaler: GradScaler) -> dict[str, Any]:
-    """What is copied or saved of a scaler: all but the wrapper, which is of the original."""
-    state: dict[str, Any] = type(scaler).__getstate__(scaler)
-    return {name: value for name, value in state.items() if name not in ("step", "__getstate__")}

@@ -26,6 +26,7 @@ class PendingStep:
         skipped: 0-dim, above 0 if the optimizer did not step; None if that cannot be.
         losses: 0-dim each, those of the micro-batches.
         readings: By the probe's position among the session's.
+        left_over: As `Step` has it.
     """
 
     step: int
@@ -36,6 +37,7 @@ class PendingStep:
     skipped: Tensor | None
     losses: tuple[Tensor, ...]
     readings: Mapping[int, Reading]
+    left_over: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class HostStep:
         skipped: Whether a gradient that was not finite kept the optimizer from stepping.
         losses: Those of the micro-batches.
         readings: Columns by the probe's position among the session's.
+        left_over: As `Step` has it.
         rank: Of the process.
     """
 
@@ -62,6 +65,7 @@ class HostStep:
     skipped: bool
     losses: tuple[float, ...]
     readings: Mapping[int, Columns]
+    left_over: frozenset[str] = frozenset()
     rank: int = 0
 
 
@@ -91,7 +95,7 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
         probes: The session's.
     """
     own = parts[0]
-    step = Step(own.step, own.loss_scale, own.skipped)
+    step = Step(own.step, own.loss_scale, own.skipped, own.left_over)
     tables = []
     for index, probe in enumerate(probes):
         readings = [part.readings[index] for part in parts if index in part.readings]
@@ -156,7 +160,15 @@ def _on_host(pending: PendingStep, numbers: list[list[float]]) -> HostStep:
     }
     updated = pending.reached and not skipped
     return HostStep(
-        pending.step, updated, lr, pending.seconds, loss_scale, skipped, losses, readings
+        pending.step,
+        updated,
+        lr,
+        pending.seconds,
+        loss_scale,
+        skipped,
+        losses,
+        readings,
+        pending.left_over,
     )
 
 

@@ -72,7 +72,7 @@ WRONG: list[Any] = [
     b'[{"!dtype": 3}]',
     b'[{"!place": 3}]',
     b'[{"!place": []}]',
-    b'[{"!place": [[], {}, 1, 1]}]',
+    b'[{"!place": [[], {}, 1]}]',
     [good(), good()],
     [{**good(), "step": "0"}],
     [{**good(), "step": None}],

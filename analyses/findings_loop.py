@@ -1,0 +1,31 @@
+"""What a loop of one's own did to gradients between the passes of a step."""
+
+import pandas as pd
+
+from gradlab.analyses.finding import Finding
+
+_NAMED = 6
+
+
+def loop_findings(faults: pd.DataFrame) -> list[Finding]:
+    """That the loop changed gradients between two backward passes, where it did.
+
+    Args:
+        faults: The run's `faults`.
+    """
+    changed = faults[faults["kind"] == "changed"]
+    if changed.empty:
+        return []
+    step = changed["step"].min()
+    names = changed.loc[changed["step"] == step, "name"].tolist()
+    shown = ", ".join(names[:_NAMED])
+    if len(names) > _NAMED:
+        shown += f" and {len(names) - _NAMED} more"
+    return [
+        Finding(
+            "gradients changed",
+            f"Between two backward passes of step {step} the loop changed .grad of {shown}: "
+            "clipped, scaled or cleared after a micro-batch. What is recorded is what .grad held "
+            "after the last pass, which is what the optimizer was given.",
+        )
+    ]

@@ -1,0 +1,122 @@
+"""What `attach` was given, checked: a mistake ends in a sentence before anything is hooked."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.amp import GradScaler
+
+from gradlab.errors import GradlabError
+from gradlab.probes.probe import Probe
+
+_LARGEST_STEP = 2**53
+"""Past it, numbers of steps are no longer exact where they are drawn or read as floats."""
+
+
+def whole_number(name: str, given: object, least: int, what: str) -> int:
+    """A whole number, `least` or more.
+
+    Raises:
+        GradlabError: It is none.
+    """
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise GradlabError(f"{name} = {given!r}: {what}, a whole number from {least} on.")
+    if not least <= given <= _LARGEST_STEP:
+        raise GradlabError(f"{name} = {given}: {what}, from {least} to {_LARGEST_STEP}.")
+    return given
+
+
+def run_folder(out: object) -> Path | None:
+    """The folder to record into; `~` is the home folder.
+
+    Raises:
+        GradlabError: It cannot name one.
+    """
+    if out is None:
+        return None
+    if not isinstance(out, str | os.PathLike):
+        raise GradlabError(f"out = {out!r}: give the path of the run's folder, as 'runs/mine'.")
+    text = os.fspath(out)
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise GradlabError(f"out = {text!r}: this names no folder; choose one, as 'runs/mine'.")
+    try:
+        text.encode()
+        return Path(text).expanduser()
+    except (RuntimeError, UnicodeError) as error:
+        raise GradlabError(f"out = {text!r}: this names no folder ({error}).") from None
+
+
+def flag(name: str, given: object) -> bool | None:
+    """True, False or None.
+
+    Raises:
+        GradlabError: It is something else.
+    """
+    if given is not None and not isinstance(given, bool):
+        raise GradlabError(f"{name} = {given!r}: give True, False or None.")
+    return given
+
+
+def scaler_of(given: object) -> GradScaler | None:
+    """The GradScaler, or None.
+
+    Raises:
+        GradlabError: It is something else.
+    """
+    if given is not None and not isinstance(given, GradScaler):
+        raise GradlabError(
+            f"scaler = {type(given).__name__}: give the torch.amp.GradScaler that steps the "
+            "optimizer."
+        )
+    return given
+
+
+def sinks_of(given: Any) -> tuple[Any, ...]:
+    """The sinks, each with what a `Sink` has.
+
+    Raises:
+        GradlabError: One has not.
+    """
+    for sink in (several := _several(given)):
+        is_sink = all(callable(getattr(sink, name, None)) for name in ("write", "close"))
+        if isinstance(sink, type) or not is_sink:
+            raise GradlabError(
+                f"sinks: {_named(sink)} is no sink: give a list of objects with the methods "
+                "write(table, columns) and close()."
+            )
+    return several
+
+
+def probes_of(given: Any) -> tuple[Probe, ...]:
+    """The probes, if that is what they are.
+
+    Raises:
+        GradlabError: One is none, names no table, or is there twice.
+    """
+    several = _several(given)
+    for index, probe in enumerate(several):
+        if not isinstance(probe, Probe):
+            raise GradlabError(
+                f"probes: {_named(probe)} is no probe: give a list of them, [GradientNorms(), "
+                "Headroom()]."
+            )
+        if not hasattr(probe, "table"):
+            raise GradlabError(f"{type(probe).__name__} names no table: set table = 'its_name'.")
+        if any(probe is other for other in several[:index]):
+            raise GradlabError(
+                f"probes: the same {type(probe).__name__} is there twice: leave one out."
+            )
+    return several
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """What a user gave as a list; a single thing is one of them."""
+    is_list = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
+    return tuple(given) if is_list else (given,)
+
+
+def _named(given: object) -> str:
+    if isinstance(given, str):
+        return given
+    return f"the class {(given if isinstance(given, type) else type(given)).__name__}"
