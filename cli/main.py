@@ -1,36 +1,58 @@
 """The `gradlab` command."""
 
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from gradlab.cli import (
-    ablate,
-    blocks,
-    claims,
-    figures,
-    grad_norms,
-    inspect_run,
-    lr_search,
-    make_report,
-    run_stability,
-    sizes,
-    train,
-    variants,
-)
 from gradlab.errors import GradlabError
-from gradlab.pages.screen import complain
+
+COMMANDS = {
+    "run-stability": "How high a learning rate each architecture survives.",
+    "grad-norms": "Gradients by layer, architecture against architecture.",
+    "ablate": "Take NormFormer's operations away one at a time (Table 4).",
+    "lr-search": "Find the best learning rate of each architecture (Table 1).",
+    "variants": "Architectures under other hyperparameters (Table 5).",
+    "claims": "Test the NormFormer paper's claims on small models.",
+    "train": "Train one model, and say how it went.",
+    "inspect": "Say what happened in a run, or what a study found.",
+    "report": "Write what runs say as one HTML file.",
+    "figures": "Draw every figure of the paper that the runs' tables allow.",
+    "sizes": "List the named sizes and what they cost.",
+    "blocks": "Draw one layer of each architecture side by side.",
+}
+"""Each command, a file of its name in `gradlab.cli.commands`, and what it does."""
 
 # Typer has had Click's own class and its copy of it; this is either's base of wrong usage.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class _Commands(TyperGroup):
-    """Commands whose errors are one sentence on stderr and an exit status.
+    """Commands that are imported when they are asked for.
 
-    2 for a user's mistake, 130 for Ctrl-C. Our own bugs keep their traceback.
+    Their errors are one sentence on stderr and an exit status: 2 for a user's mistake, 130 for
+    Ctrl-C. Our own bugs keep their traceback.
     """
+
+    _listing = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        stand_ins = {name: TyperCommand(name, help=what) for name, what in COMMANDS.items()}
+        super().__init__(**{**kwargs, "commands": stand_ins})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, or for the list of them what stands for it."""
+        stand_in = self.commands.get(cmd_name)
+        return stand_in if stand_in is None or self._listing else load_command(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The list of the commands."""
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -49,6 +71,8 @@ def _usage_sentence(error: Any, ctx: Any) -> str:
 
 
 def _end(message: str, status: int) -> typer.Exit:
+    from gradlab.pages.screen import complain
+
     complain(message)
     return typer.Exit(status)
 
@@ -56,6 +80,7 @@ def _end(message: str, status: int) -> typer.Exit:
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -82,18 +107,15 @@ def gradlab(
     """Why did this run blow up, and which architecture survives a higher learning rate?"""
 
 
-app.command("run-stability", epilog=run_stability.EXAMPLES)(run_stability.run_stability)
-app.command("grad-norms", epilog=grad_norms.EXAMPLES)(grad_norms.grad_norms)
-app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
-app.command("lr-search", epilog=lr_search.EXAMPLES)(lr_search.lr_search)
-app.command("variants", epilog=variants.EXAMPLES)(variants.variants)
-app.command("claims", epilog=claims.EXAMPLES)(claims.claims)
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("inspect", epilog=inspect_run.EXAMPLES)(inspect_run.inspect_run)
-app.command("report", epilog=make_report.EXAMPLES)(make_report.report)
-app.command("figures", epilog=figures.EXAMPLES)(figures.figures)
-app.command("sizes", epilog=sizes.EXAMPLES)(sizes.sizes)
-app.command("blocks", epilog=blocks.EXAMPLES)(blocks.blocks)
+def load_command(name: str) -> Any:
+    """A command with its options."""
+    from gradlab.cli.options.command import Command, with_options
+
+    module = import_module(f"gradlab.cli.commands.{name.replace('-', '_')}")
+    command = getattr(module, name.replace("-", "_"))
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=Command, epilog=module.EXAMPLES)(with_options(command))
+    return typer.main.get_command(alone)
 
 
 def run() -> None:

@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradlab import probes, studies
     from gradlab.config import ModelConfig, RunConfig
+    from gradlab.errors import GradlabError
     from gradlab.figures.given import draw
     from gradlab.models.build import build_model
     from gradlab.models.presets import model_config
@@ -16,9 +18,12 @@ if TYPE_CHECKING:
     from gradlab.precision.emulation import emulated_fp16
     from gradlab.probes.attach import attach
     from gradlab.runs.reader import load
-    from gradlab.training.loop import train
+    from gradlab.runs.study import load_study
+    from gradlab.studies.run import run_study
+    from gradlab.training.train import train
 
 _HOMES = {
+    "GradlabError": "gradlab.errors",
     "ModelConfig": "gradlab.config",
     "RunConfig": "gradlab.config",
     "attach": "gradlab.probes.attach",
@@ -27,12 +32,15 @@ _HOMES = {
     "emulated_fp16": "gradlab.precision.emulation",
     "inspect": "gradlab.pages.inspection",
     "load": "gradlab.runs.reader",
+    "load_study": "gradlab.runs.study",
     "model_config": "gradlab.models.presets",
     "report": "gradlab.pages.report",
-    "train": "gradlab.training.loop",
+    "run_study": "gradlab.studies.run",
+    "train": "gradlab.training.train",
 }
 
 __all__ = [
+    "GradlabError",
     "ModelConfig",
     "RunConfig",
     "attach",
@@ -41,15 +49,19 @@ __all__ = [
     "emulated_fp16",
     "inspect",
     "load",
+    "load_study",
     "model_config",
+    "probes",
     "report",
+    "run_study",
+    "studies",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "probes":
-        return import_module("gradlab.probes")
+    if name in ("probes", "studies"):
+        return import_module(f"gradlab.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'gradlab' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -7,7 +7,7 @@ message is one sentence. `RunConfig` is what `run.json` holds.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -59,7 +59,12 @@ NOT_BUILT = {
 class Config(BaseModel):
     """Base of the configurations: immutable, strict about keys, errors in one sentence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    also_known: ClassVar[tuple[str, ...]] = ()
+    """Keys that are taken beside the fields."""
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -79,15 +84,15 @@ class Config(BaseModel):
         )
 
 
-def _sentence(cls: type[BaseModel], error: ValidationError) -> str:
+def _sentence(cls: type[Config], error: ValidationError) -> str:
     """The first problem of a pydantic error as one sentence."""
     problem = error.errors()[0]
-    path = ".".join(str(part) for part in problem["loc"])
+    path = ".".join(part for part in problem["loc"] if isinstance(part, str))
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, ValueError):
         return str(cause)
     if problem["type"] == "extra_forbidden":
-        return unknown(f"key of {cls.__name__}", path, cls.model_fields)
+        return unknown(f"key of {cls.__name__}", path, [*cls.model_fields, *cls.also_known])
     if problem["type"] == "literal_error":
         value = problem["input"]
         if isinstance(value, str) and value in NOT_BUILT:
@@ -107,47 +112,47 @@ class ModelConfig(Config):
 
     The four operations of the paper are four independent switches: `head_scale`, `attn_out_norm`,
     `ffn_mid_norm` and `res_scale`. `gradlab.model_config` fills them in by architecture name.
-
-    Attributes:
-        d_model: Width of the residual stream.
-        n_layers: Number of blocks.
-        n_heads: Attention heads; divides d_model.
-        d_ff: Inner width of the feed-forward network.
-        vocab_size: Number of token ids.
-        max_seq_len: Longest sequence.
-        placement: `pre` (x + f(LN(x)), with a final norm) or `post` (LN(x + f(x)), without).
-        norm: LayerNorm, or RMSNorm (no mean subtraction, no bias).
-        head_scale: γ_i on head i before W^O (`heads`, the paper), on d_head blocks of channels
-            after it (`output`, the published fairseq code), or `none`.
-        attn_out_norm: A norm on the attention's output, before the residual sum.
-        ffn_mid_norm: A norm after the activation, before the second linear map.
-        qkv_norm: Norms over d_model on the projected q, k and v ("+3 more LN", Table 4).
-        res_scale: λ_resid on the skip: of the FFN or of both sublayers, a vector over d_model or
-            a scalar.
-        activation: Exact erf GELU, ReLU², or GeGLU (fc1 then has 2·d_ff rows: gate and value).
-        positions: Sinusoidal (fairseq's layout) or learned.
-        dropout: On embeddings, attention probabilities and sublayer outputs.
-        attention: `materialised` (the scores exist in the matrix products' dtype, as in the paper)
-            or `sdpa` (a fused kernel that keeps them in fp32 and out of reach).
     """
 
+    model_config = ConfigDict(title="The model: what overrides the architecture and the size")
+
     d_model: int = Field(ge=2, multiple_of=2)
+    """Width of the residual stream."""
     n_layers: int = Field(ge=1)
+    """Blocks."""
     n_heads: int = Field(ge=1)
+    """Attention heads; divides the width."""
     d_ff: int = Field(ge=1)
+    """Inner width of the FFN."""
     vocab_size: int = Field(default=256, ge=2)
+    """Token ids."""
     max_seq_len: int = Field(ge=1)
+    """Tokens of the longest sequence."""
     placement: Placement = "pre"
+    """Where the norms stand: pre (x + f(LN(x)), with a final norm) or post (LN(x + f(x)))."""
     norm: NormKind = "layernorm"
+    """Kind of norm: layernorm, or rmsnorm (no mean subtraction, no bias)."""
     head_scale: HeadScalePlace = "none"
+    """A learned γ a head: none, heads (before the output projection, as in the paper), output
+    (after it, as in the published fairseq code)."""
     attn_out_norm: bool = False
+    """A norm on the attention's output, before the residual sum."""
     ffn_mid_norm: bool = False
+    """A norm after the FFN's activation."""
     qkv_norm: bool = False
+    """Norms over d_model on the queries, keys and values (+3 more LN, Table 4)."""
     res_scale: ResScale = "none"
+    """A learned λ_resid on the skip, a vector or a scalar: none, ffn, both, ffn-scalar,
+    both-scalar."""
     activation: Activation = "gelu"
+    """Of the FFN: gelu (exact), relu2, geglu (fc1 then has a gate and a value)."""
     positions: Positions = "sinusoidal"
+    """Positions: sinusoidal (fairseq's layout), learned."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """On embeddings, attention probabilities and sublayer outputs."""
     attention: AttentionPath = "materialised"
+    """materialised: the scores are a tensor that can overflow, as in the paper; sdpa: a fused
+    kernel keeps them in fp32 and out of reach."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -162,12 +167,18 @@ class ModelConfig(Config):
 class OptimizerConfig(Config):
     """AdamW as the paper runs it: decoupled weight decay on every parameter, no clipping."""
 
+    model_config = ConfigDict(title="The optimizer")
+
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Adam's β1."""
     beta2: float = Field(default=0.98, ge=0.0, lt=1.0)
+    """Adam's β2."""
     eps: float = Field(default=1e-8, gt=0.0)
+    """Adam's ε."""
     weight_decay: float = Field(default=0.01, ge=0.0)
+    """Decoupled, on everything."""
     clip_norm: float | None = Field(default=None, gt=0.0)
-    """Global L2 norm to clip at, or None."""
+    """Gradient norm (L2, of all together) to clip at; no clipping unless given."""
 
 
 class ScheduleConfig(Config):
@@ -202,20 +213,31 @@ class ScheduleConfig(Config):
         return self
 
 
-class PrecisionConfig(Config):
-    """Number formats and the dynamic loss scale.
+class ScalingConfig(Config):
+    """What goes with the FP16 formats.
 
     The loss scale is used by `fp16` and `fp16-pure` only. PyTorch's GradScaler starts at 2^16 and
     grows after 2000 good steps; fairseq starts at 2^7.
     """
 
-    name: PrecisionName = "fp32"
+    model_config = ConfigDict(title="Number formats")
+
     master_weights: bool = True
-    """fp16-pure: keep fp32 copies of the weights; False rounds them to fp16 after each update."""
+    """fp16-pure: keep fp32 copies of the weights, or round them to fp16 after each update."""
     initial_loss_scale: float = Field(default=2.0**16, gt=0.0)
+    """Where fp16's dynamic loss scale starts."""
     growth_factor: float = Field(default=2.0, gt=1.0)
+    """The loss scale's growth."""
     backoff_factor: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """The loss scale's change at an overflow."""
     growth_interval: int = Field(default=2000, ge=1)
+    """Good steps in a row before the loss scale grows."""
+
+
+class PrecisionConfig(ScalingConfig):
+    """Number formats and the dynamic loss scale."""
+
+    name: PrecisionName = "fp32"
 
     @model_validator(mode="after")
     def _masters_only_where_weights_are_fp16(self) -> Self:
@@ -230,35 +252,43 @@ class PrecisionConfig(Config):
 class StabilityConfig(Config):
     """When a run counts as destabilised (see `gradlab.training.stability`)."""
 
+    model_config = ConfigDict(title="When a run counts as destabilised")
+
     patience: int = Field(default=10, ge=1)
-    """Consecutive steps with a non-finite loss or gradient."""
+    """Steps in a row with a non-finite loss or gradient."""
     loss_scale_floor: float = Field(default=1e-4, gt=0.0)
+    """The loss scale below which fairseq gives up."""
     ema_decay: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Decay of the loss's moving average (EMA)."""
     margin: float = Field(default=1.5, gt=0.0)
-    """Rise of the loss's EMA above its running minimum, in nats."""
+    """Nats that this average is above its lowest."""
 
 
 class DataConfig(Config):
     """Which text, and how it becomes tokens (see `gradlab.data`)."""
 
+    model_config = ConfigDict(title="The text")
+
     corpus: str = "python-stdlib"
-    """`python-stdlib`, a text file or folder, a `.bin` token file or folder, `hf:NAME[:CONFIG]`."""
+    """python-stdlib (needs no download), a text file or folder, a .bin token file or a folder of
+    them, or hf:NAME[:CONFIG]."""
     tokenizer: str | None = None
-    """A tokenizer's name or file, for `hf:` corpora and text; bytes without one."""
+    """A tokenizer's name or file; bytes unless given."""
     held_out: float = Field(default=0.05, gt=0.0, lt=1.0)
-    """Share at the end of the corpus that is kept for validation."""
+    """Share at the end of the text that is kept for validation."""
 
 
 class RecordConfig(Config):
     """What a run writes, and how often values leave the device."""
 
+    model_config = ConfigDict(title="What is recorded")
+
     probes: tuple[ProbeName, ...] = ("headroom",)
     """What is measured inside the model, by the table that it fills."""
     every: int = Field(default=10, ge=1)
-    """Steps between two looks: at headroom, between two rows of a site away from an overflow; the
-    learned scales are written at steps evenly spaced on a logarithmic axis whatever it is."""
+    """Steps between two looks, or two rows of a site away from overflows."""
     window: int = Field(default=50, ge=1)
-    """Steps between two copies from the device to the run directory."""
+    """Steps between two writes from the device to the run directory."""
 
 
 class RunConfig(Config):
@@ -269,20 +299,26 @@ class RunConfig(Config):
     model: ModelConfig
     schedule: ScheduleConfig
     steps: int = Field(ge=1)
+    """Steps to take."""
     seed: int = Field(default=0, ge=0)
+    """Of the initial values and the batches."""
     batch_size: int = Field(default=8, ge=1)
+    """Sequences a batch."""
     accumulation: int = Field(default=1, ge=1)
-    """Micro-batches of `batch_size` in one step."""
+    """Batches whose gradients one step sums."""
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: PrecisionConfig = PrecisionConfig()
     stability: StabilityConfig = StabilityConfig()
     data: DataConfig = DataConfig()
     record: RecordConfig = RecordConfig()
     val_every: int = Field(default=0, ge=0)
-    """Steps between two validations, of which one comes after the last step too; 0 for none."""
+    """Steps between two validations; one comes after the last step too. 0 for none."""
     val_batches: int = Field(default=8, ge=1)
+    """Batches of a validation."""
     device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:N; auto takes CUDA where there is one."""
     stop_when_destabilised: bool = True
+    """Whether the run ends once it has destabilised."""
     variant: str = BASE_VARIANT
     """What a study of variants calls the run's hyperparameters; a name, as `arch` and `size`."""
 

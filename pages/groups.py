@@ -12,7 +12,7 @@ from gradlab.analyses.stability_table import check_stability
 from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
-from gradlab.training.study_table import STABILITY
+from gradlab.studies.table import STABILITY
 
 FREE = ("sizes", "schedules")
 """What the runs of a group may differ in, beside architecture and seed."""

@@ -1,19 +1,16 @@
 """The commands that make runs again, and what else has to be the same."""
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from gradlab.config import RunConfig
 from gradlab.runs.reader import Run
 from gradlab.runs.study import study_commands
+from gradlab.settings import train_line
 
 _TIMED = ("gradlab ablate", "gradlab variants")
 """Commands that measure how many steps take equal time, unless told otherwise."""
-
-TrainLine = Callable[[RunConfig], str | None]
-"""The `gradlab train` that makes a run; None where no options describe it."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,10 @@ class Repeat:
     page: str
 
 
-def repeat(runs: Mapping[str, Run], sources: Sequence[str], train_line: TrainLine) -> Repeat:
+def repeat(runs: Mapping[str, Run], sources: Sequence[str]) -> Repeat:
     """Commands, versions, text and machine of the runs, and the command of the page itself."""
     own = {name: run for name, run in runs.items() if not run.attached}
-    commands = dict(zip(own, commands_for(own.values(), train_line), strict=True))
+    commands = dict(zip(own, commands_for(own.values()), strict=True))
     lines = list(dict.fromkeys(line for line in commands.values() if line is not None))
     without = []
     if left := [name for name, line in commands.items() if line is None]:
@@ -73,7 +70,7 @@ def _facts(runs: Iterable[Run]) -> dict[str, dict[str, None]]:
     return found
 
 
-def commands_for(runs: Iterable[Run], train_line: TrainLine) -> list[str | None]:
+def commands_for(runs: Iterable[Run]) -> list[str | None]:
     """The command that makes each run: of its study where one made it, else `gradlab train`.
 
     A study's command makes its other runs as well.

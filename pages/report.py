@@ -10,7 +10,7 @@ from gradlab.pages.groups import FREE, Group, groups, subject
 from gradlab.pages.html import Table, environment
 from gradlab.pages.overview import runs_overview
 from gradlab.pages.pictures import Picture, pictures
-from gradlab.pages.repeat import TrainLine, repeat
+from gradlab.pages.repeat import repeat
 from gradlab.pages.settings import side_by_side
 from gradlab.pages.tables import group_sentences, group_tables
 from gradlab.runs.gather import Gathered, Source, folder_of, gather
@@ -23,7 +23,6 @@ def report(
     *,
     out: str | Path,
     force: bool = False,
-    train_line: TrainLine = lambda _: None,
 ) -> Gathered:
     """Write what runs say as one HTML file that needs nothing else.
 
@@ -35,7 +34,6 @@ def report(
         source: A run, a study, the folder of either, or several of these.
         out: The file.
         force: Overwrite it if it is there.
-        train_line: The command that makes a run outside any study.
 
     Returns:
         The runs on the page, and a sentence for each thing that could not be read.
@@ -47,7 +45,7 @@ def report(
     check_free(Path(out), force=force)
     gathered = gather(sources)
     named = [str(_name(one)) for one in sources]
-    write_file(Path(out), page(gathered, named, train_line).encode())
+    write_file(Path(out), page(gathered, named).encode())
     return gathered
 
 
@@ -76,13 +74,12 @@ class Compared:
     notes: Sequence[str]
 
 
-def page(gathered: Gathered, sources: Sequence[str], train_line: TrainLine) -> str:
+def page(gathered: Gathered, sources: Sequence[str]) -> str:
     """The whole page.
 
     Args:
         gathered: The runs.
         sources: What the user named, for the command that makes the page again.
-        train_line: The command that makes a run outside any study.
     """
     runs, found = gathered.runs, groups(gathered.runs)
     seen: set[bytes] = set()
@@ -99,7 +96,7 @@ def page(gathered: Gathered, sources: Sequence[str], train_line: TrainLine) -> s
                 _compared(group, place, found[0], seen) for place, group in enumerate(found)
             ],
             settings=side_by_side(runs),
-            repeat=repeat(runs, sources, train_line),
+            repeat=repeat(runs, sources),
         )
     )
 

@@ -4,23 +4,23 @@
     <folder>/<run name>/        a run directory each
     <folder>/<table>.csv        a row a run
 
-Needs no torch.
+Needs no torch, and pyarrow only for the runs.
 """
 
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, in_words
-from gradlab.runs.document import RUN_FILE
-from gradlab.runs.reader import Run, load
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from gradlab.runs.reader import Run
 
 STUDY_FILE = "study.json"
 
@@ -84,10 +84,12 @@ class StudyRecord:
     Attributes:
         folder: Where it lies.
         document: What its `study.json` says.
+        told: Why runs failed, by name, as far as it was told while they were trained.
     """
 
     folder: Path
     document: Mapping[str, Any]
+    told: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -123,8 +125,11 @@ class StudyRecord:
         return None
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> "list[Run]":
         """Its runs that have been begun, in its order."""
+        from gradlab.runs.document import RUN_FILE
+        from gradlab.runs.reader import load
+
         folders = (self.folder / name for name in self.names)
         return [load(folder) for folder in folders if (folder / RUN_FILE).exists()]
 
@@ -145,11 +150,12 @@ class StudyRecord:
     @property
     def failed(self) -> dict[str, str]:
         """The runs that failed by name, and why each did, in a sentence."""
-        return {
+        recorded = {
             run.path.name: str(run.info.get("error") or "no reason given")
             for run in self.runs
             if run.status == "error" and run.path is not None
         }
+        return {**recorded, **self.told}
 
 
 def load_study(folder: str | Path) -> StudyRecord:
@@ -191,7 +197,7 @@ def _damaged(file: Path, reason: str) -> GradlabError:
     )
 
 
-def study_commands(runs: Iterable[Run]) -> list[Command | None]:
+def study_commands(runs: "Iterable[Run]") -> list[Command | None]:
     """The command of the study that each run is of.
 
     None for a run outside a study, or of one whose file has no command or cannot be read.

@@ -11,7 +11,7 @@ from gradlab.data.corpus import load_corpus
 from gradlab.models.presets import model_config
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
-from gradlab.training import study as study_module
+from gradlab.studies import run as study_module
 from gradlab.training.loop import train
 
 

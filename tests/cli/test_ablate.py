@@ -6,16 +6,16 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from gradlab.cli.loss_options import AblateOptions
 from gradlab.cli.main import app
-from gradlab.cli.plan_losses import plan_ablation, steps_in_time, timed_rows, with_steps
 from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError
 from gradlab.models.presets import TABLE_4, model_config
 from gradlab.runs.reader import load
 from gradlab.runs.study import load_study
-from gradlab.training import step_times as times_module
-from gradlab.training.step_times import StepTime
+from gradlab.studies import Ablation
+from gradlab.studies import step_times as times_module
+from gradlab.studies.equal_time import steps_in_time, with_steps
+from gradlab.studies.step_times import StepTime
 
 SMALL = [
     *("ablate", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
@@ -58,7 +58,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_the_default_study_is_table_4() -> None:
-    configs = plan_ablation(AblateOptions())
+    configs = Ablation().configs()
     assert [(config.seed, config.arch) for config in configs] == [
         (seed, arch) for seed in range(3) for arch in TABLE_4
     ]
@@ -79,14 +79,14 @@ def test_the_default_study_is_table_4() -> None:
 
 
 def test_the_baseline_is_always_timed_and_each_row_once() -> None:
-    options = AblateOptions(row=["minus-ffn-ln", "normformer-resscale"], seeds=2)
-    assert [config.arch for config in plan_ablation(options)] == [
+    options = Ablation(row=["minus-ffn-ln", "normformer-resscale"], seeds=2)
+    assert [config.arch for config in options.configs()] == [
         *("normformer-resscale", "minus-ffn-ln") * 2
     ]
-    (timed,) = timed_rows(options)
+    (timed,) = options.timed()
     assert [config.arch for config in timed] == ["pre-ln", "normformer-resscale", "minus-ffn-ln"]
     assert {config.seed for config in timed} == {0}
-    (timed,) = timed_rows(AblateOptions())
+    (timed,) = Ablation().timed()
     assert [config.arch for config in timed] == ["pre-ln", *list(TABLE_4)[:-1]]
 
 
@@ -96,10 +96,10 @@ def test_steps_that_fit_in_the_baselines_time() -> None:
 
 
 def test_each_run_takes_its_rows_steps_and_is_validated_after_the_last() -> None:
-    configs = plan_ablation(AblateOptions(steps=12, warmup=2))
+    configs = Ablation(steps=12, warmup=2).configs()
     for config in with_steps(configs, STEPS):
         assert (config.steps, config.val_every) == (STEPS[config.arch],) * 2
-    configs = plan_ablation(AblateOptions(steps=12, warmup=2, val_every=3))
+    configs = Ablation(steps=12, warmup=2, val_every=3).configs()
     assert {config.val_every for config in with_steps(configs, STEPS)} == {3}
     with pytest.raises(ConfigError, match="--warmup 2 leaves none of the 2 steps of pre-ln"):
         with_steps(configs, {**STEPS, "pre-ln": 2})

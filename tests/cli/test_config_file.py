@@ -5,20 +5,24 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gradlab.cli.command import takes
-from gradlab.cli.command_options import StabilityOptions, TrainOptions
-from gradlab.cli.config_file import run_options
 from gradlab.cli.main import app
-from gradlab.cli.plan import plan_stability, plan_train
+from gradlab.cli.options.command import Place, with_options
 from gradlab.config import RunConfig
 from gradlab.runs.writer import RunWriter
+from gradlab.settings import OneRun
+from gradlab.studies import Stability
 
 
 def parse(options: type[Any], *arguments: str) -> Any:
     """What a command with these options would be given."""
     seen: list[Any] = []
     command = typer.Typer(pretty_exceptions_enable=False)
-    command.command()(takes(options)(seen.append))
+
+    def see(given: Any, place: Place) -> None:
+        seen.extend([given, place])
+
+    see.__annotations__ = {"given": options, "place": Place}
+    command.command()(with_options(see))
     result = CliRunner().invoke(command, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return seen[0]
@@ -43,8 +47,7 @@ def test_every_kind_of_option_can_be_set(tmp_path: Path) -> None:
         'weight_decay = 0.1\nmaster-weights = false\nprecision = "fp16-pure"\nqkv_norm = true\n'
         'attn_out_norm = false\nout = "studies/mine"\nclip_norm = 1\nresume = true\n',
     )
-    assert parse(StabilityOptions, "--config", str(file)) == StabilityOptions(
-        config=file,
+    assert parse(Stability, "--config", str(file)) == Stability(
         arch=["post-ln", "pre-ln"],
         size=["micro"],
         lr_step=[1e-4, 2e-4],
@@ -54,9 +57,7 @@ def test_every_kind_of_option_can_be_set(tmp_path: Path) -> None:
         precision="fp16-pure",
         qkv_norm=True,
         attn_out_norm=False,
-        out=Path("studies/mine"),
         clip_norm=1.0,
-        resume=True,
     )
 
 
@@ -64,10 +65,10 @@ def test_the_command_line_wins_wherever_it_stands(tmp_path: Path) -> None:
     file = write(tmp_path / "a.toml", 'arch = ["post-ln"]\nseeds = 5\nqkv_norm = true\nsteps = 9\n')
     given = ("--seeds", "2", "--arch", "pre-ln", "--no-qkv-norm")
     for arguments in ((*given, "--config", str(file)), ("--config", str(file), *given)):
-        options = parse(StabilityOptions, *arguments)
-        assert (options.seeds, options.arch, options.qkv_norm, options.steps) == (
+        options = parse(Stability, *arguments)
+        assert (options.seeds, options.arch, options.model["qkv_norm"], options.steps) == (
             2,
-            ["pre-ln"],
+            ("pre-ln",),
             False,
             9,
         )
@@ -100,58 +101,57 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 RUNS = [
-    TrainOptions(device="cpu"),
-    TrainOptions(arch="normformer", schedule="cosine", warmup=9, steps=44, seed=3, device="cpu"),
-    TrainOptions(
+    OneRun(device="cpu"),
+    OneRun(arch="normformer", schedule="cosine", warmup=9, steps=44, seed=3, device="cpu"),
+    OneRun(
         width=128, n_layers=2, d_ff=100, qkv_norm=True, activation="geglu", dropout=0.1,
         precision="fp16-pure", master_weights=False, clip_norm=0.5, margin=3.0, window=5,
         corpus="text.txt", val_every=3, keep_going=True, probes=("grad_norms",),
     ),
-    TrainOptions(schedule="ramp", lr_step=1e-4, precision="fp16", head_scale="heads"),
+    OneRun(schedule="ramp", lr_step=1e-4, precision="fp16", head_scale="heads"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("index", range(len(RUNS)))
 def test_a_run_is_repeated_from_its_own_document(tmp_path: Path, index: int) -> None:
-    config = plan_train(RUNS[index])
+    config = RUNS[index].config()
     writer = RunWriter(tmp_path / "run", config)
     writer.finish("finished")
     for path in (tmp_path / "run", tmp_path / "run" / "run.json"):
-        assert plan_train(parse(TrainOptions, "--config", str(path))) == config
+        assert parse(OneRun, "--config", str(path)).config() == config
 
 
 def test_a_run_of_a_study_is_repeated_by_train(tmp_path: Path) -> None:
-    config = plan_stability(StabilityOptions(width=[96], weight_decay=0.0))[4]
+    config = Stability(width=[96], weight_decay=0.0).configs()[4]
     writer = RunWriter(tmp_path / "run", config)
     writer.finish("finished")
-    assert plan_train(parse(TrainOptions, "--config", str(tmp_path / "run"))) == config
+    assert parse(OneRun, "--config", str(tmp_path / "run")).config() == config
 
 
 def test_a_study_takes_from_a_run_what_it_has_options_for(tmp_path: Path) -> None:
-    config = plan_stability(StabilityOptions(size=["micro"], lr_step=[1e-4], margin=3.0))[4]
+    config = Stability(size=["micro"], lr_step=[1e-4], margin=3.0).configs()[4]
     RunWriter(tmp_path / "run", config).finish("finished")
-    options = parse(StabilityOptions, "--config", str(tmp_path / "run"), "--seeds", "2")
-    configs = plan_stability(options)
+    options = parse(Stability, "--config", str(tmp_path / "run"), "--seeds", "2")
+    configs = options.configs()
     assert [other.seed for other in configs] == [0, 1]
     assert configs[1] == config.replace(seed=1)
 
 
 def test_another_architecture_or_size_means_what_it_always_does(tmp_path: Path) -> None:
-    RunWriter(tmp_path / "run", plan_train(TrainOptions(device="cpu"))).finish("finished")
+    RunWriter(tmp_path / "run", OneRun(device="cpu").config()).finish("finished")
     options = parse(
-        TrainOptions, "--config", str(tmp_path / "run"), "--arch", "normformer", "--size", "mini"
+        OneRun, "--config", str(tmp_path / "run"), "--arch", "normformer", "--size", "mini"
     )
-    plain = plan_train(TrainOptions(device="cpu", arch="normformer", size="mini"))
-    assert plan_train(options) == plain
+    plain = OneRun(device="cpu", arch="normformer", size="mini").config()
+    assert options.config() == plain
 
 
 def test_no_field_of_a_run_is_forgotten() -> None:
-    config = plan_train(RUNS[2])
-    options = run_options(config)
-    assert plan_train(TrainOptions(**options)) == config
+    config = RUNS[2].config()
+    assert OneRun.of(config).config() == config
     assert set(RunConfig.model_fields) == {
         *("arch", "size", "model", "schedule", "steps", "seed", "batch_size", "accumulation"),
         *("optimizer", "precision", "stability", "data", "record", "val_every", "val_batches"),
         *("device", "stop_when_destabilised"),
         "variant",  # what a study calls what the others say
-    }, "a new field of RunConfig needs an option, and a place in run_options"
+    }, "a new field of RunConfig needs an option, and a place in OneRun.of"

@@ -14,7 +14,7 @@ from gradlab.figures.run_sets import safe_name
 from gradlab.models.presets import model_config
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
-from gradlab.training.study_table import STABILITY
+from gradlab.studies.table import STABILITY
 
 ALL = ("headroom", "grad_norms", "scales")
 STEPS = 12

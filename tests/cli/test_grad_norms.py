@@ -7,9 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gradlab.analyses.gradient_study import window_length
-from gradlab.cli.command_options import GradNormsOptions
 from gradlab.cli.main import app
-from gradlab.cli.plan import plan_grad_norms
 from gradlab.config import (
     OptimizerConfig,
     PrecisionConfig,
@@ -23,7 +21,8 @@ from gradlab.models.presets import model_config
 from gradlab.runs.reader import Run, load
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
-from gradlab.training import study as study_module
+from gradlab.studies import Gradients
+from gradlab.studies import run as study_module
 
 SMALL = [
     *("grad-norms", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "4"),
@@ -38,7 +37,7 @@ def invoke(*arguments: str) -> Result:
 
 
 def test_the_default_study_is_the_published_setting() -> None:
-    configs = plan_grad_norms(GradNormsOptions())
+    configs = Gradients().configs()
     assert [(config.seed, config.arch) for config in configs] == [
         (seed, arch) for seed in range(3) for arch in ("post-ln", "pre-ln", "normformer")
     ]
@@ -60,16 +59,16 @@ def test_the_default_study_is_the_published_setting() -> None:
 
 
 def test_the_gradients_are_recorded_whatever_else_is() -> None:
-    options = GradNormsOptions(probes=["scales", "headroom"], seeds=1, arch=["pre-ln", "pre-ln"])
-    (config,) = plan_grad_norms(options)
+    options = Gradients(probes=["scales", "headroom"], seeds=1, arch=["pre-ln", "pre-ln"])
+    (config,) = options.configs()
     assert config.record.probes == ("grad_norms", "scales", "headroom")
-    (alone,) = plan_grad_norms(GradNormsOptions(probes=["none"], seeds=1, arch=["pre-ln"]))
+    (alone,) = Gradients(probes=["none"], seeds=1, arch=["pre-ln"]).configs()
     assert alone.record.probes == ("grad_norms",)
 
 
 def test_a_size_that_names_its_width_takes_no_other() -> None:
     with pytest.raises(GradlabError, match="names its width"):
-        plan_grad_norms(GradNormsOptions(size="nano-d16", width=32))
+        Gradients(size="nano-d16", width=32).configs()
 
 
 def write_run(config: RunConfig, out: Path, *, reason: str = "completed") -> None:
@@ -197,7 +196,7 @@ def test_another_average_looks_at_the_same_runs_again(
             on_end(job.name, None)
 
     monkeypatch.setattr(study_module, "run_jobs", run_jobs)
-    monkeypatch.setattr("gradlab.training.study._check_corpora", lambda _: None)
+    monkeypatch.setattr("gradlab.studies.run._check_corpora", lambda _: None)
     monkeypatch.setattr("gradlab.figures.save.rendered", lambda figure, form: b"<svg></svg>")
     out = tmp_path / "study"
     study = ("--corpus", text, "--out", str(out), "--seeds", "2")

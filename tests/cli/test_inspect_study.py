@@ -11,7 +11,7 @@ import gradlab
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
-from gradlab.training.study_table import STABILITY
+from gradlab.studies.table import STABILITY
 
 MODEL = [
     *("--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),

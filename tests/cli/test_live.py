@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gradlab.cli.live import Watch, duration, plain_lines, run_seconds_left, watching
+from gradlab.cli.terminal.live import Watch, duration, plain_lines, run_seconds_left, watching
+from gradlab.studies.news import RunUpdate
 from gradlab.training.progress import Progress
-from gradlab.training.study import RunUpdate
 
 
 class Clock:
@@ -75,7 +75,7 @@ def test_plain_lines_without_headroom_and_with_overflow() -> None:
 def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     screen, text = console(terminal=True)
-    with watching({"one": 1.0, "two": 1.0, "three": 1.0}, screen) as report:
+    with watching(screen, {"one": 1.0, "two": 1.0, "three": 1.0}) as report:
         report(RunUpdate("one", "running", news(9)))
         report(RunUpdate("two", "running", news(3)))
         report(RunUpdate("two", "failed", None, "no room"))
@@ -88,7 +88,7 @@ def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.Mon
 def test_eighty_columns_tell_the_runs_apart() -> None:
     names = [f"nano_{arch}_ramp0.0002_seed0" for arch in ("pre-ln", "normformer-resscale")]
     screen, text = console(terminal=True, width=80)
-    with watching(dict.fromkeys(names, 1.0), screen) as report:
+    with watching(screen, dict.fromkeys(names, 1.0)) as report:
         report(RunUpdate(names[0], "failed", news(3), "a long reason, which is printed at the end"))
         report(RunUpdate(names[1], "running", news(2345, steps=4000, least_headroom=-math.inf)))
     last = text.getvalue().split("run  ")[-1]
@@ -102,7 +102,7 @@ def test_eighty_columns_tell_the_runs_apart() -> None:
 def test_many_runs_fit_on_the_terminal() -> None:
     names = [f"run{number}" for number in range(60)]
     screen, text = console(terminal=True)
-    with watching(dict.fromkeys(names, 1.0), screen) as report:
+    with watching(screen, dict.fromkeys(names, 1.0)) as report:
         for name in names[:-1]:
             report(RunUpdate(name, "finished"))
         report(RunUpdate(names[-1], "running", news(5)))

@@ -5,12 +5,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from gradlab.cli.loss_options import LrSearchOptions
 from gradlab.cli.main import app
-from gradlab.cli.plan_losses import plan_lr_search
 from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
 from gradlab.runs.reader import load
+from gradlab.studies import LrSearch
 
 SMALL = [
     *("lr-search", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
@@ -35,7 +34,7 @@ def lines_of(result: Result) -> list[str]:
 
 
 def test_the_default_search() -> None:
-    configs = plan_lr_search(LrSearchOptions())
+    configs = LrSearch().configs()
     rates = [1e-3, 2e-3, 4e-3, 8e-3, 0.016, 0.032, 0.064, 0.128]
     assert [(config.seed, config.schedule.lr, config.arch) for config in configs] == [
         (seed, lr, arch) for seed in range(3) for lr in rates for arch in ("pre-ln", "normformer")
@@ -56,12 +55,12 @@ def test_the_default_search() -> None:
 
 
 def test_a_search_can_validate_on_the_way() -> None:
-    configs = plan_lr_search(LrSearchOptions(val_every=50, seeds=1))
+    configs = LrSearch(val_every=50, seeds=1).configs()
     assert {config.val_every for config in configs} == {50}
 
 
 def test_the_rows_of_table_4_are_architectures_too() -> None:
-    (config,) = plan_lr_search(LrSearchOptions(arch=["minus-ffn-ln"] * 2, lr=[1e-3] * 2, seeds=1))
+    (config,) = LrSearch(arch=["minus-ffn-ln"] * 2, lr=[1e-3] * 2, seeds=1).configs()
     assert config.arch == "minus-ffn-ln"
     assert not config.model.ffn_mid_norm
     assert config.model.res_scale == "ffn"

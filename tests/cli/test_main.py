@@ -5,7 +5,7 @@ from importlib.metadata import version
 import pytest
 from typer.testing import CliRunner
 
-from gradlab.cli import sizes as sizes_module
+from gradlab.cli.commands import sizes as sizes_module
 from gradlab.cli.main import app
 
 HEAVY = ("torch", "pandas", "matplotlib", "numpy", "pyarrow")

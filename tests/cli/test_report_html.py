@@ -12,14 +12,13 @@ from typer.testing import CliRunner
 
 from gradlab.analyses.stability import paired_differences
 from gradlab.analyses.stability_words import difference_sentence
-from gradlab.cli.command import command_of
-from gradlab.cli.command_options import StabilityOptions
 from gradlab.cli.main import app
 from gradlab.config import OptimizerConfig, RecordConfig, ScheduleConfig
 from gradlab.figures import kinds
 from gradlab.pages.groups import groups
 from gradlab.runs.gather import gather
 from gradlab.runs.writer import RunWriter
+from gradlab.studies import Stability
 
 WriteRun = Callable[..., Path]
 
@@ -99,7 +98,7 @@ def write_study(folder: Path, write_run: WriteRun) -> Path:
     for seed in range(2):
         for arch in ("pre-ln", "normformer"):
             write_run(folder / f"{arch}_{seed}", arch, seed)
-    command = command_of("run-stability", StabilityOptions(lr_step=[0.01], seeds=2))
+    command = Stability(lr_step=[0.01], seeds=2).command()
     study = {"runs": {run.name: {} for run in sorted(folder.iterdir())}, **command.note()}
     (folder / "study.json").write_text(json.dumps(study))
     return folder

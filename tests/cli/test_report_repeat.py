@@ -5,44 +5,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from gradlab.cli.command import command_of
-from gradlab.cli.command_options import GradNormsOptions, StabilityOptions, TrainOptions
-from gradlab.cli.loss_options import AblateOptions, LrSearchOptions, VariantsOptions
-from gradlab.cli.main import app
-from gradlab.cli.plan import plan_grad_norms, plan_stability, plan_train
-from gradlab.cli.plan_losses import plan_ablation, plan_lr_search
-from gradlab.cli.plan_variants import plan_variants
-from gradlab.cli.train_line import train_line
+from gradlab.cli.main import load_command
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
 from gradlab.pages.repeat import commands_for, repeat
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
+from gradlab.settings import OneRun, Settings
+from gradlab.studies import Ablation, Gradients, LrSearch, Stability, Variants
 
-PLANS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-    "run-stability": (StabilityOptions, plan_stability),
-    "grad-norms": (GradNormsOptions, plan_grad_norms),
-    "ablate": (AblateOptions, plan_ablation),
-    "lr-search": (LrSearchOptions, plan_lr_search),
-    "variants": (VariantsOptions, plan_variants),
-    "train": (TrainOptions, lambda options: [plan_train(options)]),
+SETTINGS: dict[str, type[Settings]] = {
+    settings.command_name: settings
+    for settings in (Stability, Gradients, Ablation, LrSearch, Variants, OneRun)
 }
 
 
-def read(command: str) -> tuple[str, Any]:
-    """A command line's name and options, as the command itself reads them."""
+def read(command: str) -> Any:
+    """A command line's settings, as the command itself reads them."""
     program, name, *words = shlex.split(command)
     assert program == "gradlab"
-    group: Any = get_command(app)
-    return name, PLANS[name][0](**group.commands[name].make_context(name, words).params)
+    params = load_command(name).make_context(name, words).params
+    others = {"out", "jobs", "resume"}
+    return SETTINGS[name](**{name: v for name, v in params.items() if name not in others})
 
 
 def planned(command: str) -> list[RunConfig]:
     """The runs that a command line makes."""
-    name, options = read(command)
-    found: list[RunConfig] = PLANS[name][1](options)
+    settings = read(command)
+    found: list[RunConfig] = (
+        [settings.config()] if isinstance(settings, OneRun) else settings.configs()
+    )
     return found
 
 
@@ -52,57 +45,49 @@ def made(configs: Sequence[RunConfig]) -> list[Run]:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    "options",
     [
-        ("run-stability", StabilityOptions(lr_step=[2e-4], seeds=2)),
-        (
-            "run-stability",
-            StabilityOptions(
-                arch=["post-ln", "pre-ln"],
-                size=["nano", "micro-d64"],
-                lr_step=[5e-5, 1e-3],
-                steps=77,
-                weight_decay=0.1,
-                precision="fp16-pure",
-                master_weights=False,
-                norm="rmsnorm",
-                qkv_norm=True,
-                attn_out_norm=False,
-                probes=["none"],
-                corpus="some text.txt",
-            ),
+        Stability(lr_step=[2e-4], seeds=2),
+        Stability(
+            arch=["post-ln", "pre-ln"],
+            size=["nano", "micro-d64"],
+            lr_step=[5e-5, 1e-3],
+            steps=77,
+            weight_decay=0.1,
+            precision="fp16-pure",
+            master_weights=False,
+            norm="rmsnorm",
+            qkv_norm=True,
+            attn_out_norm=False,
+            probes=["none"],
+            corpus="some text.txt",
         ),
-        ("grad-norms", GradNormsOptions(seeds=2, lr=3e-4, warmup=7, average=20)),
-        ("grad-norms", GradNormsOptions()),
-        ("ablate", AblateOptions(row=["pre-ln", "minus-ffn-ln"], equal="steps", clip_norm=0.1)),
-        ("lr-search", LrSearchOptions(lr=[1e-3, 1 / 3], val_batches=3)),
-        ("variants", VariantsOptions(variant=["base", "clip_norm=0.1,lr=0.5x"], val_every=5)),
+        Gradients(seeds=2, lr=3e-4, warmup=7, average=20),
+        Gradients(),
+        Ablation(row=["pre-ln", "minus-ffn-ln"], equal="steps", clip_norm=0.1),
+        LrSearch(lr=[1e-3, 1 / 3], val_batches=3),
+        Variants(variant=["base", "clip_norm=0.1,lr=0.5x"], val_every=5),
     ],
     ids=range(7),
 )
-def test_a_command_says_what_was_asked(name: str, options: Any) -> None:
-    assert read(command_of(name, options).line) == (name, options)
-
-
-def test_where_a_study_lies_and_how_it_is_trained_is_no_part_of_it() -> None:
-    options = LrSearchOptions(out=Path("here"), jobs=7, resume=True, config=Path("mine.toml"))
-    assert command_of("lr-search", options).line == "gradlab lr-search"
+def test_a_command_says_what_was_asked(options: Any) -> None:
+    assert read(options.command().line) == options
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        TrainOptions(),
-        TrainOptions(arch="normformer", size="micro", lr=3e-3, warmup=10, schedule="cosine"),
-        TrainOptions(seed=3, val_every=5, keep_going=True, dropout=0.1, probes=["scales"]),
-        TrainOptions(width=128, attention="sdpa", precision="bf16", head_scale="output"),
-        TrainOptions(schedule="ramp", lr_step=2e-4, precision="fp16"),
+        OneRun(),
+        OneRun(arch="normformer", size="micro", lr=3e-3, warmup=10, schedule="cosine"),
+        OneRun(seed=3, val_every=5, keep_going=True, dropout=0.1, probes=["scales"]),
+        OneRun(width=128, attention="sdpa", precision="bf16", head_scale="output"),
+        OneRun(schedule="ramp", lr_step=2e-4, precision="fp16"),
     ],
     ids=range(5),
 )
-def test_a_run_of_no_study_is_one_command(options: TrainOptions) -> None:
-    config = plan_train(options)
-    (command,) = commands_for(made([config]), train_line)
+def test_a_run_of_no_study_is_one_command(options: OneRun) -> None:
+    config = options.config()
+    (command,) = commands_for(made([config]))
     assert command is not None
     assert command.startswith("gradlab train")
     assert planned(command) == [config]
@@ -116,8 +101,8 @@ def test_a_run_that_no_options_describe_has_none() -> None:
         schedule=ScheduleConfig(lr=1e-3),
         steps=3,
     )
-    assert commands_for(made([config]), train_line) == [None]
-    assert commands_for([], train_line) == []
+    assert commands_for(made([config])) == [None]
+    assert commands_for([]) == []
 
 
 @pytest.mark.parametrize(
@@ -136,11 +121,11 @@ def test_a_run_of_a_study_is_its_studys(
 
     inside, beside = (load(write_run(tmp_path / name)) for name in ("inside", "beside"))
     (tmp_path / "study.json").write_text(json.dumps({"runs": {"inside": {}}, **study}))
-    first, second = commands_for([inside, beside], train_line)
+    first, second = commands_for([inside, beside])
     assert str(first).startswith(command)
     assert str(second).startswith("gradlab train")
     (tmp_path / "study.json").write_text("{")
-    assert commands_for([inside], train_line) == [second]
+    assert commands_for([inside]) == [second]
 
 
 @pytest.mark.parametrize("equal", ["time", "steps"])
@@ -150,7 +135,7 @@ def test_a_study_at_equal_time_measures_its_steps_again(
     from gradlab.runs.reader import load
 
     run = load(write_run(tmp_path / "run"))
-    note = command_of("ablate", AblateOptions(equal=equal)).note()
+    note = Ablation(equal=equal).command().note()
     (tmp_path / "study.json").write_text(json.dumps({"runs": {"run": {}}, **note}))
-    found = repeat({"run": run}, [str(tmp_path)], train_line)
+    found = repeat({"run": run}, [str(tmp_path)])
     assert ("are measured again" in found.same) == (equal == "time")

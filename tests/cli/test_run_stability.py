@@ -10,8 +10,10 @@ from typer.testing import CliRunner, Result
 
 from gradlab.analyses.stability_table import read_stability
 from gradlab.cli.main import app
-from gradlab.training import study as study_module
-from gradlab.training.study_table import STABILITY
+from gradlab.runs.study import run_name
+from gradlab.studies import run as study_module
+from gradlab.studies.folder import claim
+from gradlab.studies.table import STABILITY
 
 SMALL = [
     *("run-stability", "--device", "cpu", "--n-layers", "1", "--width", "16"),
@@ -82,8 +84,10 @@ def fake_study(
 ) -> None:
     """A study whose first runs end in a break, whose last ones fail, or that is interrupted."""
 
-    def run_study(configs, out, *, table, progress, **_):  # type: ignore[no-untyped-def]
+    def train_runs(configs, out, *, table, notes, **_):  # type: ignore[no-untyped-def]
+        plan = {run_name(config): config for config in configs}
         out.mkdir(parents=True)
+        claim(out, plan, resume=False, notes=notes)
         lines = [",".join(STABILITY.columns)]
         for config in configs[:rows]:
             place = f"{config.size},1000,{config.arch},{config.seed},{config.schedule.lr_step}"
@@ -92,12 +96,9 @@ def fake_study(
         (out / "study.json").write_text('{"runs": {}}')
         if not ends:
             raise KeyboardInterrupt
-        names = tuple(study_module.run_name(config) for config in configs[rows:][:failed])
-        for name in names:
-            progress(study_module.RunUpdate(name, "failed", None, "the disk is full"))
-        return study_module.StudyResult(out / table.file, names)
+        return dict.fromkeys(list(plan)[rows:][:failed], "the disk is full")
 
-    monkeypatch.setattr(study_module, "run_study", run_study)
+    monkeypatch.setattr(study_module, "train_runs", train_runs)
 
 
 def test_failed_runs_are_named_and_give_status_1(

@@ -7,7 +7,12 @@ import pytest
 from rich.console import Console
 
 from gradlab.analyses.stability_table import COLUMNS
-from gradlab.cli.result_tables import mismatch_table, rate_tables, search_table, summary_tables
+from gradlab.cli.terminal.result_tables import (
+    mismatch_table,
+    rate_tables,
+    search_table,
+    summary_tables,
+)
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
 from gradlab.pages.inspection import numbers_table

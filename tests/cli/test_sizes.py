@@ -1,9 +1,8 @@
 import pytest
 from typer.testing import CliRunner
 
-from gradlab.cli.command_options import SizesOptions
+from gradlab.cli.commands.sizes import Sizes, cost_cells, memory_text, shape_cells, size_configs
 from gradlab.cli.main import app
-from gradlab.cli.sizes import cost_cells, memory_text, shape_cells, size_configs
 
 # FACTS of the paper's Table 2, to the last digit.
 PARAMETERS = {
@@ -23,7 +22,7 @@ PARAMETERS = {
 
 
 def test_parameters_of_the_papers_sizes() -> None:
-    rows = {(s, arch): cost_cells(config)[0] for s, arch, config in size_configs(SizesOptions())}
+    rows = {(s, arch): cost_cells(config)[0] for s, arch, config in size_configs(Sizes())}
     assert {key: rows[key] for key in PARAMETERS} == PARAMETERS
 
 
@@ -46,7 +45,7 @@ def test_the_tables_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sizes_widths_and_switches_can_be_chosen() -> None:
-    options = SizesOptions(size=["nano"], width=[64, 512], arch=["post-ln"], max_seq_len=128)
+    options = Sizes(size=["nano"], width=[64, 512], arch=["post-ln"], max_seq_len=128)
     rows = [(size, arch, *shape_cells(config)) for size, arch, config in size_configs(options)]
     assert rows == [
         ("nano", "post-ln", "6", "64", "4", "256", "128"),

@@ -7,16 +7,15 @@ from made_up_runs import write_headroom, write_steps
 
 from gradlab.analyses.stability import paired_differences, summarise_stability
 from gradlab.analyses.stability_table import read_stability
-from gradlab.cli.command_options import StabilityOptions
-from gradlab.cli.plan import plan_stability
-from gradlab.cli.study_files import write_figures, write_tables
+from gradlab.cli.terminal.study_files import write_figures, write_tables
 from gradlab.config import RunConfig
-from gradlab.runs.study import run_name
+from gradlab.runs.study import load_study, run_name
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
-from gradlab.training.study_table import STABILITY
+from gradlab.studies import Stability
+from gradlab.studies.table import STABILITY
 
-OPTIONS = StabilityOptions(arch=["pre-ln", "normformer"], lr_step=[1e-2], seeds=2, steps=30)
+OPTIONS = Stability(arch=["pre-ln", "normformer"], lr_step=[1e-2], seeds=2, steps=30)
 
 
 def made_up_run(config: RunConfig, out: Path, *, reason: str = "loss_nonfinite") -> None:
@@ -50,8 +49,8 @@ def made_up_table(configs: list[RunConfig], out: Path) -> pd.DataFrame:
     return read_stability(out)
 
 
-def study(out: Path, options: StabilityOptions = OPTIONS, **fields: str) -> list[RunConfig]:
-    configs = plan_stability(options)
+def study(out: Path, options: Stability = OPTIONS, **fields: str) -> list[RunConfig]:
+    configs = options.configs()
     for config in configs:
         made_up_run(config, out, **fields)
     return configs
@@ -76,7 +75,7 @@ def test_the_tables_are_those_of_the_analyses(tmp_path: Path) -> None:
 
 def test_the_figures_of_a_study(tmp_path: Path) -> None:
     configs = study(tmp_path)
-    files = write_figures(made_up_table(configs, tmp_path), tmp_path)
+    files = write_figures(made_up_table(configs, tmp_path), load_study(tmp_path))
     assert [file.name for file in files] == [
         f"{name}.{form}"
         for name in ("lr_at_break", "lr_against_pre-ln_ramp0.01", "headroom_nano_ramp0.01")
@@ -86,12 +85,12 @@ def test_the_figures_of_a_study(tmp_path: Path) -> None:
 
 
 def test_a_study_of_one_architecture_has_no_differences(tmp_path: Path) -> None:
-    options = StabilityOptions(arch=["pre-ln"], lr_step=[1e-2], seeds=1, probes=["none"])
+    options = Stability(arch=["pre-ln"], lr_step=[1e-2], seeds=1, probes=["none"])
     configs = study(tmp_path, options)
-    files = write_figures(made_up_table(configs, tmp_path), tmp_path)
+    files = write_figures(made_up_table(configs, tmp_path), load_study(tmp_path))
     assert [file.name for file in files] == ["lr_at_break.png", "lr_at_break.pdf"]
 
 
 def test_a_study_whose_runs_all_failed_has_no_figures(tmp_path: Path) -> None:
     configs = study(tmp_path, reason="error")
-    assert write_figures(made_up_table(configs, tmp_path), tmp_path) == []
+    assert write_figures(made_up_table(configs, tmp_path), load_study(tmp_path)) == []

@@ -6,17 +6,16 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from gradlab.cli.loss_options import VariantsOptions
 from gradlab.cli.main import app
-from gradlab.cli.plan_variants import plan_variants, timed_variants
-from gradlab.cli.variant import VARIANTS, read_variant
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError
 from gradlab.runs.reader import load
 from gradlab.runs.study import load_study
-from gradlab.training import step_times as times_module
-from gradlab.training import study as study_module
-from gradlab.training.step_times import StepTime
+from gradlab.studies import Variants
+from gradlab.studies import run as study_module
+from gradlab.studies import step_times as times_module
+from gradlab.studies.step_times import StepTime
+from gradlab.studies.variant import VARIANTS, read_variant
 
 SMALL = [
     *("variants", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
@@ -55,7 +54,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_the_default_study() -> None:
-    configs = plan_variants(VariantsOptions())
+    configs = Variants().configs()
     assert [(config.seed, config.variant, config.arch) for config in configs] == [
         (seed, variant, arch)
         for seed in range(3)
@@ -95,8 +94,8 @@ def test_a_variant_of_ones_own() -> None:
     assert own.name == "lr=0.5x,clip_norm=0.1,warmup=3x,schedule=cosine"
     assert own.changes == {"lr": 1e-3, "clip_norm": 0.1, "warmup": 90, "schedule": "cosine"}
     assert own.text == "lr 0.001, clip_norm 0.1, warmup 90, schedule cosine"
-    options = VariantsOptions(variant=["steps=2x", "base", "steps = 2x"], val_every=20, seeds=1)
-    assert [(c.variant, c.steps, c.val_every) for c in plan_variants(options)] == [
+    options = Variants(variant=["steps=2x", "base", "steps = 2x"], val_every=20, seeds=1)
+    assert [(c.variant, c.steps, c.val_every) for c in options.configs()] == [
         *[("steps=2x", 1000, 20)] * 2,
         *[("base", 500, 20)] * 2,
     ]
@@ -105,7 +104,7 @@ def test_a_variant_of_ones_own() -> None:
 def test_variants_that_take_as_long_are_timed_once(
     tmp_path: Path, text: str, fake_jobs: Callable[..., None], timed: list[list[str]]
 ) -> None:
-    groups = timed_variants(VariantsOptions(arch=["normformer", "pre-ln"]))
+    groups = Variants(arch=["normformer", "pre-ln"]).timed()
     assert [[config.row for config in group] for group in groups][:2] == [
         ["pre-ln", "normformer"],
         ["pre-ln_longer-warmup", "normformer_longer-warmup"],
@@ -281,7 +280,7 @@ def test_options_from_a_file(tmp_path: Path, text: str, fake_jobs: Callable[...,
 
 def test_a_config_error_names_the_variant() -> None:
     with pytest.raises(ConfigError, match="variant weight_decay=-1: weight_decay = -1"):
-        plan_variants(VariantsOptions(variant=["weight_decay=-1"]))
+        Variants(variant=["weight_decay=-1"]).configs()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
-from gradlab.training.study_table import STABILITY
+from gradlab.studies.table import STABILITY
 
 
 def made_up(arch: str = "pre-ln", seed: int = 0, *, lr: float = 0.07) -> Run:

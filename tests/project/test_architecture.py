@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -103,13 +104,17 @@ def files_of(layer: str) -> list[Path]:
     return sorted((ROOT / FOLDERS[layer]).rglob("*.py"))
 
 
+def module_files_of(layer: str) -> list[Path]:
+    """The files of `modules_of`."""
+    return [path for path in files_of(layer) if path.name != "__main__.py"]
+
+
 def modules_of(layer: str) -> list[str]:
     """Names of a layer's modules, `__main__` left out: importing it runs it."""
     folder = ROOT / FOLDERS[layer]
     names = (
         ".".join([layer, *path.relative_to(folder).with_suffix("").parts])
-        for path in files_of(layer)
-        if path.name != "__main__.py"
+        for path in module_files_of(layer)
     )
     return [name.removesuffix(".__init__") for name in names]
 
@@ -165,6 +170,47 @@ def test_imports_point_one_way(layer: str) -> None:
         and any(f"{found.name}.".startswith(f"{other}.") for other in later)
     ]
     assert not wrong
+
+
+def module_graph() -> dict[str, set[str]]:
+    """The modules that each module of ours imports, wherever in its text."""
+    names = {name for layer in LAYERS for name in modules_of(layer)}
+
+    def module_named(name: str) -> str | None:
+        """The longest part of a name that is a module."""
+        parts = name.split(".")
+        starts = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+        return next((start for start in starts if start in names), None)
+
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for layer in LAYERS:
+        for name, path in zip(modules_of(layer), module_files_of(layer), strict=True):
+            found = {module_named(one.name) for one in imports_of(path.read_text(), str(path))}
+            graph[name] |= {module for module in found if module not in (None, name)}  # type: ignore[misc]
+    del graph["gradlab"]  # the one place that names what stands above it, lazily
+    return graph
+
+
+def circle_in(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """A circle of imports; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
+
+
+def test_imports_have_no_circle() -> None:
+    """Those inside functions and under TYPE_CHECKING counted."""
+    graph = module_graph()
+    assert len(graph) > 100
+    assert not circle_in({name: uses - {"gradlab"} for name, uses in graph.items()})
+
+
+def test_a_circle_is_found() -> None:
+    assert set(circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -252,7 +298,7 @@ def test_the_command_line_is_light_until_a_command_runs() -> None:
 
 @pytest.mark.parametrize("name", gradlab.__all__)
 def test_public_names_are_there(name: str) -> None:
-    assert getattr(gradlab, name).__name__ == name
+    assert getattr(gradlab, name).__name__ in (name, f"gradlab.{name}")
     assert name in dir(gradlab)
 
 

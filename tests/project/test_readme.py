@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from gradlab.cli.main import app
+from gradlab.cli.main import load_command
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,11 +57,10 @@ def inline(text: str) -> list[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Have the command line read `gradlab …`, without running it."""
-    group: Any = get_command(app)
     # These two answer at once, wherever they stand.
     name, *arguments = [word for word in words[1:] if word not in ("--help", "--version")] or [""]
     if name:
-        group.commands[name].make_context(name, arguments)
+        load_command(name).make_context(name, arguments)
 
 
 def in_documents(*programs: str, found: Callable[[str], list[list[str]]] = commands) -> list[Any]:
@@ -115,11 +113,10 @@ def test_gradlab_commands_parse(words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", in_documents("gradlab", found=inline))
 def test_what_sentences_name_exists(words: list[str]) -> None:
-    group: Any = get_command(app)
     name, *arguments = words[1:]
     if name.isupper():  # `gradlab COMMAND --help`
         return
-    known = {"--help", *(option for p in group.commands[name].params for option in p.opts)}
+    known = {"--help", *(option for p in load_command(name).params for option in p.opts)}
     assert {word for word in arguments if word.startswith("--")} <= known
 
 

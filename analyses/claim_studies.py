@@ -1,0 +1,67 @@
+"""What the studies behind the paper's claims have for them, from their folders."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+
+from gradlab.analyses.claim import StudyTables
+from gradlab.analyses.claim_tables import loss_tables, mismatch_tables, scale_tables, time_budget
+from gradlab.analyses.gradient_study import window_length
+from gradlab.analyses.stability_table import read_stability
+from gradlab.errors import GradlabError
+from gradlab.runs.reader import Run
+from gradlab.runs.study import StudyRecord, find_study
+
+Tables = dict[str, pd.DataFrame]
+
+
+def _gradients(_: Path, runs: Sequence[Run]) -> Tables:
+    return mismatch_tables(runs, length=window_length(runs))
+
+
+def _scales(_: Path, runs: Sequence[Run]) -> Tables:
+    return scale_tables(runs, length=window_length(runs))
+
+
+def _stability(folder: Path, _: Sequence[Run]) -> Tables:
+    return {"stability": read_stability(folder)}
+
+
+def _ablation(folder: Path, runs: Sequence[Run]) -> Tables:
+    return loss_tables(runs, time_budget(folder, runs))
+
+
+CLAIM_TABLES: Mapping[str, Callable[[Path, Sequence[Run]], Tables]] = MappingProxyType(
+    {
+        "gradients": _gradients,
+        "scales": _scales,
+        "stability": _stability,
+        "ablation": _ablation,
+    }
+)
+"""From a study's folder and its runs that are over to the tables that claims are read from."""
+
+
+def read_studies(out: Path) -> dict[str, StudyTables]:
+    """What each study in the claims' folder has for them: nothing before all its runs are over.
+
+    Raises:
+        GradlabError: A study's file cannot be read.
+    """
+    return {name: _read(name, find_study(out / name)) for name in CLAIM_TABLES}
+
+
+def _read(name: str, study: StudyRecord | None) -> StudyTables:
+    if study is None:
+        return StudyTables("", missing="study not begun")
+    runs = study.runs
+    over = [run for run in runs if run.status in ("finished", "error")]
+    size = runs[0].config.size if runs else ""
+    if len(over) < len(study.names):
+        return StudyTables(size, missing=f"{len(over)} of {len(study.names)} runs so far")
+    try:
+        return StudyTables(size, CLAIM_TABLES[name](study.folder, over))
+    except GradlabError as error:
+        return StudyTables(size, missing=f"no number: {error}")

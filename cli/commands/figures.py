@@ -1,0 +1,106 @@
+"""`gradlab figures`: the paper-style figures that runs' tables allow."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradlab.cli.terminal.screen import output
+from gradlab.errors import GradlabError, unknown
+
+EXAMPLES = """\
+Examples:
+
+gradlab figures studies/gradients
+
+gradlab figures --format pdf --format svg --out pictures studies/nano
+
+gradlab figures runs/pre-ln runs/normformer --baseline pre-ln --average 30"""
+
+
+def figures(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs, or of studies.", metavar="RUN", show_default=False),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Their folder; figures in the first RUN by default."),
+    ] = None,
+    formats: Annotated[
+        list[str],
+        typer.Option("--format", help="png, pdf or svg; repeat for more.", metavar="KIND"),
+    ] = ["png", "pdf"],  # noqa: B006
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="What figures 2 and 7 compare with; pre-ln, or else the first.", metavar="ARCH"
+        ),
+    ] = None,
+    compute: Annotated[
+        str,
+        typer.Option(
+            help="What figure 2 counts: flops (leaves out norms), seconds (as it was measured), "
+            "tokens."
+        ),
+    ] = "flops",
+    average: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps of the windows of figures 3 and 7; as many as the study was told, or else "
+            "50, or as many as there is room for."
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Write into a folder that is there, over files of the same names."
+        ),
+    ] = False,
+) -> None:
+    """Draw every figure of the paper that the runs' tables allow.
+
+    RUN is the folder of a run or of a study, which counts as its runs. Drawn are perplexity against
+    compute (figure 2 of the NormFormer paper), gradients by layer (3), learned scales (4), the
+    learning rate at the break (5, from a stability study), λ_resid by depth (6), gradients relative
+    to a baseline's (7), and the FP16 headroom on the way. A CSV file beside a figure has its
+    numbers, with the runs behind each.
+
+    Runs that do not compare (another text, size, precision, schedule) have a figure each. For a
+    figure that cannot be made, a sentence says why.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from gradlab.figures.drawings import drawings, save_drawing
+    from gradlab.figures.given import read_given
+    from gradlab.figures.kinds import Choices
+    from gradlab.figures.save import FORMATS
+    from gradlab.runs.gather import folder_of
+
+    for form in formats:
+        if form not in FORMATS:
+            raise GradlabError(unknown("figure format", form, FORMATS))
+    given = read_given(runs)
+    out = out or folder_of(runs[0]) / "figures"
+    if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise GradlabError(
+            f"{out} is there already: choose another --out, or replace the files of the same names "
+            "with --force."
+        )
+    console = output()
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    for note in given.notes:
+        say(note)
+    choices = Choices(baseline=baseline, compute=compute, average=average)
+    made = 0
+    for drawn in drawings(given.runs, given.stability, note=say, choices=choices):
+        files = save_drawing(drawn.drawing, out, formats)
+        say(f"{drawn.kind.title}: {', '.join(file.name for file in files)}")
+        made += 1
+    say(f"{made} figure{'s' * (made != 1)} in {out}.")
+    if not made:
+        raise typer.Exit(1)

@@ -1,0 +1,36 @@
+"""`gradlab inspect`: what happened in a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradlab.cli.terminal.screen import output
+
+EXAMPLES = """\
+Examples:
+
+gradlab inspect runs/mine
+
+gradlab inspect --top 10 studies/nano/nano_pre-ln_ramp0.0002_seed0"""
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(help="The run's folder, or its run.json.", metavar="RUN")],
+    top: Annotated[
+        int, typer.Option(help="Rows of the tables that list the worst.", metavar="N", min=1)
+    ] = 5,
+) -> None:
+    """Say what happened in a run, or what a study found.
+
+    How it ended; the first overflow and what led to it; where FP16's range was tightest, and how
+    that changed; losses and gradients that were not finite, skipped steps, the loss scale; the
+    worst mismatch of gradients between layers; and what the recorded tables say of attention
+    scores, learned scales and updates.
+
+    A run of gradlab's loop or of gradlab.attach, finished or not. Of a study, how its
+    architectures differ, and what broke or was best.
+    """
+    from gradlab.pages import inspection
+
+    output().print(inspection.inspect(run, top=top))

@@ -1,0 +1,121 @@
+"""`gradlab train`: one run of the built-in loop."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gradlab.cli.terminal.live import watching, work_of
+from gradlab.cli.terminal.screen import output
+from gradlab.config import Config
+from gradlab.settings import OneRun
+
+if TYPE_CHECKING:
+    from gradlab.runs.reader import Run
+    from gradlab.training.progress import Progress
+
+EXAMPLES = """\
+Examples:
+
+gradlab train --arch normformer --steps 500 --lr 3e-3 --warmup 100 --schedule cosine
+
+gradlab train --precision fp16 --val-every 100 --out runs/mine
+
+gradlab train --config runs/mine --seed 1"""
+
+
+class Folder(Config):
+    """Where the run is kept."""
+
+    out: Path | None = None
+    """The run's folder; runs/SIZE_ARCH_SCHEDULE_SEED by default."""
+
+
+def train(run: OneRun, folder: Folder) -> None:
+    """Train one model with the loop of the stability test, and say how it went.
+
+    The learning rate is constant after a linear warm-up, or decays to 0 at the last step. Every
+    step's loss and, in every format, the headroom of every tensor to FP16's range are recorded
+    in the run's folder, for gradlab.load.
+    """
+    from gradlab.runs.reader import load
+    from gradlab.runs.study import run_name
+    from gradlab.studies.news import RunUpdate
+    from gradlab.training.loop import train as train_run
+
+    config = run.config()
+    name = run_name(config)
+    out = folder.out or Path("runs") / name
+    is_new = not (out / "run.json").exists()
+    try:
+        with watching(Console(stderr=True), work_of([config])) as tell:
+
+            def report(news: "Progress") -> None:
+                tell(RunUpdate(name, "running", news))
+
+            made = train_run(config, out, progress=report)
+    except KeyboardInterrupt:
+        if is_new and (out / "run.json").exists():
+            show_run(load(out))
+        typer.echo("interrupted: what was recorded is readable.", err=True)
+        raise typer.Exit(130) from None
+    show_run(made)
+
+
+def show_run(run: "Run") -> None:
+    """Print what became of a run."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, how in run_facts(run):
+        table.add_row(what, how)
+    output().print(table)
+
+
+def run_facts(run: "Run") -> list[tuple[str, str]]:
+    """What a run's record says, as pairs of a heading and a text."""
+    steps, verdict, config = run.table("steps"), run.verdict, run.config
+    facts = [("run", f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}")]
+    if verdict is not None:
+        facts.append(("end", _end(run)))
+    if len(steps):
+        last = steps.tail(50)["loss"]
+        facts.append(("loss", f"{last.mean():.4f}, mean of the last {len(last)} steps"))
+        if steps["val_loss"].notna().any():
+            validated = steps[steps["val_loss"].notna()].iloc[-1]
+            facts.append(
+                ("validation", f"{validated['val_loss']:.4f} after step {validated['step']}")
+            )
+        seconds = float(steps["seconds"].iloc[-1])
+        rate = float(steps["tokens"].iloc[-1]) / max(seconds, 1e-9)
+        facts.append(("speed", f"{seconds:.1f} s, {rate:,.0f} tokens a second"))
+        facts.append(("skipped steps", str(int(steps["skipped"].sum()))))
+    facts += _least_headroom(run)
+    if run.path is not None:
+        facts.append(("in", str(run.path)))
+    return facts
+
+
+def _least_headroom(run: "Run") -> list[tuple[str, str]]:
+    from gradlab.analyses.headroom import that_can_overflow
+
+    if "headroom" not in run.tables:
+        return []
+    headroom = that_can_overflow(run.table("headroom"))
+    if headroom.empty:
+        return []
+    least = headroom.iloc[int(headroom["headroom_bits"].to_numpy().argmin())]
+    bits = f"{least['headroom_bits']:.1f} bits at {least['site']} ({least['direction']})"
+    return [("least headroom", f"{bits}, step {least['step']}")]
+
+
+def _end(run: "Run") -> str:
+    verdict = run.verdict
+    assert verdict is not None
+    if not verdict.broke:
+        return f"{verdict.reason} at step {verdict.step}"
+    first = f", first overflow at {verdict.first_overflow}" if verdict.first_overflow else ""
+    rate = "" if verdict.lr is None else f", LR {verdict.lr:.4g}"
+    return f"destabilised ({verdict.reason}) at step {verdict.step}{rate}{first}"

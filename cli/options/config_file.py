@@ -1,0 +1,66 @@
+"""Options from a file: a TOML document of them, or the `run.json` of a run."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from gradlab.errors import GradlabError, unknown
+
+
+def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Make a file's values the command's defaults, so that the command line wins over them.
+
+    The callback of `--config`, which is read before the other options.
+
+    Raises:
+        GradlabError: There is no such file, it is not TOML, or has a key that is no option.
+    """
+    if path is None or ctx.resilient_parsing:
+        return path
+    options = {str(param.name): param for param in ctx.command.params if param.expose_value}
+    try:
+        is_run = path.is_dir() or path.suffix == ".json"
+    except OSError as error:
+        raise GradlabError(f"the config file {path} cannot be read: {error.strerror}.") from None
+    if is_run:
+        found = {key: value for key, value in _run_values(path).items() if key in options}
+    else:
+        found = _toml_values(path, options)
+    # An option that is repeatable on the command line takes a list, or a single value, here.
+    repeatable = {name for name, param in options.items() if getattr(param, "multiple", False)}
+    ctx.default_map = {
+        name: [value] if name in repeatable and not isinstance(value, list) else value
+        for name, value in found.items()
+    }
+    return path
+
+
+def _toml_values(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GradlabError(f"the config file {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GradlabError(f"{path} is not a TOML file: {error}.") from None
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise GradlabError(f"{path}: {unknown('option', key, options)}")
+        if isinstance(value, dict):
+            raise GradlabError(f"{path}: {key} is a table, where an option's value should be.")
+        values[name] = value
+    return values
+
+
+def _run_values(path: Path) -> dict[str, Any]:
+    from gradlab.runs.reader import load
+    from gradlab.settings import OneRun
+
+    run = OneRun.of(load(path).config)
+    values = {name: getattr(run, name) for name in OneRun.model_fields if name != "model"}
+    given = {**values, **run.model}.items()
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in given if v is not None}

@@ -1,0 +1,1 @@
+"""What stands on the terminal: results as tables, and what is going on while runs train."""

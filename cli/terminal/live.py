@@ -1,0 +1,243 @@
+"""What is going on while runs train: a line a run, with what it sees and how long it may take."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gradlab.pages.screen import results_table
+
+if TYPE_CHECKING:
+    from gradlab.config import RunConfig
+    from gradlab.studies.news import News, RunUpdate
+    from gradlab.training.progress import Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Least time between two plain lines of one run, where there is no terminal."""
+
+
+@dataclass
+class Watch:
+    """What is known of a study's runs while they train.
+
+    Attributes:
+        work: Each run's work if it took all its steps, in any unit (FLOPs); none before it is
+            known which runs there are.
+        clock: Seconds, from any zero.
+    """
+
+    work: Mapping[str, float] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    states: dict[str, str] = field(default_factory=dict)
+    last: dict[str, "Progress"] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+
+    def begin(self, work: Mapping[str, float]) -> None:
+        """The runs are known, and about to be trained."""
+        self.work = work
+        self._began = self.clock()
+
+    def take(self, update: "RunUpdate") -> None:
+        """Take in the news of a run."""
+        self.states[update.name] = update.state
+        if update.progress is not None:
+            self.last[update.name] = update.progress
+        if update.message is not None:
+            self.messages[update.name] = update.message
+
+    @property
+    def ended(self) -> int:
+        """Runs that are over, well or not."""
+        return sum(state != "running" for state in self.states.values())
+
+    def seconds_left(self) -> float | None:
+        """About how long the rest takes; None while there is nothing to go by.
+
+        The work done so far, by the clock, gives the speed. Runs that ended here before their last
+        step say what share of its steps a run takes; without one, all of them.
+        """
+        shares = {name: (news.step + 1) / news.steps for name, news in self.last.items()}
+        done = sum(self.work[name] * share for name, share in shares.items())
+        elapsed = self.clock() - self._began
+        if not done or elapsed <= 0:
+            return None
+        ends = [share for name, share in shares.items() if self.states[name] != "running"]
+        usual = sum(ends) / len(ends) if ends else 1.0
+        left = sum(
+            work * max(0.0, usual - shares.get(name, 0.0))
+            for name, work in self.work.items()
+            if self.states.get(name, "running") == "running"
+        )
+        return left * elapsed / done
+
+
+def run_seconds_left(news: "Progress") -> float:
+    """Seconds to a run's last step at its speed so far; a break comes sooner."""
+    return (news.steps - news.step - 1) * news.seconds / (news.step + 1)
+
+
+def duration(seconds: float) -> str:
+    """45 s, 3 min, 1 h 20 min."""
+    if seconds < 60:
+        return f"{max(1, math.ceil(seconds))} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def headroom_text(news: "Progress") -> str:
+    """The least headroom of a step and its site; an overflow where there is none left."""
+    if news.least_headroom is None:
+        return ""
+    if math.isinf(news.least_headroom):
+        return f"overflow at {news.tightest_site}"
+    return f"{news.least_headroom:.1f} bits at {news.tightest_site}"
+
+
+@contextmanager
+def watching(
+    console: Console, work: Mapping[str, float] | None = None
+) -> Iterator[Callable[["News"], None]]:
+    """Show the news that the yielded function is given, until the end of the context.
+
+    On a terminal, a table that is drawn anew; elsewhere plain lines, not more than one every few
+    seconds for a run.
+
+    Args:
+        console: Where.
+        work: As of `Watch`, where it is known already.
+    """
+    from gradlab.studies.news import Planned, Timing
+
+    watch = Watch(work or {})
+    show = watch.take if console.is_terminal else plain_lines(watch, console)
+
+    def tell(news: "News") -> None:
+        match news:
+            case Timing(what):
+                console.print(f"Timing a training step of {what}.", soft_wrap=True)
+            case Planned(configs):
+                watch.begin(work_of(configs))
+            case _:
+                show(news)
+
+    if not console.is_terminal:
+        yield tell
+        return
+    with Live(
+        get_renderable=lambda: _picture(watch, console),
+        console=console,
+        refresh_per_second=4,
+        transient=True,
+    ):
+        yield tell
+
+
+def work_of(configs: Iterable["RunConfig"]) -> dict[str, float]:
+    """FLOPs of each run if it takes all its steps, by name."""
+    from gradlab.models.cost import flops_per_token
+    from gradlab.runs.study import run_name
+
+    return {
+        run_name(config): float(flops_per_token(config.model))
+        * config.tokens_per_step
+        * config.steps
+        for config in configs
+    }
+
+
+def plain_lines(watch: Watch, console: Console) -> Callable[["RunUpdate"], None]:
+    """A function that prints the news it is given as lines."""
+    printed: dict[str, float] = {}
+
+    def report(update: "RunUpdate") -> None:
+        watch.take(update)
+        now = watch.clock()
+        running = update.state == "running"
+        if running and now - printed.get(update.name, -math.inf) < SECONDS_BETWEEN_LINES:
+            return
+        printed[update.name] = now
+        words = [update.name]
+        if not running:
+            words.append(f"{update.state} ({watch.ended} of {len(watch.work)})")
+        if news := watch.last.get(update.name):
+            words += [f"step {news.step + 1}/{news.steps}", f"lr {news.lr:.4g}"]
+            words += [f"loss {news.loss:.3f}"]
+            words += [text for text in [headroom_text(news)] if text]
+        if running and news:
+            words.append(f"at most {duration(run_seconds_left(news))} left")
+        if update.message:
+            words.append(update.message)
+        console.print("  ".join(words), markup=False, highlight=False, soft_wrap=True)
+
+    return report
+
+
+def _picture(watch: Watch, console: Console) -> Group:
+    """The running runs, then those that ended, the latest last, as far as there is room."""
+    if not watch.work:
+        return Group()
+    running = [name for name, state in watch.states.items() if state == "running"]
+    over = [name for name, state in watch.states.items() if state != "running"]
+    room = max(1, console.height - len(running) - 4)
+    names = [*over[-room:], *running]
+    table = _table(watch, names, short=False)
+    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
+        table = _table(watch, names, short=True)
+    total, left = len(watch.work), watch.seconds_left()
+    waiting = total - watch.ended - len(running)
+    words = [f"{watch.ended} of {total} runs done"]
+    if waiting:
+        words.append(f"{waiting} waiting")
+    if left is not None:
+        words.append(f"about {duration(left)} left")
+    return Group(table, Text(" · ".join(words), style="bold"))
+
+
+def _table(watch: Watch, names: Sequence[str], *, short: bool) -> Table:
+    """A row a run; in short without the size that all have, the tightest site, and words."""
+    table = results_table()
+    headings = ("run", "step", "lr", "loss", "bits", "left") if short else _HEADINGS
+    for title in headings:
+        table.add_column(title, no_wrap=True, overflow="ellipsis")
+    sizes = {name.partition("_")[0] for name in watch.work}  # what a run's name begins with
+    begin = len(sizes.pop()) + 1 if short and len(sizes) == 1 else 0
+    for name in names:
+        table.add_row(name[begin:], *_row(watch, name, short=short), style=_style(watch, name))
+    return table
+
+
+_HEADINGS = ("run", "step", "lr", "loss", "least headroom", "")
+
+
+def _style(watch: Watch, name: str) -> str:
+    return {"running": "", "finished": "green"}.get(watch.states[name], "red")
+
+
+def _row(watch: Watch, name: str, *, short: bool) -> list[Text]:
+    """What is known of a run, behind its name; in short, of a failure that it is one."""
+    state, news = watch.states[name], watch.last.get(name)
+    steps = f"{news.step + 1}/{news.steps}" if news else ""
+    rate = f"{news.lr:.{3 if short else 4}g}" if news else ""
+    loss = f"{news.loss:.3f}" if news else ""
+    left = duration(run_seconds_left(news)) if news else ""
+    if short:
+        bits = "" if news is None or news.least_headroom is None else f"{news.least_headroom:.1f}"
+        bits = bits.replace("-", "−")
+        cells = [steps, rate, loss, bits, left if state == "running" else state]
+    else:
+        end = f"at most {left} left" if left else ""
+        headroom = headroom_text(news) if news else ""
+        end = end if state == "running" else watch.messages.get(name, state)
+        cells = [steps, rate, loss, headroom, end]
+    return [Text(cell) for cell in cells]

@@ -1,0 +1,51 @@
+"""Making a study under the eyes of its user, then what it says."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from gradlab.cli.terminal.live import watching
+
+if TYPE_CHECKING:
+    from gradlab.cli.options.command import Place
+    from gradlab.runs.study import StudyRecord
+    from gradlab.studies.study import Study
+
+
+def make_study(
+    study: "Study", place: "Place", show_result: "Callable[[StudyRecord, bool], None]"
+) -> None:
+    """Train a study's runs under the live view, show what they say, and name those that failed.
+
+    Args:
+        study: Which runs it is.
+        place: Where it is made, and how.
+        show_result: Prints and writes the results: the figures too (true), or no figures where the
+            study was interrupted.
+
+    Raises:
+        GradlabError: A setting, the corpus, the device, the number of jobs or the folder cannot be
+            used.
+        typer.Exit: With status 1 if runs failed, 130 after Ctrl-C.
+    """
+    from gradlab.runs.study import find_study
+    from gradlab.studies.run import run_study
+
+    out = place.out or study.folder()
+    try:
+        with watching(Console(stderr=True)) as tell:
+            record = run_study(study, out, jobs=place.jobs, resume=place.resume, progress=tell)
+    except KeyboardInterrupt:
+        begun = find_study(out)
+        if begun and (out / study.table.file).exists():
+            show_result(begun, False)
+        typer.echo(f"interrupted: go on with the same command, --out {out} and --resume.", err=True)
+        raise typer.Exit(130) from None
+    show_result(record, True)
+    if failed := record.failed:
+        typer.echo(f"error: {len(failed)} of {len(record.names)} runs failed.", err=True)
+        for name, reason in failed.items():
+            typer.echo(f"{name}: {reason}", err=True)
+        raise typer.Exit(1)

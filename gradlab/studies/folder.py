@@ -1,0 +1,81 @@
+"""The folder that a study is made in: whether it may be, and what its `study.json` says."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gradlab.config import Config, RunConfig
+from gradlab.errors import GradlabError
+from gradlab.runs.files import cannot_write, write_whole
+from gradlab.runs.lock import LOCK_NAME
+from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study
+
+
+def check_folder(out: Path, *, resume: bool) -> bool:
+    """See that a study may be begun, or gone on with, in a folder.
+
+    Returns:
+        Whether there is a study to go on with.
+
+    Raises:
+        GradlabError: It holds a study and `resume` is false, or something else.
+    """
+    if (out / STUDY_FILE).exists():
+        if not resume:
+            raise GradlabError(
+                f"{out} holds a study already: continue it with --resume, or choose another --out."
+            )
+        return True
+    try:
+        if out.exists() and any(entry.name != LOCK_NAME for entry in out.iterdir()):
+            raise GradlabError(f"{out} holds something that is not a study: choose another folder.")
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    return False
+
+
+def claim(
+    out: Path, plan: Mapping[str, RunConfig], *, resume: bool, notes: Mapping[str, Any]
+) -> None:
+    """Make `out` this study's folder, or see that it is already.
+
+    Raises:
+        GradlabError: It holds another study, or `check_folder` refuses it.
+    """
+    if check_folder(out, resume=resume):
+        before = load_study(out)
+        _check_same(before, plan)
+        notes = {**before.notes, **notes}
+    document = {name: config.model_dump(mode="json") for name, config in plan.items()}
+    text = json.dumps({"runs": document, **notes}, indent=1) + "\n"
+    write_whole(out / STUDY_FILE, text.encode())
+
+
+def _check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:
+    """Refuse to go on where a run of before would be another now, or none."""
+    for name, config in before.configs.items():
+        if name not in plan:
+            reason = f"its run {name} is not among these"
+        elif changes := list(_differences(config, plan[name])):
+            reason = f"{', '.join(changes)} in its run {name}"
+        else:
+            continue
+        command = before.command
+        begun = f": it was begun with `{command.line}`" if command else ""
+        raise GradlabError(
+            f"{before.folder} holds another study ({reason}){begun}. Give the options it was "
+            "started with, or choose another --out."
+        )
+
+
+def _differences(before: Config, now: Config) -> Iterator[str]:
+    """Each field that differs, with what it was and what it would be."""
+    for name in type(before).model_fields:
+        was, is_now = getattr(before, name), getattr(now, name)
+        if was == is_now:
+            continue
+        if isinstance(was, Config):
+            yield from _differences(was, is_now)
+        else:
+            yield f"{name} is {was} there and {is_now} here"

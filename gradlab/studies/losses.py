@@ -1,0 +1,166 @@
+"""Studies that compare losses: what they have alike, the ablation and the learning rate search."""
+
+from abc import abstractmethod
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+from pydantic import Field
+
+from gradlab.config import BASE_VARIANT, RunConfig, ScheduleConfig, ScheduleKind
+from gradlab.errors import ConfigError
+from gradlab.models.presets import BASELINE, TABLE_4
+from gradlab.settings import Names, Numbers, check_name, size_at
+from gradlab.studies.equal_time import at_equal_time, check_warmup
+from gradlab.studies.news import Tell
+from gradlab.studies.study import Study
+from gradlab.studies.table import RUNS, StudyTable
+
+
+class LossStudy(Study):
+    """Runs whose validation losses after the last step are compared."""
+
+    table: ClassVar[StudyTable] = RUNS
+
+    size: str = "nano"
+    """A named size; nano-d128 is nano at width 128."""
+    width: int | None = None
+    """Take the size at this width."""
+    schedule: str = "linear"
+    """What follows the warm-up: constant, linear, cosine."""
+    warmup: int = 30
+    """Steps of linear warm-up from 0."""
+    val_every: int = Field(default=0, ge=0)
+    """Steps between two validations; 0 for the one after the last step alone."""
+    val_batches: int = Field(default=64, ge=1)
+    """Batches of a validation."""
+    probes: Names = ("none",)
+    """What to measure inside the model beside the loss: headroom, grad_norms, scales, scores,
+    optimizer, or none; repeat for more."""
+    precision: str = "auto"
+    """Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32."""
+    steps: int
+    """Steps of each run."""
+
+    def run(self, arch: str, lr: float, seed: int, variant: str = BASE_VARIANT) -> RunConfig:
+        """One run, validated after its last step, and on the way if asked to.
+
+        Raises:
+            ConfigError: A setting is unknown, out of range, or does not fit others.
+        """
+        size = size_at(self.size, self.width)
+        known = [kind for kind in get_args(ScheduleKind) if kind != "ramp"]
+        if self.schedule == "ramp":
+            raise ConfigError(
+                f"--schedule ramp has no learning rate to compare at: take {', '.join(known)}."
+            )
+        check_name("schedule", self.schedule, known)
+        check_warmup(self.warmup, self.steps)
+        return RunConfig(
+            arch=arch,
+            size=size,
+            model=self.model_of(arch, size),
+            schedule=ScheduleConfig.from_mapping(
+                {"kind": self.schedule, "lr": lr, "warmup_steps": self.warmup}
+            ),
+            steps=self.steps,
+            seed=seed,
+            val_every=self.val_every or self.steps,
+            val_batches=self.val_batches,
+            variant=variant,
+            **self.shared("fp32" if self.precision == "auto" else self.precision),
+        )
+
+
+class EqualStudy(LossStudy):
+    """Rows with equal compute, one of which is the baseline."""
+
+    equal: str = "time"
+    """What is alike in what is compared: time (measured before the study begins), or steps."""
+    steps: int = 500
+    """Steps of the baseline; at equal time the others take what fits in its time."""
+    lr: float = 3e-3
+    """Peak learning rate."""
+
+    @abstractmethod
+    def timed(self) -> list[list[RunConfig]]:
+        """A run of each row, whose step is to be timed, in groups with equal compute.
+
+        The baseline's comes first in each.
+        """
+
+    def begin(
+        self, out: Path, *, resume: bool, tell: Tell
+    ) -> tuple[list[RunConfig], dict[str, Any]]:
+        """The runs, at equal time with the steps that fit in it."""
+        configs = self.configs()
+        if self.equal == "steps":
+            return configs, {}
+        return at_equal_time(configs, self.timed(), out, resume=resume, tell=tell)
+
+    def check_equal(self) -> None:
+        """See to what is to be equal.
+
+        Raises:
+            ConfigError: It is neither time nor steps.
+        """
+        check_name("equal", self.equal, ("time", "steps"))
+
+
+class Ablation(EqualStudy):
+    """NormFormer's operations taken away one at a time (`ablate`): the paper's Table 4."""
+
+    command_name: ClassVar[str] = "ablate"
+    kind: ClassVar[str] = "ablation"
+
+    row: Names = ()
+    """A row of Table 4: normformer-resscale, minus-post-attn-ln, minus-ffn-ln, minus-head-scale,
+    normformer, plus-3-more-ln, pre-ln; repeat for more. All by default."""
+
+    def configs(self) -> list[RunConfig]:
+        """Seeds × rows, in that order, all with the baseline's steps.
+
+        The rows of one seed stand together, so that a study that is stopped has pairs.
+        """
+        self.check_equal()
+        for name in self.row:
+            check_name("row", name, TABLE_4)
+        for name in _ABLATED:
+            if name in self.model:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: the rows of the study differ in it; leave it out."
+                )
+        rows = [name for name in TABLE_4 if name in self.row] or list(TABLE_4)
+        return [self.run(arch, self.lr, seed) for seed, arch in product(self.each_seed(), rows)]
+
+    def timed(self) -> list[list[RunConfig]]:
+        """The baseline, and the study's rows."""
+        rows = [config for config in self.configs() if config.seed == 0]
+        baseline = self.run(BASELINE, self.lr, 0)
+        return [[baseline, *(config for config in rows if config.arch != BASELINE)]]
+
+
+_ABLATED = ("placement", "head_scale", "attn_out_norm", "ffn_mid_norm", "qkv_norm", "res_scale")
+
+
+class LrSearch(LossStudy):
+    """Architectures at several learning rates (`lr-search`): the paper's Table 1."""
+
+    command_name: ClassVar[str] = "lr-search"
+    kind: ClassVar[str] = "lr-search"
+
+    arch: Names = ("pre-ln", "normformer")
+    """An architecture; repeat for more."""
+    lr: Numbers = tuple(1e-3 * 2**power for power in range(8))
+    """A peak learning rate; repeat for more. By default eight, each twice the last."""
+    steps: int = 300
+    """Steps of each run."""
+
+    def configs(self) -> list[RunConfig]:
+        """Seeds × rates × architectures, in that order."""
+        return [
+            self.run(arch, lr, seed)
+            for seed, lr, arch in product(
+                self.each_seed(), sorted(set(self.lr)), dict.fromkeys(self.arch)
+            )
+        ]

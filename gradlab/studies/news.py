@@ -1,0 +1,50 @@
+"""What a study tells of itself while it is made."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gradlab.config import RunConfig
+from gradlab.training.progress import Progress
+
+State = Literal["running", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The training steps of some rows are about to be timed, which takes a while.
+
+    Attributes:
+        what: `7 architectures`.
+    """
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The runs of the study are known, and about to be trained."""
+
+    configs: Sequence[RunConfig]
+
+
+@dataclass(frozen=True)
+class RunUpdate:
+    """News of one run of a study.
+
+    Attributes:
+        name: The run's name, `run_name(config)`.
+        state: Where it stands now.
+        progress: Its last step that was looked at, while it runs.
+        message: Why it failed, in a sentence.
+    """
+
+    name: str
+    state: State
+    progress: Progress | None = None
+    message: str | None = None
+
+
+News = Timing | Planned | RunUpdate
+
+Tell = Callable[[News], None]

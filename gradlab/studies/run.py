@@ -1,0 +1,202 @@
+"""Making a study: its runs, several at a time, in one folder (`gradlab.runs.study`).
+
+Every run has a process of its own with one thread on a CPU, so that the number of jobs changes
+no result, and a run that fails takes no other down. The study's table is rewritten whenever a run
+ends.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gradlab.config import RunConfig
+from gradlab.data.corpus import load_corpus
+from gradlab.errors import GradlabError
+from gradlab.runs.document import RUN_FILE
+from gradlab.runs.files import cannot_write
+from gradlab.runs.lock import FolderLock
+from gradlab.runs.reader import Run, load
+from gradlab.runs.study import StudyRecord, load_study, run_name
+from gradlab.studies.folder import claim
+from gradlab.studies.news import News, Planned, RunUpdate, Tell
+from gradlab.studies.study import Study
+from gradlab.studies.table import StudyTable
+from gradlab.studies.workers import Job, run_jobs
+from gradlab.training.device import resolve_device
+from gradlab.training.progress import Progress
+
+
+def _tell_nobody(_: News) -> None:
+    pass
+
+
+def run_study(
+    study: Study,
+    folder: str | Path | None = None,
+    *,
+    jobs: int | None = None,
+    resume: bool = False,
+    progress: Tell = _tell_nobody,
+) -> StudyRecord:
+    """Train the runs of a study that have not finished yet, several at a time.
+
+    A script that calls it keeps the call under `if __name__ == "__main__":`, as the runs are new
+    processes.
+
+    Args:
+        study: Which runs it is, as `gradlab.studies.Stability(lr_step=2e-4)`.
+        folder: Where it is kept; `study.folder()` if None.
+        jobs: Runs at the same time; a core each if None, one on CUDA.
+        resume: Go on with the study that lies in the folder: finished runs are kept, others are
+            begun again. There may be more of them than before.
+        progress: Told of every change.
+
+    Returns:
+        What lies in the folder then: `.table`, `.runs`, and those that `.failed`.
+
+    Raises:
+        GradlabError: A setting, the corpus, the device or the number of jobs cannot be used; the
+            folder holds a study and `resume` is false, holds another study or one on another
+            text, holds something else, is being written by another process, or cannot be written.
+        KeyboardInterrupt: Passed on once the running runs have saved what they have.
+    """
+    out = study.folder() if folder is None else Path(folder)
+    device = resolve_device(study.device)
+    limit = check_jobs(jobs, device.type)
+    configs, notes = study.begin(out, resume=resume, tell=progress)
+    _read_corpus(configs)
+    progress(Planned(configs))
+    failed = train_runs(
+        configs,
+        out,
+        jobs=limit,
+        resume=resume,
+        table=study.table,
+        notes={**study.command().note(), **notes},
+        progress=progress,
+    )
+    return replace(load_study(out), told=failed)
+
+
+def train_runs(
+    configs: Sequence[RunConfig],
+    out: Path,
+    *,
+    table: StudyTable,
+    jobs: int = 1,
+    resume: bool = False,
+    notes: Mapping[str, Any] | None = None,
+    progress: Tell = _tell_nobody,
+) -> dict[str, str]:
+    """Train every run that has not finished yet, `jobs` at a time, in the order given.
+
+    Args:
+        configs: The runs; their names must differ.
+        out: The study's folder.
+        table: What the study's own table says of each run.
+        jobs: Processes at the same time.
+        resume: As of `run_study`.
+        notes: Kept in the study's file beside the runs, by name.
+        progress: Told of every change.
+
+    Returns:
+        The runs that failed, and why, in a sentence.
+
+    Raises:
+        GradlabError: As of `run_study`.
+        KeyboardInterrupt: Passed on once the running runs have saved what they have.
+    """
+    plan = {run_name(config): config for config in configs}
+    if len(plan) < len(configs):
+        raise GradlabError("two runs of the study have the same name: vary only what names show.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    lock = FolderLock(out)
+    is_ours = False  # until then, what lies in the folder is another study's
+    try:
+        claim(out, plan, resume=resume, notes=notes or {})
+        is_ours = True
+        done = [name for name in plan if _finished(out / name)]
+        for name in done:
+            progress(RunUpdate(name, "finished"))
+        _write_table(out, plan, table)
+        waiting = [name for name in plan if name not in done]
+        if waiting:
+            _check_corpora([load(out / name) for name in done])
+        failed: dict[str, str] = {}
+
+        def on_progress(name: str, news: Progress) -> None:
+            progress(RunUpdate(name, "running", news))
+
+        def on_end(name: str, message: str | None) -> None:
+            _write_table(out, plan, table)
+            if message is not None:
+                failed[name] = message
+            progress(RunUpdate(name, "finished" if message is None else "failed", None, message))
+
+        run_jobs(
+            [Job(name, plan[name], out / name) for name in waiting],
+            limit=jobs,
+            on_progress=on_progress,
+            on_end=on_end,
+        )
+        return failed
+    finally:
+        try:
+            if is_ours:
+                _write_table(out, plan, table)
+        finally:
+            lock.release()
+
+
+def default_jobs() -> int:
+    """A job for each core that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def check_jobs(jobs: int | None, device_type: str) -> int:
+    """The number of jobs, by default a core each on a CPU and one on a GPU.
+
+    Raises:
+        GradlabError: Fewer than one.
+    """
+    if jobs is None:
+        return default_jobs() if device_type == "cpu" else 1
+    if jobs < 1:
+        raise GradlabError(f"--jobs {jobs}: at least one run must be able to train.")
+    return jobs
+
+
+def _read_corpus(configs: Sequence[RunConfig]) -> None:
+    """Read the text once before any run starts, for the longest sequences and least vocabulary."""
+    load_corpus(
+        configs[0].data,
+        seq_len=max(config.model.max_seq_len for config in configs),
+        vocab_size=min(config.model.vocab_size for config in configs),
+    )
+
+
+def _check_corpora(finished: Sequence[Run]) -> None:
+    """Refuse to go on with a study on another text than it was begun on."""
+    texts = {run.config.data for run in finished}
+    now = {data: load_corpus(data, seq_len=1).sha256 for data in texts}
+    for run in finished:
+        if run.info["corpus"]["sha256"] != now[run.config.data]:
+            raise GradlabError(
+                f"{run.path} was trained on another text than {run.config.data.corpus} is now: "
+                "runs on both do not compare; choose another --out."
+            )
+
+
+def _finished(path: Path) -> bool:
+    return (path / RUN_FILE).exists() and load(path).status == "finished"
+
+
+def _write_table(out: Path, plan: Mapping[str, RunConfig], table: StudyTable) -> None:
+    """The rows of all runs that have ended, in the plan's order."""
+    table.write(out, (load(out / name) for name in plan if (out / name / RUN_FILE).exists()))

@@ -1,0 +1,58 @@
+"""What a study is: settings that say which runs it has."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gradlab.config import RunConfig
+from gradlab.errors import ConfigError
+from gradlab.settings import Settings
+from gradlab.studies.news import Tell
+from gradlab.studies.table import StudyTable
+
+
+class Study(Settings):
+    """Several runs that are trained side by side and compared."""
+
+    kind: ClassVar[str]
+    """What its folder is called, before the sizes."""
+    table: ClassVar[StudyTable]
+    """What the study's own table says of each run."""
+
+    seeds: int = 3
+    """Seeds 0 to N-1."""
+
+    @abstractmethod
+    def configs(self) -> list[RunConfig]:
+        """The runs, in the order in which they are begun.
+
+        Raises:
+            ConfigError: A setting is unknown, out of range, or does not fit others.
+        """
+
+    def begin(
+        self, out: Path, *, resume: bool, tell: Tell
+    ) -> tuple[list[RunConfig], dict[str, Any]]:
+        """The runs as they are to be trained in a folder, and what the study's file notes of them.
+
+        Args:
+            out: The study's folder.
+            resume: Go on with the study that lies there.
+            tell: Is told what takes long.
+        """
+        return self.configs(), {}
+
+    def folder(self) -> Path:
+        """Where the study goes unless told: named after its sizes, the same every time."""
+        sizes = dict.fromkeys(config.size for config in self.configs())
+        return Path("studies") / "-".join([self.kind, *sizes])
+
+    def each_seed(self) -> range:
+        """The seeds.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds {self.seeds}: a study needs at least one seed.")
+        return range(self.seeds)
