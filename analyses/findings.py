@@ -4,6 +4,7 @@ import pandas as pd
 
 from gradlab.analyses.finding import Finding
 from gradlab.analyses.findings_course import course_findings, nonfinite_losses, skipped_steps
+from gradlab.analyses.findings_faults import input_findings, never_findings, state_findings
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
 from gradlab.analyses.findings_headroom import headroom_findings
 from gradlab.analyses.findings_loop import loop_findings
@@ -11,6 +12,7 @@ from gradlab.analyses.findings_optimizer import optimizer_findings
 from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.analyses.findings_scales import scale_findings
 from gradlab.analyses.findings_scores import score_findings
+from gradlab.analyses.findings_zeros import zero_findings
 from gradlab.runs.reader import Run
 
 PROBES = {
@@ -43,9 +45,14 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     }
     steps = run.table("steps")
     found = course_findings(run, steps)
+    headroom, grad_norms, faults = (tables.get(n) for n in ("headroom", "grad_norms", "faults"))
     if "overflows" in tables:
-        headroom = tables.get("headroom")
-        found += overflow_findings(steps, tables["overflows"], headroom, run.verdict)
+        found += overflow_findings(steps, tables["overflows"], headroom, run.verdict, faults)
+    if faults is not None:
+        found += input_findings(faults)
+        found += state_findings(faults, steps, grad_norms, top=top)
+        found += never_findings(faults, grad_norms)
+        found += zero_findings(faults, grad_norms, headroom)
     if "headroom" in tables:
         found += headroom_findings(tables["headroom"], top=top)
     found += _nonfinite(run, steps, tables, top)
@@ -67,7 +74,7 @@ def _nonfinite(
 ) -> list[Finding]:
     gradients = tables.get("grad_norms")
     return [
-        *nonfinite_losses(run, steps),
+        *nonfinite_losses(run, steps, tables.get("faults"), tables.get("headroom")),
         *nonfinite_gradients(steps, gradients, attached=run.attached, top=top),
         *skipped_steps(steps, tables.get("overflows"), top=top),
     ]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from gradlab.analyses.finding import Finding, counted, figure, spans, streaks
+from gradlab.analyses.headroom import not_finite
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
 
@@ -89,28 +90,45 @@ def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:
     return found
 
 
-def nonfinite_losses(run: Run, steps: pd.DataFrame) -> list[Finding]:
-    """Which losses were inf or NaN."""
-    bad = steps.loc[_is_lost(run, steps["loss"]), "step"].tolist()
+def nonfinite_losses(
+    run: Run, steps: pd.DataFrame, faults: pd.DataFrame | None, headroom: pd.DataFrame | None
+) -> list[Finding]:
+    """Which losses were inf or NaN, and whether that came from outside the model.
+
+    Args:
+        run: The run.
+        steps: Its `steps`.
+        faults: Its `faults`, or None: has the losses of a loop that is not gradlab's.
+        headroom: Its `headroom`, or None: says at which steps all the model gave was finite.
+    """
+    bad = steps.loc[_is_lost(run, steps["loss"], faults), "step"].tolist()
+    if faults is not None:
+        bad = sorted({*bad, *faults.loc[faults["what"] == "loss", "step"]})
     if not bad:
         return []
-    of = counted(len(steps), "step")
-    return [
-        Finding(
-            "loss not finite",
-            f"At {len(bad)} of {of}, first at step {bad[0]}: {spans(bad)}.",
-        )
-    ]
+    sentence = (
+        f"At {len(bad)} of {counted(len(steps), 'step')}, first at step {bad[0]}: {spans(bad)}"
+    )
+    if headroom is not None:
+        there = headroom[(headroom["step"] == bad[0]) & (headroom["direction"] == "forward")]
+        if len(there) and not not_finite(there).any():
+            sentence += (
+                f"; at step {bad[0]} every output in the model was finite: it came from the loss, "
+                "or from its targets"
+            )
+    return [Finding("loss not finite", f"{sentence}.")]
 
 
-def _is_lost(run: Run, loss: "pd.Series[float]") -> "pd.Series[bool]":
-    """Where a loss is known to be inf or NaN.
+def _is_lost(run: Run, loss: "pd.Series[float]", faults: pd.DataFrame | None) -> "pd.Series[bool]":
+    """Where a loss is known from `steps` to be inf or NaN.
 
-    In a table a loss that was not noted reads as NaN too. The built-in loop notes all; in another
-    loop's run NaN counts only if all before the first was noted and none after it.
+    There a loss that was not noted reads as NaN too. The built-in loop notes all. Of another loop
+    `faults` has those that were noted; in an older run, without one, NaN counts only if all before
+    the first was noted and none after it.
     """
     missing = loss.isna()
-    if run.attached and (missing.all() or missing[: loss.last_valid_index()].any()):
+    unknown = faults is not None or missing.all() or missing[: loss.last_valid_index()].any()
+    if run.attached and unknown:
         return loss.abs() == np.inf
     return missing | (loss.abs() == np.inf)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from gradlab.analyses.finding import Finding, bits, counted, figure, passed, place, spans
+from gradlab.analyses.findings_faults import BETWEEN, came_from
 from gradlab.analyses.headroom import not_finite
 from gradlab.runs.verdict import Verdict
 
@@ -21,6 +22,7 @@ def overflow_findings(
     overflows: pd.DataFrame,
     headroom: pd.DataFrame | None,
     verdict: Verdict | None = None,
+    faults: pd.DataFrame | None = None,
 ) -> list[Finding]:
     """The overflow that broke the run, or else its first one, and what led to it.
 
@@ -31,9 +33,10 @@ def overflow_findings(
         overflows: Its `overflows`.
         headroom: Its `headroom`, or None.
         verdict: Says at which step the run broke.
+        faults: Its `faults`, or None: says what it came from.
     """
     if overflows.empty:
-        return _none_at_all(headroom)
+        return _none_at_all(headroom, faults)
     events = overflows.sort_values(["step", "order"], kind="stable")
     broke = verdict.step if verdict is not None and verdict.broke else None
     at_break = events[events["step"] == broke]
@@ -44,11 +47,14 @@ def overflow_findings(
     return found
 
 
-def _none_at_all(headroom: pd.DataFrame | None) -> list[Finding]:
+def _none_at_all(headroom: pd.DataFrame | None, faults: pd.DataFrame | None) -> list[Finding]:
     if headroom is None or headroom.empty:
         return []
     narrow = bool((headroom["dtype"] == "float16").any())
     lost = headroom[not_finite(headroom)].sort_values("step", kind="stable")
+    sites = _at_sites(faults)
+    if len(sites) and (lost.empty or sites["step"].iloc[0] <= lost["step"].iloc[0]):
+        lost = sites
     if len(lost):
         return [_not_finite(lost.iloc[0], headroom["step"], narrow=narrow)]
     if not narrow:
@@ -56,13 +62,27 @@ def _none_at_all(headroom: pd.DataFrame | None) -> list[Finding]:
     return [Finding("overflow", "None: every FP16 tensor that was looked at stayed finite.")]
 
 
+def _at_sites(faults: pd.DataFrame | None) -> pd.DataFrame:
+    """The faults that say where a step's first tensor was that was not finite, as in `headroom`."""
+    if faults is None:
+        return pd.DataFrame()
+    is_site = faults["what"].isin(["activation", "gradient"]) & faults["direction"].notna()
+    sites = faults[is_site & faults["kind"].isin(["inf", "nan", "both"])]
+    return sites.rename(columns={"name": "site", "count": "nonfinite"})
+
+
 def _not_finite(row: "pd.Series[Any]", looks: "pd.Series[int]", *, narrow: bool) -> Finding:
     """Where it began: the first row, in execution order, of the first such step."""
     step = row["step"]
-    sentence = f"At {passed(row)}"
     count = 0 if pd.isna(row["nonfinite"]) else int(row["nonfinite"])
-    if count:
-        sentence += f": {count} {'entry' if count == 1 else 'entries'}"
+    entries = f"{count} {'entry' if count == 1 else 'entries'}"
+    if row.get("producer") == "the loss":
+        sentence = from_the_loss(
+            row["site"], step, f"was not finite{f' in {entries}' if count else ''}"
+        )
+    else:
+        sentence = f"At {passed(row)}" + (f": {entries}" if count else "")
+        sentence += came_from(row.to_dict()) if "producer" in row else ""
     if not narrow:
         sentence += "; no tensor that was looked at is FP16, so it is no overflow event"
     before = looks[looks < step].max()
@@ -83,7 +103,12 @@ def _first(
     if event["skipped"]:
         facts.append("skipped")
     producer = event["producer"] if pd.notna(event["producer"]) else _name(event)
-    sentence = f"{producer} ({', '.join(facts)}): {_kind(event)}"
+    if producer == "the loss":
+        sentence = from_the_loss(event["site"], event["step"], f"was not finite: {_kind(event)}")
+    elif (cause := came_from(event)) and not producer.endswith(BETWEEN):
+        sentence = f"{_name(event)} ({', '.join(facts)}): {_kind(event)}{cause}"
+    else:
+        sentence = f"{producer} ({', '.join(facts)}): {_kind(event)}"
     before = all_steps[all_steps < event["step"]].unique().tolist()
     after = all_steps[all_steps > event["step"]].nunique()
     if before:
@@ -95,6 +120,15 @@ def _first(
     if broke is not None and broke != event["step"]:
         sentence += f"; none at step {broke}, where the run broke"
     return Finding("first overflow", f"{sentence}.")
+
+
+def from_the_loss(site: str, step: int, held: str) -> str:
+    """That a gradient was not finite as it came to the model's output."""
+    return (
+        f"From the loss, outside the model: every output was finite, and at step {step} the "
+        f"gradient that arrived at the output of {site} {held}. Where targets are missing, choose "
+        "the entries before computing with them: 0 times NaN is NaN"
+    )
 
 
 def _kind(event: Mapping[Any, Any]) -> str:

@@ -1,0 +1,148 @@
+"""Parameters, buffers and inputs that were not finite, and gradients that never came."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from gradlab.analyses.finding import Finding, counted, listed
+
+_HELD = {"inf": "infinite", "nan": "NaN", "both": "infinite or NaN"}
+
+BETWEEN = " (between its modules)"
+"""How a producer's name ends that is the code around modules."""
+
+Row: TypeAlias = Mapping[Any, Any]
+
+
+def state_findings(
+    faults: pd.DataFrame, steps: pd.DataFrame, grad_norms: pd.DataFrame | None, *, top: int
+) -> list[Finding]:
+    """Which parameters and buffers became not finite, when, and by whose doing.
+
+    Args:
+        faults: The run's `faults` table.
+        steps: Its `steps`.
+        grad_norms: Its `grad_norms`, or None: says whether the gradient was to blame where the
+            probe could not look, as on a GPU.
+        top: Rows of the tables.
+    """
+    parameters = faults[faults["what"].isin(["parameter", "update"]) & faults["kind"].isin(_HELD)]
+    buffers = faults[(faults["what"] == "buffer") & faults["kind"].isin(_HELD)]
+    found = []
+    if len(parameters):
+        found.append(
+            Finding(
+                "parameters not finite",
+                _first_of(parameters, _maker(parameters, grad_norms)),
+                _table(parameters, top),
+            )
+        )
+    if len(buffers):
+        skipped = set(steps.loc[steps["skipped"], "step"])
+        step = buffers["step"].iloc[0]
+        way = "a forward pass left it there"
+        if step in skipped:
+            way += ", and the scaler, which skipped that step, does not take it back"
+        rest = "Evaluation reads it: set it anew, as with a norm's reset_running_stats()"
+        sentence = _first_of(buffers, f"; {way}. {rest}")
+        found.append(Finding("buffers not finite", sentence, _table(buffers, top)))
+    return found
+
+
+def input_findings(faults: pd.DataFrame) -> list[Finding]:
+    """Which arguments of the model were not finite at steps where something then was not either."""
+    inputs = faults[faults["what"] == "input"]
+    if inputs.empty:
+        return []
+    first = inputs.to_dict("records")[0]
+    more = inputs["step"].nunique() - 1
+    later = f"; at {counted(more, 'later step')} too" if more else ""
+    sentence = (
+        f"The model's argument {first['name']} held {_entries(first)} at step {first['step']}"
+        f"{_rank(first)}: they were in the batch before it came to the model{later}."
+    )
+    return [Finding("input not finite", sentence)]
+
+
+def never_findings(faults: pd.DataFrame, grad_norms: pd.DataFrame | None) -> list[Finding]:
+    """Parameters that the optimizer trains and that were never given a gradient."""
+    absent = faults[faults["kind"] == "absent"]
+    late = set(absent.loc[absent["count"] == 0, "name"])
+    names = [name for name in absent["name"].drop_duplicates() if name not in late]
+    if not names:
+        return []
+    given = set(grad_norms["param"]) if grad_norms is not None else set()
+    of = f" of {len(given | set(absent['name']))}" if given else ""
+    sentence = (
+        f"{len(names)}{of} trained {'parameter' if len(names) == 1 else 'parameters'} never got a "
+        f"gradient: {listed(names)}"
+    )
+    return [Finding("no gradient", f"{sentence}.")]
+
+
+def came_from(fault: Row) -> str:
+    """What a site that was not finite had from elsewhere, to end a sentence with; maybe nothing."""
+    producer = str(fault["producer"])
+    for what in ("parameter", "buffer", "input"):
+        if producer.endswith(f" ({what})"):
+            name = producer.removesuffix(f" ({what})")
+            when = "as the model was given it" if what == "input" else "before the pass"
+            return f"; the {what} {name} was not finite already, {when}"
+    if producer.endswith(BETWEEN):
+        return f"; it arose in {producer.removesuffix(BETWEEN)}, between its modules"
+    return ""
+
+
+def _first_of(rows: pd.DataFrame, how: str) -> str:
+    first = rows.to_dict("records")[0]
+    names = rows["name"].nunique()
+    after = {"update": "the optimizer's update of step", "parameter": "before the pass of step"}
+    since = after.get(first["what"], "step")
+    sentence = (
+        f"{first['name']}: {_entries(first)} since {since} {first['step']}{_rank(first)}{how}"
+    )
+    return f"{sentence}; {names} in all." if names > 1 else f"{sentence}."
+
+
+def _maker(rows: pd.DataFrame, grad_norms: pd.DataFrame | None) -> str:
+    """Whose doing the first update was, and what helps."""
+    first = rows.to_dict("records")[0]
+    if first["what"] != "update":
+        return "; no update of the optimizer made it so"
+    producer = str(first["producer"])
+    if producer.endswith(" gradient") or _lost(first, grad_norms):
+        return ", as its gradient was not finite"
+    if "(ε" in producer:
+        name, _, epsilon = producer.partition(" (")
+        return (
+            f", whose gradient was finite. {name}'s {epsilon.removesuffix(')')}, so an entry "
+            "without a gradient gets 0/0: an ε that the type holds (1e-4 in FP16), or FP32 copies "
+            "of the weights, keep it finite"
+        )
+    return f", whose gradient was finite ({producer})"
+
+
+def _lost(first: Row, grad_norms: pd.DataFrame | None) -> bool:
+    if grad_norms is None:
+        return False
+    there = (grad_norms["step"] == first["step"]) & (grad_norms["param"] == first["name"])
+    return bool((grad_norms.loc[there, "nonfinite"] > 0).any())
+
+
+def _table(rows: pd.DataFrame, top: int) -> pd.DataFrame | None:
+    if len(rows) < 2:
+        return None
+    columns = ["name", "step", "kind", "count", "numel"]
+    table: pd.DataFrame = rows.head(top)[columns].reset_index(drop=True)
+    return table
+
+
+def _entries(row: Row) -> str:
+    held = _HELD[row["kind"]]
+    count: int | None = int(row["count"]) if pd.notna(row["count"]) else None
+    return f"{held} entries" if count is None else f"{count} of {row['numel']} entries {held}"
+
+
+def _rank(row: Row) -> str:
+    return f" on rank {row['rank']}" if row["rank"] else ""
