@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,9 @@ from gradlab.probes.faults import fault_rows
 from gradlab.probes.headroom.causes import cause_of, makes_zeros
 from gradlab.probes.headroom.extremes import Extremes
 from gradlab.probes.headroom.faults import site_faults
+from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
-from gradlab.probes.headroom.rows import headroom_rows, site_step
+from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
 from gradlab.probes.sites import (
@@ -148,7 +149,7 @@ class Headroom(Probe):
                 yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             else:
                 self._compiled = self._compiled or CompiledLater(subject.model, _COMPILED)
-                hook = partial(self._on_forward, name, _masking(chosen))
+                hook = partial(self._on_forward, name, masking_of(chosen))
                 yield chosen.register_forward_hook(hook, with_kwargs=True)
 
     def begin(self, step: int) -> None:
@@ -192,18 +193,7 @@ class Headroom(Probe):
 
     def joined(self, readings: Sequence[Columns]) -> Columns:
         """Every process's passes, as if they were micro-batches."""
-        places = dict.fromkeys(place for reading in readings for place in reading["places"])
-        index = {place: at for at, place in enumerate(places)}
-        whole: dict[str, list[Any]] = {name: [] for name in readings[0]}
-        for reading in readings:
-            at = [index[place] for place in reading["places"]]
-            looks = list(range(len(whole["order"]), len(whole["order"]) + len(reading["order"])))
-            becomes = {"order": at, "caused": at, "zeroed": at, "rows": looks, "counted": looks}
-            for name, column in reading.items():
-                if name in becomes:
-                    column = [becomes[name][i] for i in column]
-                whole.setdefault(name, []).extend(column)
-        return {**whole, "places": tuple(places)}
+        return joined_columns(readings)
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Overflow events; headroom at a sampled step, or of all steps that led to an overflow."""
@@ -233,7 +223,7 @@ class Headroom(Probe):
     def _on_forward(
         self,
         name: str,
-        masking: "_Masking",
+        masking: Masking,
         module: nn.Module,
         args: Any,
         kwargs: Mapping[str, Any],
@@ -284,7 +274,7 @@ class Headroom(Probe):
         self._outputs.clear()
 
     def _on_output(
-        self, name: str, masking: "_Masking", module: nn.Module, given: Any, output: Tensor
+        self, name: str, masking: Masking, module: nn.Module, given: Any, output: Tensor
     ) -> None:
         seen, numel = _plain(output), output.numel()
         if isinstance(module, Scores):
@@ -292,7 +282,7 @@ class Headroom(Probe):
             length = output.shape[-1]
             seen, numel = seen.tril(), numel * (length + 1) // (2 * length)
         masks = masking == "always" or (
-            masking == "square" and _is_square(output) and not self._pass.broken
+            masking == "square" and is_square(output) and not self._pass.broken
         )
         if self._dtypes.get(name) is not output.dtype:
             self._dtypes[name] = output.dtype
@@ -372,34 +362,12 @@ def _plain(x: Tensor) -> Tensor:
     return x.detach() if x.requires_grad else x
 
 
-_Masking: TypeAlias = Literal["never", "square", "always"]
-
-
-def _masking(module: nn.Module) -> _Masking:
-    """When −inf in a module's output is taken for a mask.
-
-    Always, of a module without parameters; of one with parts that have some, where the output has
-    as many rows as columns, which scores have and a stream of activations hardly ever, and all
-    before it was finite. Our own
-    models' give masked values to nobody: their sums and products can be −inf by overflow only.
-    """
-    if type(module).__module__.startswith("gradlab.models."):
-        return "never"
-    if next(module.parameters(recurse=False), None) is not None:
-        return "never"
-    return "always" if next(module.parameters(), None) is None else "square"
-
-
 def _arguments(model: nn.Module) -> tuple[str, ...]:
     """The names of a model's arguments, in their order."""
     try:
         return tuple(inspect.signature(model.forward).parameters)
     except (TypeError, ValueError):  # of a scripted one they are not known
         return ()
-
-
-def _is_square(x: Tensor) -> bool:
-    return x.dim() > 2 and x.shape[-1] == x.shape[-2]
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -61,6 +61,22 @@ def site_step(step: int, columns: Columns) -> SiteStep:
     )
 
 
+def joined_columns(readings: Sequence[Columns]) -> Columns:
+    """Several processes' readings of one step, as if they were micro-batches."""
+    places = dict.fromkeys(place for reading in readings for place in reading["places"])
+    index = {place: at for at, place in enumerate(places)}
+    whole: dict[str, list[Any]] = {name: [] for name in readings[0]}
+    for reading in readings:
+        at = [index[place] for place in reading["places"]]
+        looks = list(range(len(whole["order"]), len(whole["order"]) + len(reading["order"])))
+        becomes = {"order": at, "caused": at, "zeroed": at, "rows": looks, "counted": looks}
+        for name, column in reading.items():
+            if name in becomes:
+                column = [becomes[name][i] for i in column]
+            whole.setdefault(name, []).extend(column)
+    return {**whole, "places": tuple(places)}
+
+
 def headroom_rows(steps: Sequence[SiteStep]) -> Columns:
     """Rows of `headroom`: those of every place that each step passed."""
     rows = [
