@@ -13,6 +13,7 @@ from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.analyses.findings_scales import scale_findings
 from gradlab.analyses.findings_scores import score_findings
 from gradlab.analyses.findings_zeros import zero_findings
+from gradlab.analyses.remedies import overflow_remedies
 from gradlab.runs.reader import Run
 
 PROBES = {
@@ -48,6 +49,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     headroom, grad_norms, faults = (tables.get(n) for n in ("headroom", "grad_norms", "faults"))
     if "overflows" in tables:
         found += overflow_findings(steps, tables["overflows"], headroom, run.verdict, faults)
+        found += overflow_remedies(tables["overflows"], steps)
     if faults is not None:
         found += input_findings(faults)
         found += state_findings(faults, steps, grad_norms, top=top)
