@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradlab.analyses.wording import counts, noted, share_text, spread_text
+from gradlab.analyses.wording import counts, noted, number_text, share_text, spread_text
 from gradlab.models.presets import ALL_OPERATIONS, TABLE_4
 
 
@@ -19,7 +19,9 @@ def difference_text(row: Mapping[Any, Any]) -> str:
     """A difference and its interval."""
     if not row["pairs"]:
         return "–"
-    difference, low, high = (signed(row[name]) for name in ("difference", "low", "high"))
+    difference, low, high = (
+        number_text(row[name], "+.3f") for name in ("difference", "low", "high")
+    )
     text = difference if row["pairs"] == 1 else spread_text(difference, low, high)
     if row["pairs"] == row["seeds"]:
         return text
@@ -63,8 +65,3 @@ def _groups(rows: pd.DataFrame, name: str) -> str:
     }
     parts = (f"{word}: {', '.join(group[name])}" for word, group in groups.items() if len(group))
     return "; ".join(parts)
-
-
-def signed(nats: float) -> str:
-    """A difference in nats."""
-    return f"{nats:+.3f}".replace("-", "−")

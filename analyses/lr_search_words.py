@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from gradlab.analyses import wording
-from gradlab.analyses.loss_words import signed
-from gradlab.analyses.wording import mean_text, share_text, spread_text
+from gradlab.analyses.wording import mean_text, number_text, share_text, spread_text
 
 NOTE = (
     "Nats a token, mean and range over seeds; a diverged run enters with its loss at "
@@ -51,7 +50,7 @@ def difference_sentence(row: Mapping[Any, Any]) -> str:
     """One row of `search_differences` in words."""
     what = _WHAT[row["quantity"]]
     return wording.difference_sentence(
-        {**row, **{end: signed(row[end]) for end in ("low", "high")}},
+        {**row, **{end: number_text(row[end], "+.3f") for end in ("low", "high")}},
         f"{row['arch']}'s {what}",
         f"{row['baseline']}'s",
         f"{abs(row['difference']):.3f} nats {'lower' if row['difference'] < 0 else 'higher'}",
