@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from gradlab.analyses.ending import end_sentence
 from gradlab.analyses.finding import Finding, counted, figure, spans, streaks
 from gradlab.analyses.headroom import not_finite
 from gradlab.runs.reader import Run
-from gradlab.runs.verdict import Verdict
 
 
 def course_findings(run: Run, steps: pd.DataFrame) -> list[Finding]:
@@ -24,46 +24,10 @@ def _what_it_is(run: Run) -> Finding:
 
 
 def _end(run: Run, steps: pd.DataFrame) -> Finding:
-    if run.verdict is not None and run.verdict.broke:
-        return Finding("end", _break(run, run.verdict))
     recorded = "no step was recorded"
     if len(steps):
         recorded = f"{counted(len(steps), 'step')} recorded, the last {steps['step'].iloc[-1]}"
-    if run.status == "running":
-        return Finding("end", f"Still being written: {recorded}.")
-    if run.status == "stopped":
-        return Finding("end", f"Killed, or kept from writing, before its end: {recorded}.")
-    reason = run.status if run.verdict is None else run.verdict.reason
-    how = {
-        "completed": "Reached its last step without destabilising",
-        "interrupted": "Interrupted before its end",
-        "error": "Ended by an error",
-        "finished": "Recorded to its end, which gradlab.attach does not judge",
-    }[reason]
-    told = str(run.info.get("error", "")).rstrip(".")
-    return Finding("end", f"{how}{f' ({told})' if told else ''}: {recorded}.")
-
-
-def _break(run: Run, verdict: Verdict) -> str:
-    stability = run.config.stability
-    start = f"Destabilised at step {verdict.step}"
-    if verdict.lr is not None:
-        start += f", LR {figure(verdict.lr)}"
-    if verdict.reason == "loss_scale_floor":
-        return f"{start}: the loss scale fell under {figure(stability.loss_scale_floor)}."
-    if verdict.reason == "loss_rise":
-        return (
-            f"{start}: the loss's moving average was {figure(stability.margin)} nats above its "
-            "lowest."
-        )
-    first = "the loss" if verdict.reason == "loss_nonfinite" else "a gradient"
-    length = stability.patience
-    if verdict.detected_step is not None and verdict.step is not None:
-        length = verdict.detected_step - verdict.step + 1
-    return (
-        f"{start}: {first} was not finite, and {counted(length, 'step')} in a row had a loss or a "
-        "gradient that was not."
-    )
+    return Finding("end", end_sentence(run, recorded))
 
 
 def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:

@@ -9,17 +9,6 @@ import pandas as pd
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
-REASONS: Mapping[str, str] = {
-    "loss_nonfinite": "broke: the loss was not finite",
-    "grad_nonfinite": "broke: gradients were not finite",
-    "loss_scale_floor": "broke: the loss scale fell below its floor",
-    "loss_rise": "broke: the loss rose for good",
-    "completed": "reached its last step",
-    "interrupted": "was interrupted",
-    "error": "failed",
-}
-"""A verdict's reason in words."""
-
 _COLUMNS: Mapping[str, str] = {
     "run": "object",
     "arch": "object",
@@ -60,25 +49,6 @@ def overview(runs: Mapping[str, Run]) -> pd.DataFrame:
     rows = [{"run": name, **_identity(run), **_ending(run), **_course(run)}
             for name, run in runs.items()]  # fmt: skip
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(dict(_COLUMNS))
-
-
-def verdict_sentence(run: Run) -> str:
-    """How a run ended, in a sentence."""
-    verdict = run.verdict
-    if verdict is None and run.status == "running":
-        return "It is still being written: there is no verdict yet."
-    if verdict is None and run.status == "stopped":
-        return "It was killed, or kept from writing, before its end: there is no verdict."
-    if verdict is None:
-        return f"It is {run.status}; there is no verdict, which gradlab's own loop gives."
-    text = REASONS[verdict.reason]
-    if verdict.step is not None:
-        text += f" from step {verdict.step} on" if verdict.broke else f" ({verdict.step})"
-    if verdict.lr is not None and verdict.broke:
-        text += f", at learning rate {verdict.lr:.4g}"
-    if verdict.first_overflow is not None:
-        text += f"; the first tensor to overflow was {verdict.first_overflow}"
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -7,17 +7,13 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from gradlab.analyses.ending import ending
 from gradlab.analyses.stability_table import STABILITY_FILE, read_stability
 from gradlab.errors import GradlabError
 from gradlab.figures.drawings import drawings
 from gradlab.figures.kinds import Choices
 from gradlab.runs.gather import Source, folder_of, gather
 from gradlab.runs.reader import Run
-
-_UNENDED = {
-    "running": "is still being written",
-    "stopped": "was killed, or kept from writing, before its end",
-}
 
 
 @dataclass(frozen=True)
@@ -72,9 +68,9 @@ def read_given(sources: Iterable[Source]) -> Given:
         [
             *gathered.notes,
             *(
-                f"{run.path} {_UNENDED[run.status]}: drawn as far as it is."
+                f"{run.path} is drawn as far as it goes: {ending(run)}."
                 for run in runs
-                if run.status in _UNENDED
+                if run.status in ("running", "stopped")
             ),
             *notes,
         ],

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from gradlab.analyses.ending import end_sentence, ending
 from gradlab.analyses.finding import Finding
 from gradlab.analyses.finding_text import cell_text, heading
 from gradlab.analyses.findings import findings
-from gradlab.analyses.overview import REASONS, overview, verdict_sentence
+from gradlab.analyses.overview import overview
 from gradlab.errors import GradlabError
 from gradlab.pages.html import Cell, Table, number
 from gradlab.runs.reader import Run
@@ -51,13 +52,11 @@ _FEW = 3
 
 def _told(name: str, run: Run) -> Told:
     try:
-        found = [
-            (finding.what, finding.sentence, _finding_table(finding))
-            for finding in findings(run)[1:]
-        ]
+        _, end, *found = findings(run)
     except GradlabError as error:
-        found = [("damaged", str(error), None)]
-    return Told(name, verdict_sentence(run), found)
+        return Told(name, end_sentence(run), [("damaged", str(error), None)])
+    rest = [(finding.what, finding.sentence, _finding_table(finding)) for finding in found]
+    return Told(name, end.sentence, rest)
 
 
 def _finding_table(finding: Finding) -> Table | None:
@@ -98,14 +97,11 @@ _HEADINGS = (
 
 
 def _cells(row: Mapping[Any, Any], run: Run) -> list[Cell]:
-    ending = "being written" if run.status == "running" else run.status
-    class_ = None
-    if run.verdict is not None:
-        ending = REASONS[run.verdict.reason]
-        class_ = "broke" if run.verdict.broke else "done" if run.verdict.censored else None
+    broke = run.verdict is not None and run.verdict.broke
+    class_ = "broke" if broke else "done" if run.completed else None
     return [
         Cell(row["run"], class_="name"),
-        Cell(ending, class_=class_),
+        Cell(ending(run), class_=class_),
         number(_whole(row["step"]), "d"),
         number(row["lr"]),
         _word(row["first_overflow"]),

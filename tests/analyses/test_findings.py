@@ -91,8 +91,8 @@ def test_a_break_is_told_with_its_reason() -> None:
     ("reason", "words"),
     [
         ("grad_nonfinite", "a gradient was not finite, and 3 steps in a row"),
-        ("loss_scale_floor", "the loss scale fell under 0.0001."),
-        ("loss_rise", "the loss's moving average was 1.5 nats above its lowest."),
+        ("loss_scale_floor", "the loss scale fell under its floor, 0.0001."),
+        ("loss_rise", "the loss rose for good, its moving average 1.5 nats above its lowest."),
     ],
 )
 def test_every_reason_has_its_words(reason: Any, words: str) -> None:
@@ -110,7 +110,7 @@ def test_every_reason_has_its_words(reason: Any, words: str) -> None:
         (
             "finished",
             Verdict(reason="completed", step=1),
-            "Reached its last step without destabilising: 2 steps recorded, the last 1.",
+            "Reached its last step: 2 steps recorded, the last 1.",
         ),
         (
             "interrupted",

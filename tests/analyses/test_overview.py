@@ -4,12 +4,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gradlab.analyses.overview import REASONS, overview, verdict_sentence
+from gradlab.analyses.overview import overview
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
-from gradlab.runs.verdict import BREAKS, Verdict
+from gradlab.runs.verdict import Verdict
 
 
 def made_up(
@@ -120,18 +120,3 @@ def test_a_table_that_cannot_be_read_is_a_problem(tmp_path: Any) -> None:
     (row,) = overview({"a": load(tmp_path / "run")}).to_dict("records")
     assert "part-000000.parquet" in row["problem"]
     assert row["reason"] == "loss_nonfinite"
-
-
-def test_verdicts_in_words() -> None:
-    assert verdict_sentence(made_up([1.0], BROKE)) == (
-        "Broke: the loss was not finite from step 2 on, at learning rate 0.002; the first tensor "
-        "to overflow was blocks.0.attention.scores."
-    )
-    done = Verdict(reason="completed", step=8, lr=1e-3)
-    assert verdict_sentence(made_up([1.0], done)) == "Reached its last step (8)."
-    assert "no verdict yet" in verdict_sentence(made_up([1.0], None))
-    assert "still being written" in verdict_sentence(made_up([1.0], None))
-    writer = MemoryWriter(None, {"model": "GPT2", "tables": ["steps"]})
-    writer.finish("finished")
-    assert "still being written" not in verdict_sentence(writer.run())
-    assert set(REASONS) == {*BREAKS, "completed", "interrupted", "error"}

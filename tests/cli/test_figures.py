@@ -227,7 +227,7 @@ def test_a_run_still_being_written_is_drawn_and_named(study: Path, tmp_path: Pat
     run = record(tmp_path / "live", "normformer", finish=False)
     result = invoke(study, run, "--out", tmp_path / "out", "--format", "svg")
     assert lines(result)[0] == (
-        f"{run} was killed, or kept from writing, before its end: drawn as far as it is."
+        f"{run} is drawn as far as it goes: killed, or kept from writing, before its end."
     )
     assert about(result, "figure 3")[0].startswith(f"figure 3 leaves out {run}: it has not reached")
     assert about(result, "figure 4") == ["figure 4: scales.svg, scales.csv"]

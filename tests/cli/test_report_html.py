@@ -232,9 +232,9 @@ def test_a_run_without_the_table_says_which_probe_makes_it(
 
 def test_a_run_that_nobody_writes_any_more(tmp_path: Path, write_run: WriteRun) -> None:
     page = make(tmp_path / "report.html", write_run(tmp_path / "run", reason=None))
-    assert "before its end: there is no verdict" in page.words
+    assert "Killed, or kept from writing, before its end" in page.words
     assert "least headroom" in page.words
-    assert page.runs[1][1] == "stopped"
+    assert page.runs[1][1] == "killed, or kept from writing, before its end"
     assert "Learning rate at the break" not in page.headings
 
 

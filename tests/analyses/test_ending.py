@@ -1,0 +1,43 @@
+from typing import get_args
+
+import pytest
+
+from gradlab.analyses.ending import CAUSES, ENDS, end_sentence, ending
+from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.models.presets import model_config
+from gradlab.runs.document import STOPPED, Status
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.verdict import BREAKS, Reason, Verdict
+
+CONFIG = RunConfig(
+    arch="pre-ln",
+    size="nano",
+    model=model_config("pre-ln", "nano"),
+    schedule=ScheduleConfig(lr=1e-3),
+    steps=9,
+)
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+def test_every_verdict_has_its_words(reason: Reason) -> None:
+    writer = MemoryWriter(CONFIG, {})
+    writer.finish("error" if reason == "error" else "finished", Verdict(reason=reason, step=3))
+    run = writer.run()
+    words = CAUSES[reason] if reason in BREAKS else ENDS[reason]
+    assert words in ending(run)
+    assert words.lower() in end_sentence(run).lower()
+    assert ending(run).startswith("broke: ") == (reason in BREAKS)
+
+
+def test_every_status_has_its_words_and_nothing_else() -> None:
+    assert set(CAUSES) == set(BREAKS)
+    assert set(ENDS) == {*get_args(Status), STOPPED, *get_args(Reason)} - set(BREAKS)
+
+
+def test_why_it_failed_and_what_was_recorded() -> None:
+    writer = MemoryWriter(None, {"model": "GPT2", "tables": ["steps"]})
+    writer.finish("error", error="The disk is full.")
+    assert end_sentence(writer.run()) == "Ended by an error (The disk is full)."
+    assert end_sentence(writer.run(), "2 steps recorded") == (
+        "Ended by an error (The disk is full): 2 steps recorded."
+    )
