@@ -300,7 +300,7 @@ class RunConfig(Config):
     schedule: ScheduleConfig
     steps: int = Field(ge=1)
     """Steps to take."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Of the initial values and the batches."""
     batch_size: int = Field(default=8, ge=1)
     """Sequences a batch."""

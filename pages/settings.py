@@ -58,6 +58,6 @@ def _value(values: Mapping[str, Any], key: str) -> str:
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if key == "corpus.sha256":  # whole under how to repeat it
+    if key == "corpus.sha256" and value:  # whole under how to repeat it
         return f"{value[:12]}…"
     return "none" if value is None else f"{value:,}" if key == "params" else str(value)
