@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import pandas as pd
+
 from gradlab.analyses.finding import counted, figure
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
@@ -38,14 +40,23 @@ def ending(run: Run) -> str:
     return ENDS[run.status if verdict is None else verdict.reason]
 
 
-def end_sentence(run: Run, recorded: str = "") -> str:
-    """How a run ended: where and why it destabilised, or what was recorded of it otherwise."""
+def end_sentence(run: Run, steps: pd.DataFrame | None = None) -> str:
+    """How a run ended: where and why it destabilised, or what was recorded of it otherwise.
+
+    Args:
+        run: The run.
+        steps: Its table `steps`; None where it cannot be read.
+    """
     if run.verdict is not None and run.verdict.broke:
         return _break(run, run.verdict)
     words = ending(run)
     told = str(run.info.get("error") or "").rstrip(".")
     how = f"{words[0].upper()}{words[1:]}{f' ({told})' if told else ''}"
-    return f"{how}: {recorded}." if recorded else f"{how}."
+    if steps is None:
+        return f"{how}."
+    if steps.empty:
+        return f"{how}: no step was recorded."
+    return f"{how}: {counted(len(steps), 'step')} recorded, the last {steps['step'].iloc[-1]}."
 
 
 def _break(run: Run, verdict: Verdict) -> str:

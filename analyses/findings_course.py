@@ -11,7 +11,7 @@ from gradlab.runs.reader import Run
 
 def course_findings(run: Run, steps: pd.DataFrame) -> list[Finding]:
     """What the `steps` table and the verdict say, but for what was not finite."""
-    return [_what_it_is(run), _end(run, steps), *_loss(run, steps)]
+    return [_what_it_is(run), Finding("end", end_sentence(run, steps)), *_loss(run, steps)]
 
 
 def _what_it_is(run: Run) -> Finding:
@@ -21,13 +21,6 @@ def _what_it_is(run: Run) -> Finding:
     config = run.config
     named = f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}"
     return Finding("run", f"{named}, trained by gradlab's loop.")
-
-
-def _end(run: Run, steps: pd.DataFrame) -> Finding:
-    recorded = "no step was recorded"
-    if len(steps):
-        recorded = f"{counted(len(steps), 'step')} recorded, the last {steps['step'].iloc[-1]}"
-    return Finding("end", end_sentence(run, recorded))
 
 
 def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:

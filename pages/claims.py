@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from gradlab.analyses import wording
 from gradlab.pages.screen import Words, results_table
 
 if TYPE_CHECKING:
@@ -88,21 +89,14 @@ def number_text(row: Mapping[Any, Any]) -> str:
     To more where an end would be rounded onto the edge of the claim's side, and seem to touch it.
     """
     ends = [row[name] for name in ("number", "low", "high")]
-    if math.isnan(row["number"]):
-        return "–"
     if math.isnan(row["low"]):
-        return _signed(f"{row['number']:.3g}")
+        return wording.number_text(row["number"])
     half = (row["high"] - row["low"]) / 2
     digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
     edges = [edge for edge in (row["above"], row["below"]) if math.isfinite(edge)]
     while digits < 9 and any(round(end, digits) == edge != end for end in ends for edge in edges):
         digits += 1
-    number, low, high = (_signed(f"{end:.{digits}f}") for end in ends)
-    return f"{number} ({low} to {high})"
-
-
-def _signed(figure: str) -> str:
-    return figure.replace("-", "−")
+    return wording.spread_text(*(wording.number_text(end, f".{digits}f") for end in ends))
 
 
 def write_drawn(

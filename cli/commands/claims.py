@@ -9,6 +9,7 @@ import typer
 from gradlab.cli.commands import ablate, grad_norms, run_stability
 from gradlab.cli.options.command import Place
 from gradlab.cli.terminal.screen import output
+from gradlab.pages.screen import complain
 from gradlab.studies.claims import Claims
 
 EXAMPLES = """\
@@ -59,7 +60,7 @@ def claims(claims: Claims, place: Place) -> None:
             break
     show_result(claims, out, figures=_INTERRUPTED not in statuses)
     if _INTERRUPTED in statuses:
-        typer.echo("interrupted: gradlab claims goes on with --resume.", err=True)
+        complain("interrupted: gradlab claims goes on with --resume.")
     if any(statuses):
         raise typer.Exit(max(statuses))
 

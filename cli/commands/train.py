@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from gradlab.cli.terminal.live import watching, work_of
 from gradlab.cli.terminal.screen import output
 from gradlab.config import Config
+from gradlab.pages.screen import Screen, complain
 from gradlab.settings import OneRun
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def train(run: OneRun, folder: Folder) -> None:
     out = folder.out or Path("runs") / name
     is_new = not (out / "run.json").exists()
     try:
-        with watching(Console(stderr=True), work_of([config])) as tell:
+        with watching(Screen(stderr=True), work_of([config])) as tell:
 
             def report(news: "Progress") -> None:
                 tell(RunUpdate(name, "running", news))
@@ -59,7 +59,7 @@ def train(run: OneRun, folder: Folder) -> None:
     except KeyboardInterrupt:
         if is_new and (out / "run.json").exists():
             show_run(load(out))
-        typer.echo("interrupted: what was recorded is readable.", err=True)
+        complain("interrupted: what was recorded is readable.")
         raise typer.Exit(130) from None
     show_run(made)
 
@@ -76,10 +76,13 @@ def show_run(run: "Run") -> None:
 
 def run_facts(run: "Run") -> list[tuple[str, str]]:
     """What a run's record says, as pairs of a heading and a text."""
+    from gradlab.analyses.ending import end_sentence
+
     steps, verdict, config = run.table("steps"), run.verdict, run.config
     facts = [("run", f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}")]
-    if verdict is not None:
-        facts.append(("end", _end(run)))
+    facts.append(("end", end_sentence(run, steps)))
+    if verdict is not None and verdict.first_overflow is not None:
+        facts.append(("first overflow", verdict.first_overflow))
     if len(steps):
         last = steps.tail(50)["loss"]
         facts.append(("loss", f"{last.mean():.4f}, mean of the last {len(last)} steps"))
@@ -109,13 +112,3 @@ def _least_headroom(run: "Run") -> list[tuple[str, str]]:
     least = headroom.iloc[int(headroom["headroom_bits"].to_numpy().argmin())]
     bits = f"{least['headroom_bits']:.1f} bits at {least['site']} ({least['direction']})"
     return [("least headroom", f"{bits}, step {least['step']}")]
-
-
-def _end(run: "Run") -> str:
-    verdict = run.verdict
-    assert verdict is not None
-    if not verdict.broke:
-        return f"{verdict.reason} at step {verdict.step}"
-    first = f", first overflow at {verdict.first_overflow}" if verdict.first_overflow else ""
-    rate = "" if verdict.lr is None else f", LR {verdict.lr:.4g}"
-    return f"destabilised ({verdict.reason}) at step {verdict.step}{rate}{first}"

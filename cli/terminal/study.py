@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from gradlab.cli.terminal.live import watching
+from gradlab.pages.screen import Screen, complain
 
 if TYPE_CHECKING:
     from gradlab.cli.options.command import Place
@@ -35,17 +35,17 @@ def make_study(
 
     out = place.out or study.folder()
     try:
-        with watching(Console(stderr=True)) as tell:
+        with watching(Screen(stderr=True)) as tell:
             record = run_study(study, out, jobs=place.jobs, resume=place.resume, progress=tell)
     except KeyboardInterrupt:
         begun = find_study(out)
         if begun and (out / study.table.file).exists():
             show_result(begun, False)
-        typer.echo(f"interrupted: go on with the same command, --out {out} and --resume.", err=True)
+        complain(f"interrupted: go on with the same command, --out {out} and --resume.")
         raise typer.Exit(130) from None
     show_result(record, True)
     if failed := record.failed:
-        typer.echo(f"error: {len(failed)} of {len(record.names)} runs failed.", err=True)
+        complain(f"error: {len(failed)} of {len(record.names)} runs failed.")
         for name, reason in failed.items():
-            typer.echo(f"{name}: {reason}", err=True)
+            complain(f"{name}: {reason}")
         raise typer.Exit(1)

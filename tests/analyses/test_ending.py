@@ -1,5 +1,6 @@
 from typing import get_args
 
+import pandas as pd
 import pytest
 
 from gradlab.analyses.ending import CAUSES, ENDS, end_sentence, ending
@@ -38,6 +39,7 @@ def test_why_it_failed_and_what_was_recorded() -> None:
     writer = MemoryWriter(None, {"model": "GPT2", "tables": ["steps"]})
     writer.finish("error", error="The disk is full.")
     assert end_sentence(writer.run()) == "Ended by an error (The disk is full)."
-    assert end_sentence(writer.run(), "2 steps recorded") == (
-        "Ended by an error (The disk is full): 2 steps recorded."
-    )
+    for steps, recorded in (([], "no step was recorded"), ([0, 1], "2 steps recorded, the last 1")):
+        assert end_sentence(writer.run(), pd.DataFrame({"step": steps})) == (
+            f"Ended by an error (The disk is full): {recorded}."
+        )

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import gradlab
+from gradlab.analyses.ending import CAUSES
 from gradlab.cli.main import app
 from gradlab.training import loop
 
@@ -23,7 +24,7 @@ def test_a_run_is_recorded_and_summed_up(tmp_path: Path, text: str) -> None:
     assert len(steps) == 6
     lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
     assert "pre-ln, nano-d16, fp32, seed 0" in lines["run"]
-    assert "completed at step 5" in lines["end"]
+    assert "Reached its last step: 6 steps recorded, the last 5." in lines["end"]
     assert f"{steps['loss'].mean():.4f}, mean of the last 6 steps" in lines["loss"]
     validated = steps[steps["val_loss"].notna()].iloc[-1]
     assert f"{validated['val_loss']:.4f} after step {validated['step']}" in lines["validation"]
@@ -43,9 +44,10 @@ def test_a_break_is_told_with_its_cause(tmp_path: Path, text: str) -> None:
     verdict = gradlab.load(tmp_path / "run").verdict
     assert verdict is not None
     assert verdict.broke
-    assert f"destabilised ({verdict.reason}) at step {verdict.step}, LR {verdict.lr:.4g}" in (
-        result.stdout
-    )
+    told = " ".join(result.stdout.split())
+    assert f"end Destabilised at step {verdict.step}, LR " in told
+    assert CAUSES[verdict.reason] in told
+    assert f"first overflow {verdict.first_overflow} " in told
 
 
 def test_a_run_can_be_repeated_from_its_folder(tmp_path: Path, text: str) -> None:
@@ -94,7 +96,9 @@ def test_ctrl_c_leaves_a_readable_run(
     result = invoke("--corpus", text, "--steps", "50", "--out", str(out))
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
-    assert "interrupted at step 2" in result.stdout
+    told = " ".join(result.stdout.split())
+    assert "end Interrupted before its end" in told
+    assert ": 3 steps recorded, the last 2." in told
     assert gradlab.load(out).table("steps")["step"].tolist() == [0, 1, 2]
 
 
