@@ -1,0 +1,179 @@
+"""What it takes to make a step's calls of a model again."""
+
+import copy
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.hooks import RemovableHandle
+
+from gradlab.probes.engine.own_hook import own
+from gradlab.probes.operations.culprit import Culprit, source
+from gradlab.probes.operations.trace import OperationTrace
+from gradlab.probes.sites import in_backward
+
+
+@dataclass
+class _Call:
+    """One call of a module, kept by reference until the next step begins.
+
+    Attributes:
+        module: That was called.
+        args: With which it was, positional and by name.
+        kwargs: The latter.
+        versions: Of the tensors among them, which the loop may change in place afterwards.
+        random: State of the generators of the CPU and, by device, of CUDA.
+        autocast: By device type: whether it was on, and the dtype.
+        line: Of the program, that made it.
+        gradients: That arrived at its outputs, by the output's place among the leaves.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    versions: list[int]
+    random: tuple[Tensor, dict[int, Tensor]]
+    autocast: dict[str, tuple[bool, torch.dtype]]
+    line: str
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Calls:
+    """The current step's calls of a model with gradients, so that they can be made again.
+
+    What the calls were given and the gradients that arrived at what they gave are kept by
+    reference, with the state of the random generators; nothing is read or copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._calls: list[_Call] = []
+        self._open = 0
+
+    def hooks(self) -> Iterable[RemovableHandle]:
+        """Hooks on the model, or on its parts where it is only a container of them."""
+        handles = []
+        for module in _called(self._model):
+            handles.append(module.register_forward_pre_hook(self._on_call, with_kwargs=True))
+            handles.append(module.register_forward_hook(self._on_output))
+        own(handles)
+        return handles
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._calls.clear()
+
+    def again(self) -> Culprit | None:
+        """Make the step's calls again on a copy of the model, and find the operation to blame.
+
+        The model must still be as it was: before the optimizer's step, or after one that was
+        skipped. Neither it nor the state of any random generator is changed.
+
+        Returns:
+            The first culprit, forward before backward; None if no operation did it: something
+            that was handed in was not finite already, or the calls cannot be made again.
+        """
+        try:
+            model = copy.deepcopy(self._model)
+        except Exception:  # a model can hold anything, a graph's tensors for one
+            return None
+        names = dict(self._model.named_modules())
+        for call in self._calls:
+            name = next(name for name, module in names.items() if module is call.module)
+            found = _again(model, model.get_submodule(name), call)
+            if found is not None:
+                return found
+        return None
+
+    def _on_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or in_backward():
+            return
+        self._calls.append(
+            _Call(
+                module, args, kwargs, _versions(args, kwargs), _random(), _autocast(args), source()
+            )
+        )
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or in_backward():
+            return
+        call = next((c for c in reversed(self._calls) if c.module is module), None)
+        if call is None:
+            return
+        for place, leaf in enumerate(tree_leaves(output)):
+            if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf:
+                leaf.register_hook(_keeper(call, place))
+
+
+def _keeper(call: _Call, place: int) -> Callable[[Tensor], None]:
+    def keep(gradient: Tensor) -> None:
+        call.gradients[place] = gradient
+
+    return keep
+
+
+def _again(model: nn.Module, module: nn.Module, call: _Call) -> Culprit | None:
+    if _versions(call.args, call.kwargs) != call.versions:
+        return None
+    args, kwargs = tree_map_only(Tensor, _anew, (call.args, call.kwargs))
+    trace = OperationTrace(model, within=_again.__code__, called_at=call.line)
+    cpu, cuda = call.random
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=list(cuda)))
+        torch.set_rng_state(cpu)
+        for device, state in cuda.items():
+            torch.cuda.set_rng_state(state, device)
+        stack.enter_context(torch.enable_grad())
+        for kind, (is_on, dtype) in call.autocast.items():
+            stack.enter_context(torch.autocast(kind, dtype, enabled=is_on))
+        with trace.following():
+            output = module(*args, **kwargs)
+            leaves = tree_leaves(output)
+            outputs = tuple(leaves[place] for place in call.gradients)
+            if outputs:
+                gradients = tuple(g.clone() for g in call.gradients.values())
+                _run_backward(outputs, gradients)
+    return trace.origin(output) or trace.backward or trace.forward
+
+
+def _run_backward(outputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
+    """`torch.autograd.backward`, which would not let the trace see what checkpointing recomputes."""
+    engine = torch.autograd.Variable._execution_engine
+    engine.run_backward(
+        outputs, gradients, False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def _called(model: nn.Module) -> list[nn.Module]:
+    """The model; of a container without a forward pass of its own, the parts that have one."""
+    if type(model).forward is not nn.Module.forward:
+        return [model]
+    return [called for part in model.children() for called in _called(part)]
+
+
+def _anew(x: Tensor) -> Tensor:
+    """A tensor without its history."""
+    return x.detach().requires_grad_(x.requires_grad)
+
+
+def _versions(args: Any, kwargs: Any) -> list[int]:
+    return [x._version for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+
+
+def _random() -> tuple[Tensor, dict[int, Tensor]]:
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()
+    devices = range(torch.cuda.device_count()) if used else ()
+    return torch.get_rng_state(), {i: torch.cuda.get_rng_state(i) for i in devices}
+
+
+def _autocast(args: Any) -> dict[str, tuple[bool, torch.dtype]]:
+    kinds = {"cpu", *(x.device.type for x in tree_leaves(args) if isinstance(x, Tensor))}
+    return {
+        kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        for kind in kinds
+        if torch.amp.is_autocast_available(kind)
+    }

@@ -1,0 +1,113 @@
+"""The operation that is to blame: its function, its operands, and the line that called it."""
+
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.overrides import resolve_name
+from torch.utils._pytree import tree_leaves
+
+_OURS = Path(__file__).parents[2]
+_TORCH = Path(torch.__file__).parent
+_STANDARD = Path(sysconfig.get_paths()["stdlib"])
+_NOT_THE_USERS = tuple(f"{folder}/" for folder in (_TORCH, _OURS / "probes", _OURS / "precision"))
+
+Direction = Literal["forward", "backward"]
+Kind = Literal["inf", "nan", "both"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A call of one of torch's functions.
+
+    Attributes:
+        function: Its name with its operands' types and sizes,
+            `torch.exp(float16 (2, 8))`.
+        source: The line of the program that called it, `model.py:12`: the innermost one that is
+            neither torch's nor gradlab's. Empty if there is none.
+        module: Dotted name of the innermost module that was being called; empty outside of all.
+    """
+
+    function: str
+    source: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """What an operation did: all that it was given was finite, and what it gave was not.
+
+    Attributes:
+        operation: The call. Of a backward pass, the forward call whose gradient it computed.
+        direction: In which pass.
+        kind: What it gave.
+        dtype: Of what it gave, `float16`.
+        count: Entries that were not finite.
+        numel: Entries in all.
+    """
+
+    operation: Operation
+    direction: Direction
+    kind: Kind
+    dtype: str
+    count: int
+    numel: int
+
+
+def signature(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    """A call of a function of torch's: `torch.exp(float16 (2, 8))`."""
+    name = resolve_name(function) or getattr(function, "__name__", str(function))
+    operands = [_described(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    return f"{name}({', '.join(operands)})"
+
+
+def culprit(x: Tensor, call: Operation, direction: Direction) -> Culprit:
+    """What a call did, whose result `x` is not finite."""
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        infinite, nan = int(torch.isinf(x).sum()), int(torch.isnan(x).sum())
+    kind: Kind = "both" if infinite and nan else "nan" if nan else "inf"
+    return Culprit(call, direction, kind, _dtype_name(x), infinite + nan, x.numel())
+
+
+def _dtype_name(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _described(x: Tensor) -> str:
+    size = ", ".join(map(str, x.shape)) + ("," if x.dim() == 1 else "")
+    return f"{_dtype_name(x)} ({size})"
+
+
+def source(until: CodeType | None = None) -> str:
+    """The innermost line on the stack that is neither torch's nor gradlab's; empty without one.
+
+    Args:
+        until: Code whose callers do not count.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not until:
+        file = frame.f_code.co_filename
+        if not file.startswith(_NOT_THE_USERS) and not _is_plumbing(file):
+            return f"{_short(file)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _is_plumbing(file: str) -> bool:
+    """Whether a file is the standard library's own (`contextlib`, `functools`)."""
+    return file.startswith(f"{_STANDARD}/") and "site-packages" not in file
+
+
+def _short(file: str) -> str:
+    """A file by its path from the current folder, where it lies below that."""
+    path = Path(file)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return file

@@ -1,0 +1,233 @@
+"""Watches every operation of a forward pass, and its gradient in the backward pass."""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import tree_leaves
+
+from gradlab.probes.operations.culprit import Culprit, Operation, culprit, signature, source
+from gradlab.probes.sites import floats_of
+
+_UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+"""Functions whose result holds whatever the memory held: nothing that was computed."""
+
+_MASK = frozenset({-math.inf})
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known of a tensor.
+
+    Attributes:
+        holds: Which of inf, -inf and NaN (as None) it holds.
+        origin: The operation that is to blame for them; None if they were handed in, or written
+            on purpose.
+        on_purpose: Whether the program wrote them, as a mask's -inf.
+    """
+
+    holds: frozenset[float | None]
+    origin: Culprit | None = None
+    on_purpose: bool = False
+
+
+_FINITE = _State(frozenset())
+
+
+class OperationTrace(TorchFunctionMode):
+    """Which operation first gave something that is not finite, of operands that were.
+
+    Every function of torch that the program calls within it is seen, with the line of the call;
+    gradients by hooks on the nodes of the graph that the calls made. What the program writes on
+    purpose, as `masked_fill(mask, -inf)` does, is no fault: what makes NaN of it is to blame.
+    Each operand and result is read, at several times the cost of the pass.
+
+    Args:
+        model: Whose modules give operations their place.
+        within: The code that calls the model: lines of its callers are no operation's.
+        called_at: The line to name where torch's own code alone stands between.
+
+    Attributes:
+        forward: The first culprit of the forward pass.
+        backward: That of the backward pass.
+    """
+
+    def __init__(self, model: nn.Module, *, within: CodeType, called_at: str) -> None:
+        super().__init__()
+        self._within, self._called_at = within, called_at
+        self.forward: Culprit | None = None
+        self.backward: Culprit | None = None
+        self._names = {module: name for name, module in model.named_modules()}
+        self._inside: list[str] = []
+        self._known: dict[int, tuple[weakref.ref[Tensor], int, _State]] = {}
+        self._nodes: set[Node] = set()
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Within it, operations are seen, and know the module that calls them."""
+        handles = []
+        for module in self._names:
+            handles.append(module.register_forward_pre_hook(self._enter_module))
+            handles.append(module.register_forward_hook(self._leave_module, always_call=True))
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def origin(self, output: Any) -> Culprit | None:
+        """Which operation made a result not finite; None if it is finite or no operation did."""
+        for _, x in floats_of(output):
+            if origin := self._state(x).origin:
+                return origin
+        return None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call a function, and look at what it was given and what it gave."""
+        kwargs = kwargs or {}
+        given = _floats((args, kwargs))
+        states = [self._state(x) for x in given]
+        before = {node for x in given if (node := x.grad_fn) is not None}
+        result = func(*args, **kwargs)
+        made = _floats(result)
+        if not made or _name(func) in _UNFILLED:
+            return result
+        written = _not_finite_numbers((args, kwargs))
+        call: Operation | None = None
+        for x in made:
+            holds = _holds(x)
+            is_new = x.grad_fn is not None and x.grad_fn not in self._nodes | before
+            if not holds and not is_new:
+                continue
+            call = call or self._operation(func, args, kwargs)
+            state = self._judge(x, holds, call, states, written) if holds else _FINITE
+            self._note(x, state)
+            if is_new:
+                self._follow(x.grad_fn, before, call, [*states, state])
+        return result
+
+    def _operation(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Operation:
+        line = source(until=self._within) or self._called_at
+        return Operation(
+            signature(func, args, kwargs), line, self._inside[-1] if self._inside else ""
+        )
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        self._inside.append(self._names[module])
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._inside.pop()
+
+    def _note(self, x: Tensor, state: _State) -> None:
+        self._known[id(x)] = (weakref.ref(x), x._version, state)
+        base = _base(x)
+        if base is not None and state.holds:  # what was written into a view is in its base
+            self._known[id(base)] = (weakref.ref(base), base._version, state)
+
+    def _state(self, x: Tensor) -> _State:
+        """What was found of a tensor, unless it has changed since; else what it holds now."""
+        state = self._kept(x)
+        if state is not None:
+            return state
+        holds, base = _holds(x), _base(x)
+        state = _State(holds, on_purpose=holds == _MASK) if holds else _FINITE
+        if holds and base is not None and (whole := self._kept(base)) is not None:
+            state = _State(holds, whole.origin, whole.on_purpose)
+        self._note(x, state)
+        return state
+
+    def _kept(self, x: Tensor) -> _State | None:
+        if id(x) not in self._known:
+            return None
+        known, version, state = self._known[id(x)]
+        return state if known() is x and version == x._version else None
+
+    def _judge(
+        self,
+        x: Tensor,
+        holds: frozenset[float | None],
+        call: Operation,
+        states: Sequence[_State],
+        written: frozenset[float | None],
+    ) -> _State:
+        """Who is to blame for what a result holds: this call, one before it, or nobody here."""
+        for state in states:
+            if state.origin is not None:
+                return _State(holds, state.origin)
+        if any(state.holds and not state.on_purpose for state in states):
+            return _State(holds)
+        if holds <= written.union(*(state.holds for state in states)):
+            return _State(holds, on_purpose=True)
+        found = culprit(x, call, "forward")
+        self.forward = self.forward or found
+        return _State(holds, found)
+
+    def _follow(
+        self, node: Node | None, before: set[Node], call: Operation, states: Sequence[_State]
+    ) -> None:
+        """Put hooks on a call's nodes of the graph, those that computed its operands left out."""
+        # Of what was not finite in the forward pass already, its origin there is to blame.
+        earlier = next((state for state in states if state.holds and not state.on_purpose), None)
+        waiting = [node]
+        while waiting:
+            one = waiting.pop()
+            if one is None or one in self._nodes or one in before:
+                continue
+            if one.name().endswith("AccumulateGrad"):
+                continue
+            self._nodes.add(one)
+            one.register_hook(partial(self._on_node, call, earlier))
+            waiting += [after for after, _ in one.next_functions]
+
+    def _on_node(self, call: Operation, earlier: _State | None, gave: Any, given: Any) -> None:
+        if self.backward is not None or any(map(_holds, _floats(given))):
+            return
+        bad = next((x for x in _floats(gave) if _holds(x)), None)
+        if bad is not None:
+            self.backward = earlier.origin if earlier else culprit(bad, call, "backward")
+
+
+def _floats(values: Any) -> list[Tensor]:
+    with torch._C.DisableTorchFunction():
+        return [x for _, x in floats_of(values)]
+
+
+def _base(x: Tensor) -> Tensor | None:
+    with torch._C.DisableTorchFunction():
+        return x._base
+
+
+def _name(func: Any) -> str:
+    name: str = resolve_name(func) or getattr(func, "__name__", "")
+    return name.rpartition(".")[2]
+
+
+def _holds(x: Tensor) -> frozenset[float | None]:
+    """Which of inf, -inf and NaN (as None) are in a tensor."""
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        if not x.numel() or torch.isfinite(x).all():
+            return frozenset()
+        kinds = {math.inf: torch.isposinf(x), -math.inf: torch.isneginf(x), None: torch.isnan(x)}
+        return frozenset(kind for kind, where in kinds.items() if where.any())
+
+
+def _not_finite_numbers(arguments: Any) -> frozenset[float | None]:
+    """Those among the plain numbers that a function was given."""
+    numbers = [x for x in tree_leaves(arguments) if isinstance(x, float) and not math.isfinite(x)]
+    return frozenset(None if math.isnan(x) else x for x in numbers)
