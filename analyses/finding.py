@@ -1,7 +1,7 @@
 """What a finding is, and how its numbers are written."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,3 +116,17 @@ def passed(row: "pd.Series[Any]") -> str:
 def place(site: str, direction: str) -> str:
     """A site as the verdict names it: said to be the gradient where it is."""
     return site if direction == "forward" else f"{site} gradient"
+
+
+def made_by(row: Mapping[Any, Any]) -> str:
+    """The operation of a row of `overflows` or `faults`, to be put behind what it made; or nothing.
+
+    >>> made_by({"function": "torch.exp(float16 (2, 8))", "source": "model.py:12"})
+    '; made by torch.exp(float16 (2, 8)), called at model.py:12'
+    >>> made_by({"function": None, "source": None})
+    ''
+    """
+    function, source = row.get("function"), row.get("source")
+    if not isinstance(function, str):
+        return ""
+    return f"; made by {function}" + (f", called at {source}" if isinstance(source, str) else "")

@@ -6,7 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from gradlab.analyses.finding import Finding, bits, counted, figure, passed, place, spans
+from gradlab.analyses.finding import (
+    Finding,
+    bits,
+    counted,
+    figure,
+    made_by,
+    passed,
+    place,
+    spans,
+)
 from gradlab.analyses.findings_faults import BETWEEN, came_from
 from gradlab.analyses.headroom import not_finite
 from gradlab.runs.verdict import Verdict
@@ -83,6 +92,7 @@ def _not_finite(row: "pd.Series[Any]", looks: "pd.Series[int]", *, narrow: bool)
     else:
         sentence = f"At {passed(row)}" + (f": {entries}" if count else "")
         sentence += came_from(row.to_dict()) if "producer" in row else ""
+        sentence += made_by(row.to_dict())
     if not narrow:
         sentence += "; no tensor that was looked at is FP16, so it is no overflow event"
     before = looks[looks < step].max()
@@ -109,6 +119,7 @@ def _first(
         sentence = f"{_name(event)} ({', '.join(facts)}): {_kind(event)}{cause}"
     else:
         sentence = f"{producer} ({', '.join(facts)}): {_kind(event)}"
+    sentence += made_by(event)
     before = all_steps[all_steps < event["step"]].unique().tolist()
     after = all_steps[all_steps > event["step"]].nunique()
     if before:

@@ -61,7 +61,8 @@ class SiteStep:
     `causes` has, of places that were not finite, what their module had that was not either: the
     parameter or buffer, or `HANDED` if it was only handed to it. `outside` has places like `order`
     that are no sites, `ends` the sites whose outputs the model returned, `zeroed` the places that
-    were all zero though their module was handed numbers and has weights.
+    were all zero though their module was handed numbers and has weights. `operation` is the
+    function that made the first thing that was not finite, and the line that called it.
     """
 
     step: int
@@ -76,6 +77,7 @@ class SiteStep:
     outside: tuple[int, ...] = ()
     ends: frozenset[str] = frozenset()
     zeroed: frozenset[int] = frozenset()
+    operation: tuple[str | None, str | None] = (None, None)
 
     def finite(self, index: int) -> bool:
         """Whether every entry at that place is finite, but for −inf that masks."""

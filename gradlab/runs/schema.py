@@ -92,7 +92,7 @@ TABLES: Mapping[str, pa.Schema] = {
             *_always(_TEXT, "direction", "kind"),
             *_maybe(_INT, "count"),
             *_always(_INT, "numel"),
-            *_maybe(_TEXT, "producer"),
+            *_maybe(_TEXT, "producer", "function", "source"),
             *_maybe(_REAL, "loss_scale"),
             *_always(_FLAG, "skipped"),
         ]

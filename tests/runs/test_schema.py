@@ -10,7 +10,8 @@ COLUMNS = {
     "grad_norms": "step param layer op numel grad_l1 grad_l2 grad_max_abs nonfinite",
     "scales": "step param layer op index value",
     "headroom": "step site layer op direction dtype max_abs headroom_bits underflow_frac nonfinite",
-    "overflows": "step order site layer op direction kind count numel producer loss_scale skipped",
+    "overflows": "step order site layer op direction kind count numel producer function source "
+    "loss_scale skipped",
     "scores": "step site layer head max max_abs bound",
     "optimizer": "step param layer op param_rms update_rms eps_frac",
     "faults": (
@@ -40,7 +41,8 @@ def test_only_what_may_be_absent_can_be_null() -> None:
     assert nullable - places == {
         *("steps.lr", "steps.loss", "steps.val_loss", "steps.loss_scale", "steps.grad_norm"),
         *("steps.tokens", "headroom.underflow_frac", "headroom.nonfinite"),
-        *("overflows.producer", "overflows.loss_scale", "overflows.count"),
+        *("overflows.producer", "overflows.function", "overflows.source"),
+        *("overflows.loss_scale", "overflows.count"),
         *("scores.head", "scores.max", "scores.max_abs", "optimizer.eps_frac"),
         *(f"faults.{name}" for name in ("order", "direction", "dtype", "count", "numel")),
         *(f"faults.{name}" for name in ("producer", "function", "source")),

@@ -54,6 +54,7 @@ def _zeros(step: SiteStep, order: int, index: int) -> Fault | None:
 def _fault(step: SiteStep, index: int, what: What, order: int | None = None) -> Fault:
     place = step.places[index]
     kind, count = kind_and_count(step, index)
+    function, source = (None, None) if what == "input" else step.operation
     return Fault(
         step.step,
         what,
@@ -65,4 +66,6 @@ def _fault(step: SiteStep, index: int, what: What, order: int | None = None) -> 
         count=count,
         numel=step.entries[index],
         producer=None if what == "input" else producer(step, index),
+        function=function,
+        source=source,
     )

@@ -75,6 +75,8 @@ def overflow_rows(sites: SiteStep, events: Sequence[Overflow], step: Step) -> Co
         "count": [event.count for event in events],
         "numel": [sites.entries[i] for i in indices],
         "producer": [events[0].producer] * len(events),
+        "function": [sites.operation[0]] * len(events),
+        "source": [sites.operation[1]] * len(events),
         "loss_scale": [step.loss_scale] * len(events),
         "skipped": [step.skipped] * len(events),
     }

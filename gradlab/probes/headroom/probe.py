@@ -33,6 +33,7 @@ from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step
+from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
 from gradlab.probes.sites import (
@@ -57,7 +58,7 @@ class _Pass:
     """What one step has shown so far.
 
     `sums` leads from the place of a gradient's first look to that of the sum which it became;
-    `broken` says whether a CPU tensor was not finite.
+    `broken` says whether a CPU tensor was not finite in the forward pass, `lost` in either.
     """
 
     sampled: bool
@@ -72,6 +73,7 @@ class _Pass:
     ends: set[str] = field(default_factory=set)
     zeroed: list[int] = field(default_factory=list)
     broken: bool = False
+    lost: bool = False
 
 
 class Headroom(Probe):
@@ -91,6 +93,9 @@ class Headroom(Probe):
         count: Looks between two with the counts that take several reads: `underflow_frac`, and
             on a GPU those of the entries that are not finite.
         lead: Steps that are kept to be written if one overflows.
+        operations: Looks between two that follow the step operation by operation, at several times
+            its cost, to name the one to blame. None for the steps alone in which something was not
+            finite, where they can be made again (`gradlab.probes.operations`).
     """
 
     table = "headroom"
@@ -104,13 +109,15 @@ class Headroom(Probe):
         sample: int = 1,
         count: int = 10,
         lead: int = 50,
+        operations: int | None = None,
     ) -> None:
-        for name, number in (("sample", sample), ("count", count)):
-            if number < 1:
+        for name, number in (("sample", sample), ("count", count), ("operations", operations)):
+            if number is not None and number < 1:
                 raise GradlabError(f"{name} = {number}: it is a number of looks, 1 or more.")
         self.every = every
         self._patterns = at
         self._sample, self._count = sample, count
+        self._every_operation = operations
         self._lead: deque[SiteStep] = deque(maxlen=lead)
 
     def tables(self) -> tuple[str, ...]:
@@ -139,7 +146,9 @@ class Headroom(Probe):
         self._outputs: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}
         self._arguments = _arguments(subject.model)
         self._lead.clear()
+        self._operations = Operations(subject.model, self._every_operation)
         self.latest: SiteStep | None = None
+        yield from self._operations.hooks()
         yield subject.model.register_forward_pre_hook(self._on_inputs, with_kwargs=True)
         yield subject.model.register_forward_hook(self._on_end)
         for name, chosen in select(named, self._patterns, "modules or parameters").items():
@@ -160,14 +169,21 @@ class Headroom(Probe):
         self._extremes.clear()
         self._passed.clear()
         self._outputs.clear()
+        self._operations.begin()
         self._called = self._backward_seen = False
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
         self._pass_ended = self._backward_seen = True
 
+    def before_step(self) -> None:
+        """Find the operation to blame, while the parameters are as they were."""
+        self._operations.look(broken=self._pass.lost)
+
     def after_step(self) -> Reading | None:
         """What the step's passes showed."""
+        self._operations.look(broken=self._pass.lost)  # of a step without an optimizer's
+        found = self._operations.found
         if self._backward_seen and self._compiled is not None:
             self._compiled.look(hooks_called=self._called)
         seen = self._pass
@@ -184,6 +200,7 @@ class Headroom(Probe):
             "causes": list(seen.causes.values()),
             "ends": list(seen.ends),
             "zeroed": seen.zeroed,
+            "operation": [found.operation.function, found.operation.source] if found else [],
             "sampled": [seen.sampled],
         }
         values = {"low": numbers[:, 0], "high": numbers[:, 1]}
@@ -289,6 +306,7 @@ class Headroom(Probe):
             self._note_use(name, module, given, output.dtype)
         look: _Look = (name, "forward", output.dtype, masks, False)
         finite = self._see(look, seen, numel) or (masks and self._extremes.last[1] < math.inf)
+        self._pass.lost |= not finite
         if not finite and not self._pass.broken:
             self._pass.broken = True
             if (cause := cause_of(name, module, given, output.dtype)) is not None:
@@ -302,7 +320,7 @@ class Headroom(Probe):
     def _on_output_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
         if self.active:
             look: _Look = (name, "backward", gradient.dtype, False, outside)
-            self._see(look, _plain(gradient), numel)
+            self._pass.lost |= not self._see(look, _plain(gradient), numel)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -318,7 +336,7 @@ class Headroom(Probe):
             dtype = used if used.itemsize < dtype.itemsize else dtype
         values = gradient.coalesce().values() if gradient.is_sparse else _plain(gradient)
         look: _Look = (name, "backward", dtype, False, False)
-        self._see(look, values, parameter.numel())
+        seen.lost |= not self._see(look, values, parameter.numel())
         if (index := self._index.get(look)) is not None:
             if before is not None and before != index:
                 seen.sums[before] = index

@@ -58,7 +58,13 @@ def site_step(step: int, columns: Columns) -> SiteStep:
         tuple(index for index in seen if places[index].outside),
         frozenset(columns["ends"]),
         frozenset(columns["zeroed"]),
+        _operation(columns["operation"]),
     )
+
+
+def _operation(names: Sequence[str]) -> tuple[str | None, str | None]:
+    """Function and source of the first process that has found them."""
+    return (names[0], names[1] or None) if names else (None, None)
 
 
 def joined_columns(readings: Sequence[Columns]) -> Columns:

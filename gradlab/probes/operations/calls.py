@@ -57,7 +57,7 @@ class Calls:
     def hooks(self) -> Iterable[RemovableHandle]:
         """Hooks on the model, or on its parts where it is only a container of them."""
         handles = []
-        for module in _called(self._model):
+        for module in called_modules(self._model):
             handles.append(module.register_forward_pre_hook(self._on_call, with_kwargs=True))
             handles.append(module.register_forward_hook(self._on_output))
         own(handles)
@@ -90,7 +90,7 @@ class Calls:
         return None
 
     def _on_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or in_backward():
+        if not is_new_pass():
             return
         self._calls.append(
             _Call(
@@ -99,7 +99,7 @@ class Calls:
         )
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or in_backward():
+        if not is_new_pass():
             return
         call = next((c for c in reversed(self._calls) if c.module is module), None)
         if call is None:
@@ -130,29 +130,35 @@ def _again(model: nn.Module, module: nn.Module, call: _Call) -> Culprit | None:
         stack.enter_context(torch.enable_grad())
         for kind, (is_on, dtype) in call.autocast.items():
             stack.enter_context(torch.autocast(kind, dtype, enabled=is_on))
-        with trace.following():
+        with trace.following(module):
             output = module(*args, **kwargs)
+            trace.ended(output)
             leaves = tree_leaves(output)
             outputs = tuple(leaves[place] for place in call.gradients)
             if outputs:
                 gradients = tuple(g.clone() for g in call.gradients.values())
                 _run_backward(outputs, gradients)
-    return trace.origin(output) or trace.backward or trace.forward
+    return trace.culprit
 
 
 def _run_backward(outputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
-    """`torch.autograd.backward`, which would not let the trace see what checkpointing recomputes."""
+    """`torch.autograd.backward`, but with the trace on: checkpointing computes there again."""
     engine = torch.autograd.Variable._execution_engine
     engine.run_backward(
         outputs, gradients, False, False, (), allow_unreachable=True, accumulate_grad=True
     )
 
 
-def _called(model: nn.Module) -> list[nn.Module]:
+def called_modules(model: nn.Module) -> list[nn.Module]:
     """The model; of a container without a forward pass of its own, the parts that have one."""
     if type(model).forward is not nn.Module.forward:
         return [model]
-    return [called for part in model.children() for called in _called(part)]
+    return [called for part in model.children() for called in called_modules(part)]
+
+
+def is_new_pass() -> bool:
+    """Whether a call now is one of a forward pass that will have a backward pass."""
+    return not torch.compiler.is_compiling() and torch.is_grad_enabled() and not in_backward()
 
 
 def _anew(x: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class OperationTrace(TorchFunctionMode):
 
     Args:
         model: Whose modules give operations their place.
-        within: The code that calls the model: lines of its callers are no operation's.
+        within: Code that calls the model, where it is not the program's own: lines of what calls
+            that are no operation's.
         called_at: The line to name where torch's own code alone stands between.
 
     Attributes:
@@ -61,21 +62,25 @@ class OperationTrace(TorchFunctionMode):
         backward: That of the backward pass.
     """
 
-    def __init__(self, model: nn.Module, *, within: CodeType, called_at: str) -> None:
+    def __init__(
+        self, model: nn.Module, *, within: CodeType | None = None, called_at: str = ""
+    ) -> None:
         super().__init__()
         self._within, self._called_at = within, called_at
         self.forward: Culprit | None = None
         self.backward: Culprit | None = None
         self._names = {module: name for name, module in model.named_modules()}
         self._inside: list[str] = []
+        self._of_a_result: Culprit | None = None
         self._known: dict[int, tuple[weakref.ref[Tensor], int, _State]] = {}
         self._nodes: set[Node] = set()
 
     @contextmanager
-    def following(self) -> Iterator[None]:
-        """Within it, operations are seen, and know the module that calls them."""
+    def following(self, outermost: nn.Module) -> Iterator[None]:
+        """Within a call of a module, its operations are seen, and know which part calls them."""
+        self._inside = [self._names[outermost]]
         handles = []
-        for module in self._names:
+        for module in self._names.keys() - {outermost}:  # its own hooks may be running now
             handles.append(module.register_forward_pre_hook(self._enter_module))
             handles.append(module.register_forward_hook(self._leave_module, always_call=True))
         try:
@@ -85,12 +90,15 @@ class OperationTrace(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def origin(self, output: Any) -> Culprit | None:
-        """Which operation made a result not finite; None if it is finite or no operation did."""
+    @property
+    def culprit(self) -> Culprit | None:
+        """Who is to blame: for a result, else for a gradient, else for what came to nothing."""
+        return self._of_a_result or self.backward or self.forward
+
+    def ended(self, output: Any) -> None:
+        """A call has given its result."""
         for _, x in floats_of(output):
-            if origin := self._state(x).origin:
-                return origin
-        return None
+            self._of_a_result = self._of_a_result or self._state(x).origin
 
     def __torch_function__(
         self,
@@ -124,9 +132,7 @@ class OperationTrace(TorchFunctionMode):
 
     def _operation(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Operation:
         line = source(until=self._within) or self._called_at
-        return Operation(
-            signature(func, args, kwargs), line, self._inside[-1] if self._inside else ""
-        )
+        return Operation(signature(func, args, kwargs), line, self._inside[-1])
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         self._inside.append(self._names[module])
