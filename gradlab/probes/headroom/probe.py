@@ -36,18 +36,8 @@ from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_ste
 from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
-from gradlab.probes.sites import (
-    Direction,
-    Place,
-    SiteStep,
-    floats_of,
-    in_backward,
-    sites,
-)
-from gradlab.probes.statistics import (
-    details,
-    small_counts,
-)
+from gradlab.probes.sites import Direction, Place, SiteStep, floats_of, in_backward, sites
+from gradlab.probes.statistics import details, small_counts
 
 _Look: TypeAlias = tuple[str, Direction, torch.dtype, bool, bool]
 """A place's attributes, in their order."""
