@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.probes.engine.own_hook import own
 from gradlab.probes.operations.culprit import Culprit, source
 from gradlab.probes.operations.trace import OperationTrace
 from gradlab.probes.sites import in_backward
@@ -60,7 +59,6 @@ class Calls:
         for module in called_modules(self._model):
             handles.append(module.register_forward_pre_hook(self._on_call, with_kwargs=True))
             handles.append(module.register_forward_hook(self._on_output))
-        own(handles)
         return handles
 
     def clear(self) -> None:

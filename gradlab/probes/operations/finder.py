@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.probes.engine.own_hook import own
 from gradlab.probes.operations.calls import Calls, called_modules, is_new_pass
 from gradlab.probes.operations.culprit import Culprit
 from gradlab.probes.operations.trace import OperationTrace
@@ -48,12 +47,9 @@ class Operations:
         """Hooks on the model, or on its parts where it is only a container of them."""
         if self._left and self._is_alone:
             yield from self._calls.hooks()
-        handles = []
         for module in called_modules(self._model) if self._every or not self._is_alone else ():
-            handles.append(module.register_forward_pre_hook(self._follow))
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
-        own(handles)
-        yield from handles
+            yield module.register_forward_pre_hook(self._follow)
+            yield module.register_forward_hook(self._leave, always_call=True)
 
     def begin(self) -> None:
         """A step starts."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import gradlab
+from gradlab.probes.engine.own_hook import own
 from gradlab.probes.operations.calls import Calls
 from gradlab.probes.operations.culprit import Culprit
 
@@ -34,6 +35,12 @@ class Body(nn.Module):
         return self.function(self.linear(x))
 
 
+def hooks(calls: Calls, model: nn.Module) -> list[Any]:
+    """The hooks, which a copy of the model does not have."""
+    handles = list(calls.hooks())
+    return [*handles, *own(handles, model)]
+
+
 def blamed(
     model: nn.Module,
     *inputs: Tensor,
@@ -42,7 +49,7 @@ def blamed(
 ) -> Culprit | None:
     """What is found after one forward and backward pass."""
     calls = Calls(model)
-    handles = list(calls.hooks())
+    handles = hooks(calls, model)
     with within or nullcontext():
         for x in inputs:
             loss(model(x)).backward()
@@ -172,7 +179,7 @@ def test_the_innermost_module_and_the_call_are_named_where_all_is_torchs() -> No
     nn.init.constant_(model[0].weight, 1e30)  # the variance is past fp32
     model[0].weight.data[0] = 0
     calls = Calls(model)
-    handles = list(calls.hooks())
+    handles = hooks(calls, model)
     model(ONE).sum().backward()  # the call of the model
     found = calls.again()
     for handle in handles:
@@ -231,7 +238,7 @@ def test_nothing_of_the_model_changes() -> None:
 
     model = Counting()
     calls = Calls(model)
-    handles = list(calls.hooks())
+    handles = hooks(calls, model)
     model(torch.randn(3, 4)).sum().backward()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -255,7 +262,7 @@ def test_nothing_of_the_model_changes() -> None:
 def test_inputs_changed_since_cannot_be_gone_back_to() -> None:
     model = Body(exponential, 100.0)
     calls = Calls(model)
-    handles = list(calls.hooks())
+    handles = hooks(calls, model)
     x = torch.ones(2, 4)
     model(x).sum().backward()
     x.zero_()
@@ -267,7 +274,7 @@ def test_inputs_changed_since_cannot_be_gone_back_to() -> None:
 def test_parts_of_a_container_are_followed() -> None:
     model = nn.ModuleDict({"a": Body(exponential, 1.0), "b": Body(division, 0.0)})
     calls = Calls(model)
-    handles = list(calls.hooks())
+    handles = hooks(calls, model)
     (model["a"](ONE).sum() + model["b"](ONE).sum()).backward()
     found = calls.again()
     for handle in handles:
