@@ -168,7 +168,7 @@ class OneRun(Settings):
     arch: str = "pre-ln"
     """The architecture."""
     size: str = "nano"
-    """A named size; nano-d128 is nano at width 128."""
+    """A size; nano-d128 is nano at width 128."""
     width: int | None = None
     """Take the size at this width."""
     seed: int = same("seed")

@@ -15,9 +15,9 @@ Examples:
 
 gradlab ablate
 
-gradlab ablate --size micro --steps 1000 --warmup 100 --seeds 5 --out studies/table-4
+gradlab ablate --size micro --steps 1000 --warmup 100 --seeds 5
 
-gradlab ablate --equal steps --row normformer-resscale --row minus-ffn-ln --row pre-ln"""
+gradlab ablate --equal steps --row minus-ffn-ln --row pre-ln"""
 
 
 def ablate(study: Ablation, place: Place) -> None:

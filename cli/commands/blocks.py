@@ -19,7 +19,7 @@ class Blocks(ModelSettings):
     arch: Names = ("post-ln", "pre-ln", "normformer")
     """An architecture; repeat for more."""
     size: str = "125M"
-    """A named size; nano-d128 is nano at width 128."""
+    """A size; nano-d128 is nano at width 128."""
     out: Path = Path("blocks.pdf")
     """The picture: .png, .pdf or .svg by its ending."""
     force: bool = False

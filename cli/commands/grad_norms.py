@@ -18,7 +18,7 @@ Examples:
 
 gradlab grad-norms
 
-gradlab grad-norms --arch pre-ln --arch normformer --seeds 5 --out studies/gradients
+gradlab grad-norms --arch pre-ln --arch normformer --seeds 5
 
 gradlab grad-norms --size nano --steps 60 --warmup 20 --average 20"""
 

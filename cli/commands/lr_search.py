@@ -18,7 +18,7 @@ Examples:
 
 gradlab lr-search
 
-gradlab lr-search --arch pre-ln --arch normformer --lr 1e-3 --lr 3e-3 --lr 1e-2 --seeds 5
+gradlab lr-search --arch pre-ln --arch normformer --lr 3e-3 --lr 1e-2
 
 gradlab lr-search --size micro --steps 1000 --warmup 100 --out studies/table-1"""
 

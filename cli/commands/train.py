@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 Examples:
 
-gradlab train --arch normformer --steps 500 --lr 3e-3 --warmup 100 --schedule cosine
+gradlab train --arch normformer --lr 3e-3 --warmup 100 --schedule cosine
 
 gradlab train --precision fp16 --val-every 100 --out runs/mine
 

@@ -15,16 +15,13 @@ Examples:
 
 gradlab variants
 
-gradlab variants --variant base --variant longer-warmup --variant grad-clip --seeds 5
+gradlab variants --variant base --variant longer-warmup --seeds 5
 
-gradlab variants --variant base --variant clip_norm=0.1,dropout=0.1 --variant lr=0.5x,warmup=2x
-
-gradlab variants --arch pre-ln --arch normformer-resscale --size micro --steps 1000 --warmup 20
---out studies/table-5"""
+gradlab variants --variant base --variant clip_norm=0.1,lr=0.5x"""
 
 
 def variants(study: Variants, place: Place) -> None:
-    """Compare architectures under several hyperparameters: the NormFormer paper's Table 5.
+    """Compare architectures under several hyperparameters: the paper's Table 5.
 
     A variant is the other options with something changed: base (nothing), longer-warmup (12 times
     as long), gpt3 (sequences twice as long, at twice the tokens, and dropout 0.1), grad-clip

@@ -69,7 +69,7 @@ class Place(Config):
     jobs: int | None = None
     """Runs at the same time; by default one a core, one on CUDA."""
     resume: bool = False
-    """Go on with the study in the folder; finished runs are kept."""
+    """Go on with the study there; finished runs are kept."""
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

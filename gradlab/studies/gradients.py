@@ -20,7 +20,7 @@ class Gradients(Study):
     arch: Names = ("post-ln", "pre-ln", "normformer")
     """An architecture; repeat for more."""
     size: str = "micro"
-    """A named size; nano-d128 is nano at width 128."""
+    """A size; nano-d128 is nano at width 128."""
     width: int | None = None
     """Take the size at this width."""
     steps: int = 300

@@ -23,15 +23,15 @@ class LossStudy(Study):
     table: ClassVar[StudyTable] = RUNS
 
     size: str = "nano"
-    """A named size; nano-d128 is nano at width 128."""
+    """A size; nano-d128 is nano at width 128."""
     width: int | None = None
     """Take the size at this width."""
     schedule: str = "linear"
-    """What follows the warm-up: constant, linear, cosine."""
+    """After the warm-up: constant, linear, cosine."""
     warmup: int = 30
     """Steps of linear warm-up from 0."""
     val_every: int = Field(default=0, ge=0)
-    """Steps between two validations; 0 for the one after the last step alone."""
+    """Steps between validations; 0: the last alone."""
     val_batches: int = Field(default=64, ge=1)
     """Batches of a validation."""
     probes: Names = ("none",)
@@ -76,9 +76,9 @@ class EqualStudy(LossStudy):
     """Rows with equal compute, one of which is the baseline."""
 
     equal: str = "time"
-    """What is alike in what is compared: time (measured before the study begins), or steps."""
+    """What rows have alike: time (measured before), or steps."""
     steps: int = 500
-    """Steps of the baseline; at equal time the others take what fits in its time."""
+    """Steps of the baseline; others take what fits in its time."""
     lr: float = 3e-3
     """Peak learning rate."""
 

@@ -26,8 +26,8 @@ class Variants(EqualStudy):
     arch: Names = ("pre-ln", "normformer")
     """An architecture; repeat for more. Pre-LN is the baseline, or else the first."""
     variant: Names = tuple(VARIANTS)
-    """A variant by name, or one of your own as clip_norm=0.1,lr=0.5x (2x is twice what the other
-    options say); repeat for more. All named ones by default."""
+    """By name, or your own as clip_norm=0.1,lr=0.5x (half of what the other options say); repeat
+    for more."""
     warmup: int = 10
     """Steps of linear warm-up from 0."""
 

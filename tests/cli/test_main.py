@@ -1,12 +1,17 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from gradlab.cli import commands
 from gradlab.cli.commands import sizes as sizes_module
-from gradlab.cli.main import app
+from gradlab.cli.main import COMMANDS, app, load_command
+from gradlab.config import ModelConfig
+from gradlab.settings import SWITCHES
+from gradlab.studies import Stability
 
 HEAVY = ("torch", "pandas", "matplotlib", "numpy", "pyarrow")
 
@@ -67,6 +72,41 @@ def test_every_command_has_help_with_examples(command: str) -> None:
     assert code == 0
     assert f"gradlab {command} --" in out
     assert "Examples" in out
+
+
+def test_the_list_of_commands_is_what_there_is() -> None:
+    files = {path.stem for path in Path(commands.__file__).parent.glob("[a-z]*.py")}
+    assert files == {name.replace("-", "_") for name in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen_and_help_all_has_every_option(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, short, _ = invoke(command, "--help")
+    lines = short.splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+    options = {name for param in load_command(command).params for name in param.opts}
+    full = invoke(command, "--help-all" if "--help-all" in short else "--help")[1]
+    listed = {word.rstrip(",") for line in full.splitlines() for word in line.split()[:2]}
+    flags = {name for name in options if name.startswith("--")}
+    assert flags - listed - {flag.split("/")[0] for flag in flags if f"{flag} / " in full} == set()
+
+
+def test_options_are_what_the_configs_say() -> None:
+    """Name, default and help of each option are its field's, whatever command has it."""
+    params = {param.name: param for param in load_command("run-stability").params}
+    for name, field in Stability.model_fields.items():
+        if name != "model":
+            assert params[name].help == " ".join((field.description or "").split()), name
+            default = params[name].default
+            assert (tuple(default) if isinstance(default, list) else default) == field.default, name
+            assert field.description, f"nothing is said of {name}"
+    for name in SWITCHES:
+        assert params[name].default is None
+        assert params[name].help == " ".join(ModelConfig.model_fields[name].description.split())
 
 
 def test_a_mistake_is_one_sentence_and_status_2() -> None:

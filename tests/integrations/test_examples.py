@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PRINTS = {
     "plain_loop": ("torch", "headroom_bits"),
     "own_probe": ("torch", "site"),
+    "study": ("torch", "gradlab run-stability --arch pre-ln"),
     "run_to_figures": ("torch", "headroom.svg"),
     "accelerate_loop": ("accelerate", "grad_l1"),
     "huggingface_trainer": ("transformers", "grad_l1"),

@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Name → arguments of its smallest run, and something that it prints.
 SMALLEST = {
     "emulation": ("--steps 1 --size nano", "nano    batch 16"),
+    "help_time": ("--steps 1", "gradlab        --help: "),
     "probe_overhead": (
         "--steps 1 --threads 1 --width 12 --rows 10 --only GradientNorms",
         "gradlab, GradientNorms",
