@@ -351,6 +351,7 @@ def test_open_for_every_thread_until_the_last_leaves(products):
     assert len(products) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Please use the new API settings")  # torch 2.9's of its own
 def test_refuses_fp32_products_in_bf16():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")

@@ -286,7 +286,7 @@ def test_windows_end_at_the_same_steps_whoever_flushes_between() -> None:
 def test_probes_that_nobody_closes_are_written_at_the_end_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_exit = []
+    at_exit: list[Any] = []
     monkeypatch.setattr(atexit, "register", at_exit.append)
     model, optimizer = make()
     gradlab.attach(model, optimizer, out=tmp_path / "run")

@@ -86,7 +86,7 @@ def gradients(draw: st.DrawFn) -> Tensor:
     return gradient
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(gradients(), min_size=1, max_size=6), st.sampled_from([4096, 65536]))
 def test_any_gradients(tensors: list[Tensor], chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

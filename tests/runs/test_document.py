@@ -102,7 +102,7 @@ def runs() -> st.SearchStrategy[RunConfig]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_every_config_comes_back_from_its_document(config: RunConfig) -> None:
     text = to_json(opening(config, {}))

@@ -149,7 +149,7 @@ halves = st.floats(width=16, allow_nan=False, allow_infinity=False)
 
 
 @given(st.data(), st.sampled_from([torch.float16, torch.bfloat16, torch.float32]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_bounds_hold_for_any_numbers(data: st.DataObject, dtype: torch.dtype) -> None:
     """Float64 has the exact products of two fp32 numbers, and their sums nearly so."""
     number = halves if dtype is torch.float16 else numbers
