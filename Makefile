@@ -14,7 +14,7 @@ DEVELOP := $(VENV)/.installed-dev
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install stability test pytest processors test-long test-processors test-versions \
-	lint bench clean
+	lint docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -27,7 +27,7 @@ stability: $(INSTALLED)  ## The nano LR stability test: three architectures, thr
 		--out studies/nano --resume
 
 test: $(DEVELOP)  ## Everything CI checks: lint, and beside it the tests that need no GPU
-	$(MAKE) --no-print-directory --jobs=2 lint pytest processors
+	$(MAKE) --no-print-directory --jobs=2 lint pytest processors docs
 
 # One thread a process: two processes fill two cores, and sums have one order.
 pytest: export OMP_NUM_THREADS = 1
@@ -62,13 +62,16 @@ lint: $(DEVELOP)  ## Formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(DEVELOP)  ## A page a module from its docstrings, in docs/api
+	$(BIN)/python -W error docs/api.py
+
 bench: export OMP_NUM_THREADS = 1
 bench: $(INSTALLED)  ## What FP16 emulation and gradlab's own step cost, as ratios
 	$(BIN)/python benchmarks/emulation.py
 	$(BIN)/python benchmarks/training_step.py
 
 clean:  ## Remove .venv, caches and build outputs; studies and runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The pip that Python 3.11 brings takes three times as long as today's to choose the versions.

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def training_step(arch: str, size: str, batch: int, mode: str) -> Callable[[], None]:
     """One step on random tokens: forward, backward, unscale, fused AdamW."""
     config = model_config(arch, size)
-    precision = resolve(PrecisionConfig(name=mode), torch.device("cpu"))
+    precision = resolve(PrecisionConfig.from_mapping({"name": mode}), torch.device("cpu"))
     model = build_model(config, dtype=precision.weight_dtype, seed=0)
     masters = MasterWeights(model) if precision.weight_dtype is torch.float16 else None
     trained = masters.parameters if masters else list(model.parameters())

@@ -60,7 +60,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, d_model = x.shape
         qkv = self.qkv(self.ln_1(x)).view(batch, length, 3, N_HEADS, -1).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(*qkv, is_causal=True)
+        q, k, v = qkv
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(heads.transpose(1, 2).reshape(batch, length, d_model))
         return x + self.fc2(F.gelu(self.fc1(self.ln_2(x))))
 
@@ -88,6 +89,7 @@ class NormalGradient(nn.Module):
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(rows, COLUMNS))
+        self.gradient: Tensor
         self.register_buffer("gradient", torch.randn(rows, COLUMNS))
 
     def forward(self) -> Tensor:

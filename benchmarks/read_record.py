@@ -65,7 +65,7 @@ def make_record(folder: Path, steps: int, every: int, window: int) -> int:
         writer.write(
             "grad_norms",
             {
-                "step": np.repeat(looks, len(names)),
+                "step": np.repeat(looks, len(names)).tolist(),
                 "param": names * len(looks),
                 "layer": layers * len(looks),
                 "op": ops * len(looks),
@@ -73,7 +73,7 @@ def make_record(folder: Path, steps: int, every: int, window: int) -> int:
                 "grad_l1": norms[0],
                 "grad_l2": norms[1],
                 "grad_max_abs": norms[2],
-                "nonfinite": np.zeros(count, dtype=np.int64),
+                "nonfinite": [0] * count,
             },
         )
     writer.finish("finished", Verdict(reason="completed", step=steps - 1))

@@ -49,6 +49,7 @@ class PlainAttention(nn.Module):
         self.n_heads = n_heads
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model) for _ in range(4))
         later = torch.ones(max_seq_len, max_seq_len, dtype=torch.bool).triu(1)
+        self.later: Tensor
         self.register_buffer("later", later, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,6 +88,7 @@ class PlainTransformer(nn.Module):
         m = config.model
         self.embed = nn.Embedding(m.vocab_size, m.d_model)
         table = sinusoidal_table(m.max_seq_len, m.d_model).float()
+        self.table: Tensor
         self.register_buffer("table", table, persistent=False)
         self.blocks = nn.ModuleList(
             PlainBlock(m.d_model, m.n_heads, m.d_ff, m.max_seq_len) for _ in range(m.n_layers)
@@ -165,7 +167,7 @@ def measure(size: str, precision: str, steps: int) -> dict[str, list[float]]:
         model=model_config("pre-ln", size),
         schedule=ScheduleConfig(lr=LR),
         steps=WARM_UP + steps,
-        precision=PrecisionConfig(name=precision),
+        precision=PrecisionConfig.from_mapping({"name": precision}),
         record=RecordConfig(probes=()),
     )
     length = config.model.max_seq_len

@@ -55,9 +55,9 @@ def test_cosine_decay_is_half_a_cosine() -> None:
     ("make", "sentence"),
     [
         (lambda: ModelConfig(**{**SHAPE, "d_model": 10, "n_heads": 4}), "not divisible"),
-        (lambda: ModelConfig(**SHAPE, placemnt="pre"), "did you mean 'placement'"),
+        (lambda: ModelConfig(**{**SHAPE, "placemnt": "pre"}), "did you mean 'placement'"),
         (lambda: ModelConfig(**SHAPE, placement="prep"), "did you mean 'pre'"),
-        (lambda: ModelConfig(d_model=8), "needs n_layers"),
+        (lambda: ModelConfig(**{"d_model": 8}), "needs n_layers"),
         (lambda: ModelConfig(**SHAPE, dropout=1.5), "dropout = 1.5 should be less than 1"),
         (lambda: ScheduleConfig(kind="ramp"), "needs lr_step"),
         (lambda: ScheduleConfig(kind="ramp", lr_step=0.0), "greater than 0"),

@@ -48,7 +48,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         pairs = [(case, tool) for tool in tools for case in chosen]
         for (case, tool), found in zip(
-            pairs, pool.map(lambda pair: score(*pair, options.limit), pairs), strict=True
+            pairs, pool.map(lambda pair: score(pair[0], pair[1], options.limit), pairs), strict=True
         ):
             scores[case.key, tool] = found
             print(f"{tool}: {case.key}: {describe(found)}", file=sys.stderr)

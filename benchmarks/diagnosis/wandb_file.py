@@ -29,8 +29,8 @@ def histories(folder: Path) -> dict[str, list[float]]:
     return {key.removeprefix("gradients/"): values for key, values in series.items()}
 
 
-def _size(value: str) -> float:
-    value = json.loads(value)
+def _size(text: str) -> float:
+    value = json.loads(text)
     if isinstance(value, dict):
         return max(map(abs, value.get("bins", [0.0])))
     return float(value) if isinstance(value, int | float | str) else math.nan

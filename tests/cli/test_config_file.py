@@ -1,3 +1,6 @@
+# Options of the model are given to these classes where they are made, out of reach of mypy.
+# mypy: disable-error-code="call-arg"
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,6 @@
+# Options of the model are given to these classes where they are made, out of reach of mypy.
+# mypy: disable-error-code="call-arg"
+
 import json
 import shlex
 from collections.abc import Callable, Sequence

@@ -46,7 +46,7 @@ def train(record: bool, init_scale: float | None = None, clip: bool = True) -> t
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-    data = DataLoader(batches(), batch_size=None)
+    data: DataLoader[Any] = DataLoader(batches(), batch_size=None)
     model, optimizer, loader = accelerator.prepare(model, optimizer, data)
     probes = None
     if record:

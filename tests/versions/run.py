@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def pythons() -> dict[str, str]:
     """Version → program, of every Python on the path or of pyenv that gradlab allows."""
-    found = {}
+    found: dict[str, str] = {}
     for program in candidates():
         version = version_of(program)
         if version is not None and version >= OLDEST:
