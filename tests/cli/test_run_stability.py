@@ -93,7 +93,6 @@ def fake_study(
             place = f"{config.size},1000,{config.arch},{config.seed},{config.schedule.lr_step}"
             lines.append(f"{place},loss_rise,9,0.{config.seed + 1},False,,0.1,")
         (out / table.file).write_text("\n".join(lines) + "\n")
-        (out / "study.json").write_text('{"runs": {}}')
         if not ends:
             raise KeyboardInterrupt
         return dict.fromkeys(list(plan)[rows:][:failed], "the disk is full")
