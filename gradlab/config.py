@@ -67,6 +67,7 @@ class Config(BaseModel):
     """Keys that are taken beside the fields."""
 
     def __init__(self, /, **values: Any) -> None:
+        _check_no_truth_is_a_number(type(self), values)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -82,6 +83,17 @@ class Config(BaseModel):
         return type(self)(
             **{**{name: getattr(self, name) for name in type(self).model_fields}, **changes}
         )
+
+
+def _check_no_truth_is_a_number(cls: type[Config], values: Mapping[str, Any]) -> None:
+    """Refuse `true` for a number: pydantic would take it for 1."""
+    for name, value in values.items():
+        field = cls.model_fields.get(name)
+        if field is None or bool in (field.annotation, *get_args(field.annotation)):
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, bool):
+                raise ConfigError(f"{name} = {str(one).lower()}: give a value, not true or false.")
 
 
 def _sentence(cls: type[Config], error: ValidationError) -> str:

@@ -52,6 +52,10 @@ def _toml_values(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
             raise GradlabError(f"{path}: {unknown('option', key, options)}")
         if isinstance(value, dict):
             raise GradlabError(f"{path}: {key} is a table, where an option's value should be.")
+        given = value if isinstance(value, list) else [value]
+        is_switch = getattr(options[name], "is_flag", False)
+        if not is_switch and any(isinstance(one, bool) for one in given):
+            raise GradlabError(f"{path}: {key} is true or false, where a value should be.")
         values[name] = value
     return values
 

@@ -83,6 +83,9 @@ def test_a_run_in_the_words_of_the_command(corpus_file: Path) -> None:
         ({"qkv_norn": True}, "did you mean 'qkv_norm'"),
         ({"size": "nanno"}, "did you mean 'nano'"),
         ({"norm": "batchnorm"}, "unknown norm 'batchnorm'"),
+        ({"lr": True}, "lr = true: give a value, not true or false"),
+        ({"steps": True}, "steps = true"),
+        ({"dropout": True}, "dropout = true"),
         ({"precision": "fp17"}, "did you mean 'fp16'"),
     ],
 )
