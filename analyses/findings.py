@@ -7,7 +7,7 @@ from gradlab.analyses.findings_course import course_findings, nonfinite_losses, 
 from gradlab.analyses.findings_faults import input_findings, never_findings, state_findings
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
 from gradlab.analyses.findings_headroom import headroom_findings
-from gradlab.analyses.findings_loop import loop_findings
+from gradlab.analyses.findings_loop import loop_findings, not_looked_at
 from gradlab.analyses.findings_optimizer import optimizer_findings
 from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.analyses.findings_scales import scale_findings
@@ -68,7 +68,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         found += scale_findings(tables["scales"], top=top)
     if "optimizer" in tables:
         found += optimizer_findings(tables["optimizer"], top=top)
-    return [*found, *_not_there(run, tables)]
+    return [*found, *not_looked_at(run), *_not_there(run, tables)]
 
 
 def _nonfinite(

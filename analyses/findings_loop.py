@@ -1,8 +1,9 @@
-"""What a loop of one's own did to gradients between the passes of a step."""
+"""What a loop of one's own did to gradients within a step, and at which steps nobody looked."""
 
 import pandas as pd
 
 from gradlab.analyses.finding import Finding
+from gradlab.runs.reader import Run
 
 _NAMED = 6
 
@@ -27,5 +28,18 @@ def loop_findings(faults: pd.DataFrame) -> list[Finding]:
             f"Between two backward passes of step {step} the loop changed .grad of {shown}: "
             "clipped, scaled or cleared after a micro-batch. What is recorded is what .grad held "
             "after the last pass, which is what the optimizer was given.",
+        )
+    ]
+
+
+def not_looked_at(run: Run) -> list[Finding]:
+    """That only some steps were looked at, where the user wanted it so."""
+    if run.info.get("events") != "sampled":
+        return []
+    return [
+        Finding(
+            "not looked at",
+            'Only the steps of the cadence were looked at (events="sampled"): what overflowed or '
+            "was not finite between two of them is not in these tables.",
         )
     ]

@@ -9,20 +9,20 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from gradlab.errors import GradlabError, GradlabWarning, in_words
+from gradlab.errors import GradlabError, GradlabWarning, in_words, unknown
 from gradlab.probes.arguments import flag, probes_of, run_folder, scaler_of, sinks_of, whole_number
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.processes import processes_of
-from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.session import Events, Session
 from gradlab.probes.faults import fault_rows
-from gradlab.probes.gradient_norms import GradientNorms
+from gradlab.probes.gradient_norms import GradientNorms, TotalNorm
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
 from gradlab.probes.probe import Probe, Subject
@@ -60,6 +60,7 @@ def attach(
     scaler: GradScaler | None = None,
     probes: Iterable[Probe] | None = None,
     every: Cadence = 1,
+    events: Events = "exact",
     out: str | Path | None = None,
     memory: bool | None = None,
     sinks: Iterable[Sink] = (),
@@ -84,8 +85,11 @@ def attach(
         scaler: The GradScaler, if the loop uses one.
         probes: What to look at; None for gradient norms, learned scales, the health of parameters
             and buffers and, unless the model is compiled, headroom.
-        every: Look at every n-th step, or where a function of the step says so; a probe may have
-            a cadence of its own.
+        every: Rows are written at every n-th step, or where a function of the step says so; a
+            probe may have a cadence of its own.
+        events: "exact": every step is looked at, and one that was skipped, or had something that
+            was not finite, is recorded with its rows whatever the cadence. "sampled": only the
+            steps of the cadence are looked at, which costs less.
         out: Run directory to make; `~` is the home folder. With several processes the first one,
             of rank 0, writes it.
         memory: Keep the rows in memory; None: if there is no `out`.
@@ -106,6 +110,7 @@ def attach(
         scaler=scaler,
         probes=probes,
         every=every,
+        events=events,
         out=out,
         memory=memory,
         sinks=sinks,
@@ -126,6 +131,7 @@ class Probes:
         scaler: GradScaler | None,
         probes: Iterable[Probe] | None,
         every: Cadence,
+        events: Events,
         out: str | Path | None,
         memory: bool | None,
         sinks: Iterable[Sink],
@@ -135,6 +141,8 @@ class Probes:
     ) -> None:
         window = whole_number("window", window, 1, "rows are written every so many steps")
         first_step = whole_number("first_step", first_step, 0, "the number of the next step")
+        if events not in get_args(Events):
+            raise GradlabError(unknown("events", events, get_args(Events)))
         folder, memory = run_folder(out), flag("memory", memory)
         sinks, scaler = sinks_of(sinks), scaler_of(scaler)
         subject = subject_of(model, tuple(dict.fromkeys(optimizers.values())))
@@ -156,16 +164,17 @@ class Probes:
                 undo.callback(self._processes.leave)
             self._session = Session(
                 subject,
-                chosen,
+                chosen if any(map(_is_total, chosen)) else (*chosen, TotalNorm()),
                 optimizers=optimizers,
                 every=every,
+                events=events,
                 scaler=scaler,
                 first_step=first_step,
                 on_step=self._after_step,
                 processes=self._processes,
             )
             undo.callback(self._session.close)
-            info = _info(subject, chosen)
+            info = _info(subject, chosen) | {"events": events}
             keep = memory or (memory is None and folder is None)
             self._memory = MemoryWriter(None, info) if keep else None
             self._folder = RunWriter(folder, None, info) if folder and self._is_first else None
@@ -339,6 +348,11 @@ def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
         found.append(Headroom())
     found.append(StateHealth())
     return tuple(found)
+
+
+def _is_total(probe: Probe) -> bool:
+    """Whether a probe sees every gradient, and so their total norm."""
+    return isinstance(probe, GradientNorms) and probe.covers_all
 
 
 def _any_compiled(model: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """Gradient norms of every parameter: what the paper's figures 3 and 7 are made of."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import compress
 
@@ -30,6 +31,7 @@ class GradientNorms(Probe):
     """
 
     table = "grad_norms"
+    exact = True
 
     def __init__(self, params: Patterns = "*", *, every: Cadence | None = None) -> None:
         self.every = every
@@ -41,6 +43,11 @@ class GradientNorms(Probe):
         self._places = {name: (*role(name), p.numel()) for name, p in chosen.items()}
         self._read: list[tuple[list[str], Tensor]] = []
         return ()
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether no parameter is left out."""
+        return self._patterns == "*"
 
     def begin(self, step: int) -> None:
         """Forget the last step's."""
@@ -73,9 +80,34 @@ class GradientNorms(Probe):
         values = dict(zip(_VALUES, table.unbind(1), strict=True))
         return Reading({"param": names, "layer": layers, "op": ops, "numel": numels}, values)
 
+    def notices(self, columns: Columns) -> bool:
+        """Whether a gradient was not finite."""
+        return any(columns["nonfinite"])
+
+    def total(self, step: Step, columns: Columns) -> float:
+        """L2 norm over all gradients; inf where an entry is not finite."""
+        own = _of_the_step(step, columns)
+        return math.inf if any(own["nonfinite"]) else math.hypot(*own["grad_l2"])
+
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """All but those of parameters whose optimizer did not step."""
-        if step.left_over:
-            is_own = [name not in step.left_over for name in columns["param"]]
-            columns = {name: list(compress(column, is_own)) for name, column in columns.items()}
-        return super().rows(step, columns)
+        return super().rows(step, _of_the_step(step, columns))
+
+
+class TotalNorm(GradientNorms):
+    """For `steps` alone: the norm over all gradients, and that one was not finite."""
+
+    def tables(self) -> tuple[str, ...]:
+        """None of its own."""
+        return ()
+
+    def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """None."""
+        return {}
+
+
+def _of_the_step(step: Step, columns: Columns) -> Columns:
+    if not step.left_over:
+        return columns
+    is_own = [name not in step.left_over for name in columns["param"]]
+    return {name: list(compress(column, is_own)) for name, column in columns.items()}

@@ -35,6 +35,7 @@ class LearnedScales(Probe):
     """
 
     table = "scales"
+    exact = True
 
     def __init__(self, params: Patterns | None = None, *, every: Cadence | None = None) -> None:
         self.every = log_spaced() if every is None else every

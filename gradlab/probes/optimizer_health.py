@@ -31,6 +31,7 @@ class OptimizerHealth(Probe):
     """
 
     table = "optimizer"
+    exact = True
 
     def __init__(self, params: Patterns = "*", *, every: Cadence | None = None) -> None:
         self.every = every

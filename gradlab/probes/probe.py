@@ -57,12 +57,15 @@ class Step:
         skipped: Whether a gradient that was not finite kept the optimizer from stepping.
         left_over: Parameters whose optimizer, of several, did not step: a gradient there is left
             over from another one's step.
+        event: Whether it was skipped, or a loss or something that a probe saw was not finite: its
+            rows are written whatever the cadence.
     """
 
     step: int
     loss_scale: float
     skipped: bool
     left_over: frozenset[str] = frozenset()
+    event: bool = False
 
 
 class Probe:
@@ -70,17 +73,21 @@ class Probe:
 
     The moments of a step, in order: `begin`; the passes, where hooks see tensors; after each
     backward pass `after_backward`; `before_step`; the optimizer's step, or its being skipped;
-    `after_step`. They are called on the steps of the probe's cadence, and `active` is true from
-    `begin` to `after_step`. None of them may read a device value on the host (`.item()`, `float`,
-    `if tensor`): that would stall a GPU. `rows` may do as it likes.
+    `after_step`. They are called on the steps of the probe's cadence (of one that is `exact`, at
+    every step), and `active` is true from `begin` to `after_step`. None of them may read a device
+    value on the host (`.item()`, `float`, `if tensor`): that would stall a GPU. `rows` may do as it
+    likes.
 
     Attributes:
         table: The table that it fills.
         columns: Name and type (int, float, str or bool) of the columns beside `step`, for a table
             that is not gradlab's own.
         every: Its cadence; None for that of `attach`.
+        exact: Whether it looks at every step, so that one with an event has its rows whatever the
+            cadence; the readings of the others between are left out on the host.
         looks_inside: Whether it hooks modules, which a compiled model does not call.
-        active: Whether the current step is on its cadence; set by the session.
+        active: Whether it looks at the current step; set by the session.
+        due: Whether the current step is on its cadence; set by the session.
         saw_forward: Whether it has something of the current step's forward passes, to be kept also
             if no backward pass follows: a loop may end where its loss is NaN. Set to False by the
             session as a step begins.
@@ -90,7 +97,9 @@ class Probe:
     columns: Mapping[str, type] = {}
     every: Cadence | None = None
     looks_inside: bool = False
+    exact: bool = False
     active: bool = False
+    due: bool = False
     saw_forward: bool = False
 
     def tables(self) -> tuple[str, ...]:
@@ -123,6 +132,14 @@ class Probe:
     def after_step(self) -> Reading | None:
         """The optimizer has stepped or skipped: the step's rows, if there are any."""
         return None
+
+    def notices(self, columns: Columns) -> bool:
+        """Whether a reading, copied to the host, shows something that was not finite."""
+        return False
+
+    def between(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """Rows of a step that is not on the cadence and had no event: none, unless overridden."""
+        return {}
 
     def joined(self, readings: Sequence[Columns]) -> Columns:
         """What several processes saw of one step, each with its share of the batch, as one reading.

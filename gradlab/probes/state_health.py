@@ -149,18 +149,18 @@ class StateHealth(Probe):
         whole = torch.cat([part.to(numbers[0].device) for part in numbers])
         return Reading(labels, {"numbers": whole})
 
+    def notices(self, columns: Columns) -> bool:
+        """Whether something is not finite that was, or that is no mask."""
+        return any(broken.keys() - self._known for broken in self._broken_in(columns))
+
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """The faults that the last step did not have."""
         faults = [self._absent(step.step, name, came=False) for name in columns["missing"]]
         faults += [self._absent(step.step, name, came=True) for name in columns["came"]]
-        numbers = iter(columns["numbers"])
-        parts = ("when", "looked", "names", "counted", "lost")
-        for when, looked, names, counted, lost in zip(*(columns[p] for p in parts), strict=True):
-            held = {name: (next(numbers), next(numbers)) for name in names}
-            broken = {name: both for name, both in held.items() if any(both)}
-            if self._masks is None:  # the first look of all
-                self._masks = {name for name in broken if self._slots[name].what == "buffer"}
-            broken = {n: both for n, both in broken.items() if both[1] or n not in self._masks}
+        parts = [columns[name] for name in ("when", "looked", "counted", "lost")]
+        for when, looked, counted, lost, broken in zip(
+            *parts, self._broken_in(columns), strict=True
+        ):
             for name, (infinite, nan) in broken.items():
                 if name not in self._known:
                     made_by = None
@@ -174,6 +174,18 @@ class StateHealth(Probe):
             self._known.difference_update(looked)
             self._known.update(broken)
         return {"faults": fault_rows(faults)} if faults else {}
+
+    def _broken_in(self, columns: Columns) -> list[dict[str, tuple[float, float]]]:
+        """What is not finite, masks aside, of each look: infinite entries and NaNs by name."""
+        numbers = iter(columns["numbers"])
+        found = []
+        for names in columns["names"]:
+            held = {name: (next(numbers), next(numbers)) for name in names}
+            broken = {name: both for name, both in held.items() if any(both)}
+            if self._masks is None:  # the first look of all
+                self._masks = {name for name in broken if self._slots[name].what == "buffer"}
+            found.append({n: both for n, both in broken.items() if both[1] or n not in self._masks})
+        return found
 
     def _is_changed(self, name: str) -> bool:
         return self._marks[name] != self._slots[name].mark()

@@ -33,7 +33,7 @@ def step_rows(recorded: RecordedStep, updates: int) -> Columns:
         "val_loss": None,
         "loss_scale": step.loss_scale,
         "skipped": step.skipped,
-        "grad_norm": None,
+        "grad_norm": recorded.grad_norm,
         "tokens": None,
         "seconds": recorded.seconds,
     }

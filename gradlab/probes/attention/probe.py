@@ -62,6 +62,7 @@ class AttentionScores(Probe):
     """
 
     table = "scores"
+    exact = True
     looks_inside = True
 
     def __init__(

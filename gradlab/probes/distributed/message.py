@@ -101,5 +101,6 @@ _FIELDS: dict[str, Any] = {
     "skipped": bool,
     "losses": list | tuple,
     "readings": dict,
+    "event": bool,
 }
 """What is sent of a step, and of which type it is."""

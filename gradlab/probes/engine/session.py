@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from gradlab.probes.sites import in_backward
 
 Optimizer = torch.optim.Optimizer
 
+Events = Literal["exact", "sampled"]
+
 _PASSES_IN_A_STEP = 1000
 """Backward passes after which a step that has not ended has more likely been missed."""
 
@@ -44,6 +47,7 @@ class Session:
         optimizers: Those to follow, and what is wrapped around them, each with the one inside;
             None for the subject's as they are.
         every: The cadence of those that have none of their own.
+        events: Whether every step is looked at, or the steps of the cadence alone.
         scaler: That scales the loss, if there is one.
         first_step: Number of the step that comes first.
         on_step: Called after each step.
@@ -57,6 +61,7 @@ class Session:
         *,
         optimizers: Mapping[Optimizer, Optimizer] | None = None,
         every: Cadence = 1,
+        events: Events = "exact",
         scaler: GradScaler | None = None,
         first_step: int = 0,
         on_step: Callable[[], None] = lambda: None,
@@ -67,6 +72,7 @@ class Session:
         self._subject = subject
         self._scaler = scaler
         self._on_step = on_step
+        self._exact = events == "exact"
         self._probes = [(p, due(every if p.every is None else p.every)) for p in probes]
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter()
@@ -158,6 +164,7 @@ class Session:
                 tuple(self._losses),
                 readings,
                 self._left_over() if reached else frozenset(),
+                frozenset(i for i, (probe, _) in enumerate(self._probes) if probe.due),
             )
         )
         self._note_altered()
@@ -232,8 +239,8 @@ class Session:
                 GradlabWarning,
                 stacklevel=2,
             )
-        steps = to_host(known)
         probes = [probe for probe, _ in self._probes]
+        steps = to_host(known, probes)
         if self._processes is None:
             parts = [[step] for step in steps]
         else:
@@ -253,7 +260,8 @@ class Session:
         self._backward_end.forget()
         self._active: list[Probe] = []
         for probe, is_due in self._probes:
-            probe.active = bool(is_due(step))
+            probe.due = bool(is_due(step))
+            probe.active = probe.due or (probe.exact and self._exact)
             probe.saw_forward = False
             if probe.active:
                 self._active.append(probe)

@@ -2,14 +2,15 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabWarning, in_words
 from gradlab.probes.faults import Fault, fault_rows, kind_of
+from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.probe import Columns, Probe, Reading, Step
 
 
@@ -27,6 +28,7 @@ class PendingStep:
         losses: 0-dim each, those of the micro-batches.
         readings: By the probe's position among the session's.
         left_over: As `Step` has it.
+        due: The probes that have this step on their cadence, by position.
     """
 
     step: int
@@ -38,6 +40,7 @@ class PendingStep:
     losses: tuple[Tensor, ...]
     readings: Mapping[int, Reading]
     left_over: frozenset[str] = frozenset()
+    due: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class HostStep:
         skipped: Whether a gradient that was not finite kept the optimizer from stepping.
         losses: Those of the micro-batches.
         readings: Columns by the probe's position among the session's.
+        event: Whether this process saw one, as `Step` has it.
         left_over: As `Step` has it.
+        due: The probes that have this step on their cadence, by position.
         rank: Of the process.
     """
 
@@ -64,8 +69,10 @@ class HostStep:
     loss_scale: float
     skipped: bool
     losses: tuple[float, ...]
-    readings: Mapping[int, Columns]
+    readings: dict[int, Columns]
+    event: bool = False
     left_over: frozenset[str] = frozenset()
+    due: frozenset[int] = frozenset()
     rank: int = 0
 
 
@@ -78,13 +85,41 @@ class RecordedStep:
     lr: float | None
     seconds: float
     loss: float | None
+    grad_norm: float | None
     tables: tuple[Mapping[str, Columns], ...]
 
 
-def to_host(pending: Sequence[PendingStep]) -> list[HostStep]:
-    """Copy the steps' numbers to the host, in one copy a device."""
-    numbers = iter(_numbers([tensor for step in pending for tensor in _tensors(step)]))
-    return [_on_host(step, [next(numbers) for _ in _tensors(step)]) for step in pending]
+def to_host(pending: Sequence[PendingStep], probes: Sequence[Probe]) -> list[HostStep]:
+    """Copy the steps' numbers to the host, in one copy a device, and a second where events were.
+
+    Of a step between two of a probe's cadence only what tells of an event is copied at first, and
+    the rest if there was one.
+    """
+    at_once = [
+        [
+            index
+            for index in step.readings
+            if index in step.due or type(probes[index]).notices is not Probe.notices
+        ]
+        for step in pending
+    ]
+    numbers = iter(
+        _numbers([x for s, of in zip(pending, at_once, strict=True) for x in _tensors(s, of)])
+    )
+    steps = [
+        _on_host(step, of, [next(numbers) for _ in _tensors(step, of)])
+        for step, of in zip(pending, at_once, strict=True)
+    ]
+    steps = [replace(step, event=_has_event(step, probes)) for step in steps]
+    left = [
+        [i for i in waiting.readings if i not in step.readings] if step.event else []
+        for waiting, step in zip(pending, steps, strict=True)
+    ]
+    more = iter(_numbers([x for s, of in zip(pending, left, strict=True) for x in _values(s, of)]))
+    return [
+        replace(step, readings=step.readings | _columns(waiting, of, more)) if of else step
+        for waiting, of, step in zip(pending, left, steps, strict=True)
+    ]
 
 
 def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep:
@@ -95,17 +130,32 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
         probes: The session's.
     """
     own = parts[0]
-    step = Step(own.step, own.loss_scale, own.skipped, own.left_over)
+    event = any(part.event for part in parts)
+    step = Step(own.step, own.loss_scale, own.skipped, own.left_over, event)
     tables = []
+    grad_norm = None
     for index, probe in enumerate(probes):
         readings = [part.readings[index] for part in parts if index in part.readings]
-        if readings:
-            tables.append(_rows(probe, step, readings))
+        if not readings:
+            continue
+        make = probe.rows if event or index in own.due else probe.between
+        if rows := _rows(probe, make, step, readings):
+            tables.append(rows)
+        if isinstance(probe, GradientNorms) and probe.covers_all:
+            grad_norm = probe.total(step, readings[0])
     losses = [loss for part in parts for loss in part.losses]
     loss = sum(losses) / len(losses) if losses else None
     if faults := [fault for part in parts for fault in _lost_losses(part)]:
         tables.append({"faults": fault_rows(faults)})
-    return RecordedStep(step, own.updated, own.lr, own.seconds, loss, tuple(tables))
+    return RecordedStep(step, own.updated, own.lr, own.seconds, loss, grad_norm, tuple(tables))
+
+
+def _has_event(step: HostStep, probes: Sequence[Probe]) -> bool:
+    return (
+        step.skipped
+        or not all(map(math.isfinite, step.losses))
+        or any(probes[index].notices(columns) for index, columns in step.readings.items())
+    )
 
 
 def _lost_losses(part: HostStep) -> list[Fault]:
@@ -121,10 +171,15 @@ def _lost_losses(part: HostStep) -> list[Fault]:
     return [Fault(part.step, "loss", "loss", kind, rank=part.rank, count=infinite + nan, numel=of)]
 
 
-def _rows(probe: Probe, step: Step, readings: Sequence[Columns]) -> Mapping[str, Columns]:
+def _rows(
+    probe: Probe,
+    make: Callable[[Step, Columns], Mapping[str, Columns]],
+    step: Step,
+    readings: Sequence[Columns],
+) -> Mapping[str, Columns]:
     if len(readings) > 1:
         try:
-            return probe.rows(step, probe.joined(readings))
+            return make(step, probe.joined(readings))
         except Exception as error:  # what others sent may be anything: whoever reaches the store
             warnings.warn(
                 f"step {step.step}: what the processes saw cannot be put together "
@@ -132,43 +187,53 @@ def _rows(probe: Probe, step: Step, readings: Sequence[Columns]) -> Mapping[str,
                 GradlabWarning,
                 stacklevel=2,
             )
-    return probe.rows(step, readings[0])
+    return make(step, readings[0])
 
 
 def has_numbers(pending: PendingStep) -> bool:
     """Whether a step's tensors hold anything: those on the meta device have a shape only."""
-    return not any(tensor.is_meta for tensor in _tensors(pending))
+    return not any(tensor.is_meta for tensor in _tensors(pending, pending.readings))
 
 
-def _tensors(pending: PendingStep) -> list[Tensor]:
-    """All of a step's tensors, in the order in which `_on_host` takes their numbers."""
+def _tensors(pending: PendingStep, of: Iterable[int]) -> list[Tensor]:
+    """A step's tensors with these probes' readings, in the order in which `_on_host` takes them."""
     lr = [pending.lr] if isinstance(pending.lr, Tensor) else []
     skipped = [] if pending.skipped is None else [pending.skipped]
-    values = [value for reading in pending.readings.values() for value in reading.values.values()]
-    return [pending.loss_scale, *lr, *skipped, *pending.losses, *values]
+    return [pending.loss_scale, *lr, *skipped, *pending.losses, *_values(pending, of)]
 
 
-def _on_host(pending: PendingStep, numbers: list[list[float]]) -> HostStep:
+def _values(pending: PendingStep, of: Iterable[int]) -> list[Tensor]:
+    return [value for index in of for value in pending.readings[index].values.values()]
+
+
+def _columns(
+    pending: PendingStep, of: Iterable[int], numbers: Iterator[list[float]]
+) -> dict[int, Columns]:
+    """The readings of these probes, with numbers for their tensors."""
+    found: dict[int, Columns] = {}
+    for index in of:
+        reading = pending.readings[index]
+        found[index] = {**reading.labels, **{name: next(numbers) for name in reading.values}}
+    return found
+
+
+def _on_host(pending: PendingStep, of: Sequence[int], numbers: list[list[float]]) -> HostStep:
     left = iter(numbers)
     loss_scale = next(left)[0]
     lr = next(left)[0] if isinstance(pending.lr, Tensor) else pending.lr
     skipped = pending.skipped is not None and next(left)[0] > 0
     losses = tuple(next(left)[0] for _ in pending.losses)
-    readings = {
-        index: {**reading.labels, **{name: next(left) for name in reading.values}}
-        for index, reading in pending.readings.items()
-    }
-    updated = pending.reached and not skipped
     return HostStep(
         pending.step,
-        updated,
+        pending.reached and not skipped,
         lr,
         pending.seconds,
         loss_scale,
         skipped,
         losses,
-        readings,
-        pending.left_over,
+        _columns(pending, of, left),
+        left_over=pending.left_over,
+        due=pending.due,
     )
 
 

@@ -78,10 +78,10 @@ class Headroom(Probe):
 
     Args:
         at: Patterns over the names of modules and parameters.
-        every: Cadence of the looks; None for that of `attach`.
-        sample: Looks between two that are written, overflows aside.
-        count: Looks between two with the counts that take several reads: `underflow_frac`, and
-            on a GPU those of the entries that are not finite.
+        every: Cadence of the rows; None for that of `attach`.
+        sample: Steps of the cadence between two that are written, events aside.
+        count: Steps of the cadence between two with the counts that take several reads:
+            `underflow_frac`, and on a GPU those of the entries that are not finite.
         lead: Steps that are kept to be written if one overflows.
         operations: Looks between two that follow the step operation by operation, at several times
             its cost, to name the one to blame. None for the steps alone in which something was not
@@ -90,6 +90,7 @@ class Headroom(Probe):
 
     table = "headroom"
     looks_inside = True
+    exact = True
 
     def __init__(
         self,
@@ -153,9 +154,12 @@ class Headroom(Probe):
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
-        self._pass = _Pass(self._looks % self._sample == 0, self._looks % self._count == 0)
+        self._pass = _Pass(
+            self.due and self._looks % self._sample == 0,
+            self.due and self._looks % self._count == 0,
+        )
         self._fp16 = False
-        self._looks += 1
+        self._looks += self.due
         self._extremes.clear()
         self._passed.clear()
         self._outputs.clear()
@@ -202,20 +206,33 @@ class Headroom(Probe):
         """Every process's passes, as if they were micro-batches."""
         return joined_columns(readings)
 
+    def notices(self, columns: Columns) -> bool:
+        """Whether a tensor was not finite, masks aside."""
+        if math.isfinite(sum(columns["low"])) and math.isfinite(sum(columns["high"])):
+            return False
+        sites = site_step(0, columns)
+        return not all(map(sites.finite, sites.order))
+
+    def between(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
+        """None; the step may turn out to have led to an overflow."""
+        self.latest = site_step(step.step, columns)
+        self._lead.append(self.latest)
+        return {}
+
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Overflow events; headroom at a sampled step, or of all steps that led to an overflow."""
         sites = site_step(step.step, columns)
         self.latest = sites
         events = overflows(sites)
         tables = {}
-        due = [sites] if sites.sampled else []
-        if faults := site_faults(sites, events):
+        due = [sites] if sites.sampled or step.event else []
+        if (faults := site_faults(sites, events)) and (due or events):
             tables["faults"] = fault_rows(faults)
         if events:
             tables["overflows"] = overflow_rows(sites, events, step)
             due = [*self._lead, sites]
             self._lead.clear()
-        elif not sites.sampled:
+        elif not due:
             self._lead.append(sites)
         if due:
             tables["headroom"] = headroom_rows(due)

@@ -269,14 +269,15 @@ def test_modes_of_the_users_keep_their_place() -> None:
     assert len(probes.table("scores")) == 2
 
 
-def test_steps_off_the_cadence_see_no_mode() -> None:
+def test_steps_that_are_not_looked_at_see_no_mode() -> None:
     model, x = Around(HandWritten()), activations(3, 8, 8)
     depths: list[int] = []
     model.inner.register_forward_hook(
         lambda *_: depths.append(torch._C._len_torch_function_stack())
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with gradlab.attach(model, optimizer, probes=[AttentionScores(every=2)]) as probes:
+    scores = AttentionScores(every=2)
+    with gradlab.attach(model, optimizer, probes=[scores], events="sampled") as probes:
         for _ in range(3):
             model(x).sum().backward()
             optimizer.step()
