@@ -13,9 +13,9 @@ import gradlab
 def modules() -> Iterator[str]:
     """The library and what lies in it, but for the commands, which have `--help`."""
     yield "gradlab"
-    for module in iter_modules(gradlab.__path__, "gradlab."):
-        if module.name != "gradlab.cli":
-            yield module.name
+    for module in iter_modules(gradlab.__path__):
+        if module.name not in (*gradlab.__all__, "cli"):  # those come with gradlab itself
+            yield f"gradlab.{module.name}"
 
 
 def main(out: Path) -> None:
