@@ -1,5 +1,5 @@
 """`python -m gradlab.cli`."""
 
-from gradlab.cli.main import run
+from gradlab.cli.start import run
 
 run()

@@ -4,14 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +20,11 @@ from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.files import cannot_write
 from gradlab.runs.lock import FolderLock
+from gradlab.training.interrupt import (
+    heed_ending_alone,
+    interrupt_never_lost,
+    signals_blocked,
+)
 from gradlab.training.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,15 +69,18 @@ def run_jobs(
         on_end: Told a job's name, and in a sentence why it failed, or None if it finished.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C, once every running job has saved what it has.
+        KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP, once every running job has saved what
+            it has.
     """
     waiting = list(jobs)
     running: list[_Worker] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                running.append(_start(waiting.pop(0)))
-            _serve(running, on_progress, on_end)
+        with interrupt_never_lost() as check_interrupt:
+            while waiting or running:
+                while waiting and len(running) < limit:
+                    running.append(_start(waiting.pop(0)))
+                _serve(running, on_progress, on_end)
+                check_interrupt()
     except BaseException:
         for worker in running:
             with contextlib.suppress(OSError):
@@ -143,8 +149,16 @@ def _start(job: Job) -> _Worker:
     context = _context()
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, theirs, dict(os.environ)), daemon=True)
-    with _sigint_ignored():
+    if context.get_start_method() == "forkserver":
+        # What it makes inherits what it has blocked. This process has not: the server imports for
+        # some seconds before it makes the first, and Ctrl-C is not to wait for that.
+        resource_tracker.ensure_running()  # which would unblock signals again
+        with signals_blocked():
+            forkserver.ensure_running()
         process.start()
+    else:
+        with signals_blocked():
+            process.start()
     theirs.close()
     return _Worker(job, process, ours)
 
@@ -162,30 +176,11 @@ def _context() -> "SpawnContext | ForkServerContext":
     return server
 
 
-@contextmanager
-def _sigint_ignored() -> Iterator[None]:
-    """Children made here never see the terminal's Ctrl-C: they are told to stop instead."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None:
     """A worker's whole life: one run, on one thread if on a CPU."""
-    # The server has these as they were at its own start, which may have been another's.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The server has it as it was at its own start, which may have been another's.
     os.environ.clear()
     os.environ.update(environment)
-    import torch
-
-    from gradlab.training.loop import train
-
-    torch.set_num_threads(1)
     last_sent = 0.0
     latest: Progress | None = None
 
@@ -203,6 +198,14 @@ def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None
             raise KeyboardInterrupt from None
 
     try:
+        heed_ending_alone()
+        if connection.poll():  # told to stop already, or the study is gone
+            raise KeyboardInterrupt
+        import torch
+
+        from gradlab.training.loop import train
+
+        torch.set_num_threads(1)
         train(job.config, job.path, progress=report)
         _tell(connection, latest)
     except KeyboardInterrupt:

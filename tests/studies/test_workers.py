@@ -33,4 +33,4 @@ def test_a_run_has_the_environment_of_its_study_and_is_not_interrupted(
     config = RunConfig.model_construct()
     workers._work(Job("run", config, tmp_path), theirs, {"BOTH": "2", "NEW": "2"})
     assert seen == [{"BOTH": "2", "NEW": "2"}]
-    assert handlers == {signal.SIGINT: signal.SIG_IGN}
+    assert handlers[signal.SIGINT] == signal.SIG_IGN
