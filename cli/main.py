@@ -63,6 +63,10 @@ class _Commands(TyperGroup):
             raise _end(f"error: {_usage_sentence(error, ctx)}", 2) from None
         except KeyboardInterrupt:
             raise _end("interrupted.", 130) from None
+        except OSError as error:  # of the user's files: one without a name is a bug of ours
+            if error.filename is None:
+                raise
+            raise _end(f"error: {error.filename} cannot be used: {error.strerror}.", 2) from error
 
 
 def _usage_sentence(error: Any, ctx: Any) -> str:

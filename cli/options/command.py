@@ -1,7 +1,8 @@
 """Commands whose options are the fields of configs: name, default, help and group of each."""
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,6 +12,7 @@ from typer.core import TyperCommand
 
 from gradlab.cli.options.config_file import apply_config_file
 from gradlab.config import Config, ModelConfig
+from gradlab.paths import as_path
 from gradlab.settings import PARTS, SWITCHES, own_first
 
 _ALL = "gradlab.help_all"
@@ -84,10 +86,11 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
     if not configs:
         command.__doc__ = _paragraphs(command.__doc__ or "")
-        return command
+        return functools.wraps(command)(lambda **values: command(**_usable(values)))
     options = [list(_options(config)) for config in configs]
 
     def call(**values: Any) -> None:
+        values = _usable(values)
         command(
             *(
                 config(**{option.name: values[option.name] for option in part})
@@ -102,6 +105,17 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     call.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return call
+
+
+def _usable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options, with their paths as `as_path` makes them."""
+
+    def usable(value: Any) -> Any:
+        if isinstance(value, list):
+            return [usable(item) for item in value]
+        return as_path(value) if isinstance(value, Path) else value
+
+    return {name: usable(value) for name, value in values.items()}
 
 
 def _in_order(

@@ -8,6 +8,10 @@ from typing import Any
 import typer
 
 from gradlab.errors import GradlabError, unknown
+from gradlab.paths import as_path
+
+_LARGEST = 1 << 20
+"""Bytes of a file of options that are read at most."""
 
 
 def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -20,12 +24,9 @@ def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None or ctx.resilient_parsing:
         return path
+    path = as_path(path)
     options = {str(param.name): param for param in ctx.command.params if param.expose_value}
-    try:
-        is_run = path.is_dir() or path.suffix == ".json"
-    except OSError as error:
-        raise GradlabError(f"the config file {path} cannot be read: {error.strerror}.") from None
-    if is_run:
+    if path.is_dir() or path.suffix == ".json":
         found = {key: value for key, value in _run_values(path).items() if key in options}
     else:
         found = _toml_values(path, options)
@@ -39,11 +40,13 @@ def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def _toml_values(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    from gradlab.runs.files import read_regular  # only where it is needed: --help is quick
+
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GradlabError(f"the config file {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = tomllib.loads(read_regular(path, at_most=_LARGEST).decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise GradlabError(f"the config file {path} cannot be read: it is not there.") from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError among them
         raise GradlabError(f"{path} is not a TOML file: {error}.") from None
     values: dict[str, Any] = {}
     for key, value in document.items():
@@ -53,9 +56,13 @@ def _toml_values(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             raise GradlabError(f"{path}: {key} is a table, where an option's value should be.")
         given = value if isinstance(value, list) else [value]
-        is_switch = getattr(options[name], "is_flag", False)
-        if not is_switch and any(isinstance(one, bool) for one in given):
+        is_switch = bool(getattr(options[name], "is_flag", False))
+        if any(isinstance(one, bool) != is_switch for one in given):
+            if is_switch:
+                raise GradlabError(f"{path}: {key} is a switch: it should be true or false.")
             raise GradlabError(f"{path}: {key} is true or false, where a value should be.")
+        if any(isinstance(one, int) and abs(one) >= 1 << 63 for one in given):
+            raise GradlabError(f"{path}: {key} is a number past 64 bits.")
         values[name] = value
     return values
 

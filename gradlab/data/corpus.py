@@ -13,7 +13,6 @@ Text becomes its UTF-8 bytes (vocabulary 256), or the ids of `DataConfig.tokeniz
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from gradlab.data.token_files import is_token_corpus, load_token_files
 from gradlab.data.tokenizer import encode, load_tokenizer, vocabulary
 from gradlab.data.tokens import Tokens, chunks
 from gradlab.errors import GradlabError
+from gradlab.paths import as_path
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _parts(config: DataConfig) -> tuple[tuple[Tokens, ...], int | None]:
             raise GradlabError(
                 f"{name} holds token ids already: leave out the tokenizer {config.tokenizer!r}."
             )
-        return load_token_files(Path(name)), None
+        return load_token_files(as_path(name)), None
     else:
         parts = [text_documents(name)]
     if config.tokenizer is None:

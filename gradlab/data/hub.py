@@ -1,11 +1,11 @@
 """Hugging Face datasets as documents: from the hub, or from a folder on disk."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from gradlab.errors import GradlabError
 from gradlab.extra import needs_extra
+from gradlab.paths import as_path
 
 PREFIX = "hf:"
 
@@ -26,7 +26,8 @@ def load_documents(name: str) -> list[list[bytes]]:
         from datasets import load_dataset, load_from_disk
 
     path, _, config = name.removeprefix(PREFIX).partition(":")
-    folder = Path(path)
+    folder = as_path(path)
+    path = str(folder) if path.startswith("~") else path
     saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
         loaded = load_from_disk(path) if saved else load_dataset(path, config or None)

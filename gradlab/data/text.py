@@ -7,6 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlab.errors import GradlabError
+from gradlab.paths import as_path
+from gradlab.runs.files import read_regular
+
+_LARGEST = 1 << 36
+"""Bytes of a text that are read at most; a larger one is better prepared as tokens."""
 
 
 def text_documents(name: str) -> list[bytes]:
@@ -18,7 +23,7 @@ def text_documents(name: str) -> list[bytes]:
     Raises:
         GradlabError: Nothing is there, nothing is in it, or it is not UTF-8.
     """
-    path = Path(name)
+    path = as_path(name)
     if not path.exists():
         raise GradlabError(
             f"there is no corpus {name!r}: give python-stdlib, a text file or folder, a .bin "
@@ -47,9 +52,9 @@ def _text_files(folder: Path) -> list[Path]:
 
 def _read(file: Path) -> bytes:
     try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise GradlabError(f"the text {file} cannot be read: {error.strerror}.") from None
+        content = read_regular(file, at_most=_LARGEST)
+    except (FileNotFoundError, NotADirectoryError):
+        raise GradlabError(f"the text {file} cannot be read: it is gone.") from None
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradlab.errors import GradlabError
+from gradlab.paths import as_path
 
 SUFFIX = ".bin"
 PARTS = ("train.bin", "val.bin")
@@ -16,7 +17,7 @@ PARTS = ("train.bin", "val.bin")
 
 def is_token_corpus(name: str) -> bool:
     """Whether a corpus name means token files: `*.bin`, or a folder that holds one of the two."""
-    path = Path(name)
+    path = as_path(name)
     return path.suffix == SUFFIX or any((path / part).exists() for part in PARTS)
 
 

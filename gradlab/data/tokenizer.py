@@ -1,7 +1,6 @@
 """Tokenizers of the `tokenizers` package, for text and Hugging Face datasets."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from gradlab.data.tokens import Tokens
 from gradlab.errors import GradlabError
 from gradlab.extra import needs_extra
+from gradlab.paths import as_path
 
 
 def load_tokenizer(name: str) -> Any:
@@ -20,7 +20,7 @@ def load_tokenizer(name: str) -> Any:
     with needs_extra("tokenizers", f"the tokenizer {name!r}", "datasets"):
         from tokenizers import Tokenizer
 
-    path = Path(name)
+    path = as_path(name)
     file = path / "tokenizer.json" if path.is_dir() else path
     local = path.exists() or path.suffix == ".json"
     if local and not file.is_file():

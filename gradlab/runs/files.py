@@ -47,17 +47,19 @@ def read_regular(path: Path, *, at_most: int) -> bytes:
     try:
         # A pipe that nobody writes to would let its opening wait.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
-        with open(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise GradlabError(f"{path} cannot be read: it is {_kind(found.st_mode)}.")
-            content = b"" if found.st_size > at_most else file.read(at_most + 1)
-            if max(found.st_size, len(content)) > at_most:
+            if found.st_size > at_most:
                 raise GradlabError(
                     f"{path} cannot be read: it has more than {at_most:,} bytes, so it is "
                     "something else than its name says."
                 )
-            return content
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(found.st_size)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:

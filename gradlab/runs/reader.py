@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError, GradlabError, GradlabWarning, unknown
+from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE, STOPPED, Document, plain
 from gradlab.runs.files import read_regular
 from gradlab.runs.lock import is_held
@@ -180,7 +181,7 @@ def load(path: Path | str) -> Run:
     Raises:
         GradlabError: There is no run, its `run.json` is damaged, or a newer gradlab wrote it.
     """
-    file = Path(path)
+    file = as_path(path)
     folder = file.parent if file.name == RUN_FILE else file
     file = folder / RUN_FILE
     info = _read(file)

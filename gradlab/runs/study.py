@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, in_words
+from gradlab.paths import as_path
+from gradlab.runs.files import read_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,9 @@ STUDY_FILE = "study.json"
 
 TABLE_FILES = ("stability.csv", "runs.csv")
 """What a study's own table is called: that of a stability test, and of all others."""
+
+_LARGEST = 1 << 26
+"""Bytes of a `study.json` that are read at most; a run takes some 2,000."""
 
 _COMMAND = "command"
 """Where `study.json` keeps the command."""
@@ -164,7 +169,7 @@ def load_study(folder: str | Path) -> StudyRecord:
     Raises:
         GradlabError: There is none, or its file cannot be read.
     """
-    found = find_study(Path(folder))
+    found = find_study(as_path(folder))
     if found is None:
         raise GradlabError(f"there is no study in {folder}: it has no {STUDY_FILE}.")
     return found
@@ -178,11 +183,9 @@ def find_study(folder: Path) -> StudyRecord | None:
     """
     file = folder / STUDY_FILE
     try:
-        document = json.loads(file.read_bytes())
-    except FileNotFoundError:
+        document = json.loads(read_regular(file, at_most=_LARGEST))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise GradlabError(f"{file} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
         raise _damaged(file, f"no JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("runs"), dict):

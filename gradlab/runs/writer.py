@@ -6,6 +6,7 @@ from typing import Any
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE, closing, opening, to_json
 from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.lock import LOCK_NAME, FolderLock
@@ -37,7 +38,7 @@ class RunWriter:
     def __init__(
         self, path: Path | str, config: RunConfig | None, info: Mapping[str, Any] | None = None
     ) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         self._document = opening(config, info or {})
         self._rows = RowWriter(FolderShelf(self.path), LARGEST)
         try:
@@ -49,9 +50,7 @@ class RunWriter:
         self._lock = FolderLock(self.path)
         try:
             if any(entry.name != LOCK_NAME for entry in self.path.iterdir()):
-                raise GradlabError(
-                    f"{self.path} is not empty: choose another folder, or remove it first."
-                )
+                raise GradlabError(_taken(self.path))
             self._write_document()
         except BaseException:
             self._lock.release()
@@ -83,3 +82,10 @@ class RunWriter:
 
     def _write_document(self) -> None:
         write_whole(self.path / RUN_FILE, to_json(self._document))
+
+
+def _taken(folder: Path) -> str:
+    """The sentence for a folder that holds something already."""
+    if (folder / RUN_FILE).exists():
+        return f"{folder} holds a run already: choose another folder (--out), or remove that one."
+    return f"{folder} is not empty: choose another folder (--out), or a new one in it."

@@ -25,6 +25,7 @@ from gradlab.studies.study import Study
 from gradlab.studies.table import StudyTable
 from gradlab.studies.workers import Job, run_jobs
 from gradlab.training.device import resolve_device
+from gradlab.training.memory_needed import check_memory
 from gradlab.training.progress import Progress
 
 
@@ -111,6 +112,8 @@ def train_runs(
     plan = {run_name(config): config for config in configs}
     if len(plan) < len(configs):
         raise GradlabError("two runs of the study have the same name: vary only what names show.")
+    for config in configs:
+        check_memory(config, resolve_device(config.device))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -51,8 +51,10 @@ class Study(Settings):
         """The seeds.
 
         Raises:
-            ConfigError: There are none.
+            ConfigError: There are none, or too many.
         """
         if self.seeds < 1:
             raise ConfigError(f"--seeds {self.seeds}: a study needs at least one seed.")
+        if self.seeds > 10_000:
+            raise ConfigError(f"--seeds {self.seeds}: a study has 10,000 seeds at most.")
         return range(self.seeds)

@@ -25,6 +25,7 @@ from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
 from gradlab.training.device import repeatable, resolve_device
 from gradlab.training.interrupt import interrupt_between_steps
+from gradlab.training.memory_needed import check_memory
 from gradlab.training.progress import Progress
 from gradlab.training.recording import Recording
 from gradlab.training.stability import StabilityMonitor
@@ -55,6 +56,7 @@ def train(
         KeyboardInterrupt: Passed on once everything recorded so far has been written.
     """
     device = resolve_device(config.device)
+    check_memory(config, device)
     corpus = load_corpus(
         config.data, seq_len=config.model.max_seq_len, vocab_size=config.model.vocab_size
     )

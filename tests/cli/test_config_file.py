@@ -161,3 +161,23 @@ def test_no_field_of_a_run_is_forgotten() -> None:
         *("device", "stop_when_destabilised"),
         "variant",  # what a study calls what the others say
     }, "a new field of RunConfig needs an option, and a place in OneRun.of"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 2000 + "]" * 2000,
+        "lr = true",
+        "lr = " + "9" * 400,
+        "seed = " + "9" * 5000,
+        "keep_going = 1",
+        "lr = nan",
+    ],
+)
+def test_a_file_with_what_no_option_takes_is_one_sentence(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(text)
+    result = CliRunner().invoke(app, ["train", "--config", str(file)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1

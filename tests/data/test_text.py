@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,12 @@ def test_what_is_missing_or_empty_is_one_sentence(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path) -> bytes:
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied")
 
     file = tmp_path / "secret.txt"
     file.write_text("x")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(GradlabError, match=r"secret\.txt cannot be read: Permission denied"):
         text_documents(str(file))
 
