@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 
 from gradlab.probes.statistics import extremes, is_finite_on_cpu
 
@@ -22,7 +21,7 @@ def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
     whether such entries are there takes the place of their count.
 
     Args:
-        tensors: Strided, of a floating-point type, one at least.
+        tensors: 1-D, of a floating-point type, with entries; one at least.
 
     Returns:
         Their indices; (n, 2) fp64 of these, infinite entries and NaNs; whether they are counted.
@@ -35,12 +34,20 @@ def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
                 norms[index] = norm.double()
         largest = torch.stack(norms)
         return list(range(len(tensors))), torch.stack([largest.isinf(), largest.isnan()], 1), False
-    small = [i for i, x in enumerate(tensors) if x.numel() <= _SMALL and x.numel()]
-    found_in = [i for i, x in enumerate(tensors) if x.numel() > _SMALL and not _finite(x)]
+    suspects: list[int] = []
+    small = [i for i, x in enumerate(tensors) if x.numel() <= _SMALL]
     for indices in _by_dtype(tensors, small):
-        together = [tensors[i] for i in indices]
-        if not _finite(_flatten_dense_tensors(together)):
-            found_in += [i for i, x in zip(indices, together, strict=True) if not _finite(x)]
+        if not _finite(torch.cat([tensors[i] for i in indices])):
+            suspects += indices
+    large = [i for i, x in enumerate(tensors) if x.numel() > _SMALL]
+    for indices in _by_dtype(tensors, large):
+        if tensors[indices[0]].itemsize < 4:
+            suspects += indices
+            continue
+        # The quickest read. Numbers whose squares overflow are looked at twice.
+        if not _finite(torch.stack(torch._foreach_norm([tensors[i] for i in indices]))):
+            suspects += indices
+    found_in = [i for i in suspects if not _finite(tensors[i])]
     found_in.sort()
     counts = [torch.stack([tensors[i].isinf().sum(), tensors[i].isnan().sum()]) for i in found_in]
     whole = torch.stack(counts) if counts else torch.empty(0, 2)

@@ -25,34 +25,58 @@ _ALWAYS = 2**20
 change, as in no cache of positions or masks: the kernels of norms change theirs without a count."""
 
 
-@dataclass(frozen=True)
 class _Slot:
     """Where a module keeps a parameter or buffer, which it may replace by another."""
 
-    what: Literal["parameter", "buffer"]
-    kept: Mapping[str, Any]
-    key: str
+    def __init__(
+        self, what: Literal["parameter", "buffer"], kept: Mapping[str, Any], key: str
+    ) -> None:
+        self.what, self.kept, self.key = what, kept, key
+        self._version = -1
+        self._known: Tensor | None = None
+        self._tensor = torch.empty(0)
+        self._pointer = 0
 
-    def tensor(self) -> Tensor | None:
-        """What this process has of it, if it can be looked at."""
-        x = self.kept.get(self.key)
-        if not isinstance(x, Tensor) or nn.parameter.is_lazy(x):
-            return None
-        x = x.to_local() if is_spread(x) else x
-        return x if x.numel() and has_extremes(x) else None
+    def take(self) -> Tensor | None:
+        """What this process has of it now, 1-D, if it can be looked at; it is unchanged then."""
+        x: Tensor | None = self.kept.get(self.key)
+        known = self._known
+        if known is not None and x is known and known.data_ptr() == self._pointer:
+            self._version = known._version
+            return self._tensor
+        self._version = _version(x)
+        tensor, self._known = _to_look_at(x), None
+        if self.what == "parameter" and x is not None and tensor is not None:
+            # Not a buffer, which may have a step's history, nor what is copied to be looked at.
+            is_same = not is_spread(x) and tensor.data_ptr() == x.data_ptr()
+            if is_same and not x.is_inference():
+                self._known, self._tensor, self._pointer = x, tensor, x.data_ptr()
+        return tensor
 
-    def mark(self) -> tuple[int, int]:
-        """Another one after every change that torch counts."""
-        x = self.kept.get(self.key)
-        return id(x), 0 if x is None or x.is_inference() else x._version
+    def is_changed(self) -> bool:
+        """Whether it was replaced or changed since it was taken, as far as torch counts that."""
+        x: Tensor | None = self.kept.get(self.key)
+        known = self._known
+        if known is not None and x is known and known.data_ptr() == self._pointer:
+            return known._version != self._version
+        return x is not None and (self.what == "parameter" or _version(x) != self._version)
 
     def has_lost_gradient(self) -> bool:
         """Whether the gradient, on a CPU, is not finite."""
-        x = self.kept[self.key].grad
-        if x is None:
-            return False
-        x = x.to_local() if is_spread(x) else x
-        return bool(not_finite([x.coalesce().values() if x.is_sparse else x])[0])
+        gradient = _to_look_at(self.kept[self.key].grad)
+        return gradient is not None and bool(not_finite([gradient])[0])
+
+
+def _version(x: Tensor | None) -> int:
+    return 0 if x is None or x.is_inference() else x._version
+
+
+def _to_look_at(x: Tensor | None) -> Tensor | None:
+    if x is None or nn.parameter.is_lazy(x):
+        return None
+    x = x.to_local() if is_spread(x) else x
+    x = x.coalesce().values() if x.is_sparse else x
+    return x.detach().reshape(-1) if x.numel() and has_extremes(x) else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +121,7 @@ class StateHealth(Probe):
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        self._marks: dict[str, tuple[int, int]] = {}
+        self._first = True
         self._given: set[str] = set()
         self._without: set[str] | None = None
         self._was_broken = False
@@ -108,7 +132,8 @@ class StateHealth(Probe):
     def begin(self, step: int) -> None:
         """Forget the last step's; look at what the first one starts with."""
         self._looks: dict[Literal["before", "after"], list[_Look]] = {"before": [], "after": []}
-        if not self._marks:
+        if self._first:
+            self._first = False
             self._looks["before"] = self._look(self._slots)
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
@@ -118,7 +143,7 @@ class StateHealth(Probe):
     def before_step(self) -> None:
         """Look at the parameters that were changed since the last look."""
         slots = self._slots.items()
-        changed = [n for n, slot in slots if slot.what == "parameter" and self._is_changed(n)]
+        changed = [n for n, slot in slots if slot.what == "parameter" and slot.is_changed()]
         self._looks["before"] += self._look(changed)
 
     def after_step(self) -> Reading | None:
@@ -187,14 +212,11 @@ class StateHealth(Probe):
             found.append({n: both for n, both in broken.items() if both[1] or n not in self._masks})
         return found
 
-    def _is_changed(self, name: str) -> bool:
-        return self._marks[name] != self._slots[name].mark()
-
     def _is_due(self, name: str) -> bool:
         """Whether to look at it after a step."""
-        if name in self._trained or self._is_changed(name):
-            return True
         slot = self._slots[name]
+        if name in self._trained or slot.is_changed():
+            return True
         x = slot.kept.get(slot.key)
         return slot.what == "buffer" and x is not None and x.numel() <= _ALWAYS
 
@@ -202,8 +224,7 @@ class StateHealth(Probe):
         """A look on each device."""
         on: dict[torch.device, dict[str, Tensor]] = {}
         for name in names:
-            self._marks[name] = self._slots[name].mark()
-            x = self._slots[name].tensor()
+            x = self._slots[name].take()
             if x is not None:
                 on.setdefault(x.device, {})[name] = x
         looks = []
