@@ -37,6 +37,12 @@ class Place:
     masks: bool = False
     outside: bool = False
 
+    def finite(self, low: float, high: float) -> bool:
+        """Whether all entries between these extremes are finite, but for −inf that masks."""
+        if self.masks and low == -math.inf:
+            return math.isfinite(high)
+        return math.isfinite(low) and math.isfinite(high)
+
 
 @dataclass(frozen=True)
 class Details:
@@ -62,7 +68,8 @@ class SiteStep:
     parameter or buffer, or `HANDED` if it was only handed to it. `outside` has places like `order`
     that are no sites, `ends` the sites whose outputs the model returned, `zeroed` the places that
     were all zero though their module was handed numbers and has weights. `operation` is the
-    function that made the first thing that was not finite, and the line that called it.
+    function that made the first thing that was not finite, and the line that called it. `ranks` has
+    the first process that saw a place not finite.
     """
 
     step: int
@@ -78,13 +85,11 @@ class SiteStep:
     ends: frozenset[str] = frozenset()
     zeroed: frozenset[int] = frozenset()
     operation: tuple[str | None, str | None] = (None, None)
+    ranks: Mapping[int, int] = field(default_factory=dict)
 
     def finite(self, index: int) -> bool:
         """Whether every entry at that place is finite, but for −inf that masks."""
-        low, high = self.low[index], self.high[index]
-        if self.places[index].masks and low == -math.inf:
-            return math.isfinite(high)
-        return math.isfinite(low) and math.isfinite(high)
+        return self.places[index].finite(self.low[index], self.high[index])
 
     def max_abs(self, index: int) -> float:
         """Largest magnitude at that place over the finite entries; NaN if that was not counted."""

@@ -169,8 +169,12 @@ def _rows(
                 return file.read()
             if between and not _overlaps(file.metadata, between):
                 return columns.empty_table()
-            rows = file.read(columns=columns.names).select(columns.names).cast(columns)
-            return _between(rows, between)
+            there = set(file.schema_arrow.names)
+            rows = file.read(columns=[name for name in columns.names if name in there])
+            for field in columns:  # a run recorded before there was such a column lacks it
+                if field.nullable and field.name not in there:
+                    rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+            return _between(rows.select(columns.names).cast(columns), between)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise damaged(shelf, table, part, reason) from error

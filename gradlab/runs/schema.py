@@ -87,6 +87,7 @@ TABLES: Mapping[str, pa.Schema] = {
         [
             _STEP,
             *_always(_INT, "order"),
+            *_maybe(_INT, "rank"),
             *_always(_TEXT, "site"),
             *_PLACE,
             *_always(_TEXT, "direction", "kind"),

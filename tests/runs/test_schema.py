@@ -1,17 +1,23 @@
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from gradlab.errors import GradlabError
+from gradlab.runs.reader import load
 from gradlab.runs.schema import TABLES, arrow_table, schema
+from gradlab.runs.writer import RunWriter
 
 COLUMNS = {
     "steps": "step update lr loss val_loss loss_scale skipped grad_norm tokens seconds",
     "grad_norms": "step param layer op numel grad_l1 grad_l2 grad_max_abs nonfinite",
     "scales": "step param layer op index value",
     "headroom": "step site layer op direction dtype max_abs headroom_bits underflow_frac nonfinite",
-    "overflows": "step order site layer op direction kind count numel producer function source "
-    "loss_scale skipped",
+    "overflows": (
+        "step order rank site layer op direction kind count numel producer function source "
+        "loss_scale skipped"
+    ),
     "scores": "step site layer head max max_abs bound",
     "optimizer": "step param layer op param_rms update_rms eps_frac",
     "faults": (
@@ -42,7 +48,7 @@ def test_only_what_may_be_absent_can_be_null() -> None:
         *("steps.lr", "steps.loss", "steps.val_loss", "steps.loss_scale", "steps.grad_norm"),
         *("steps.tokens", "headroom.underflow_frac", "headroom.nonfinite"),
         *("overflows.producer", "overflows.function", "overflows.source"),
-        *("overflows.loss_scale", "overflows.count"),
+        *("overflows.loss_scale", "overflows.rank", "overflows.count"),
         *("scores.head", "scores.max", "scores.max_abs", "optimizer.eps_frac"),
         *(f"faults.{name}" for name in ("order", "direction", "dtype", "count", "numel")),
         *(f"faults.{name}" for name in ("producer", "function", "source")),
@@ -107,3 +113,20 @@ def test_a_missing_column_and_an_unknown_table_are_named() -> None:
 def test_every_table_has_the_step_first() -> None:
     for fields in TABLES.values():
         assert fields[0] == pa.field("step", pa.int64(), nullable=False)
+
+
+def test_a_run_recorded_before_there_was_a_column_is_read_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = TABLES["scores"]
+    older = pa.schema([field for field in fields if field.name not in ("head", "max")])
+    with monkeypatch.context() as patch:
+        patch.setattr("gradlab.runs.schema.TABLES", {**TABLES, "scores": older})
+        writer = RunWriter(tmp_path / "run", None, {"tables": ["scores"]})
+        writer.write("scores", {name: SCORE[name] for name in older.names})
+        writer.finish("finished")
+    table = load(tmp_path / "run").table("scores")
+    assert list(table.columns) == fields.names
+    assert table["head"].isna().all()
+    assert table["max"].isna().all()
+    assert table["max_abs"].tolist() == SCORE["max_abs"]

@@ -60,6 +60,7 @@ def _fault(step: SiteStep, index: int, what: What, order: int | None = None) -> 
         what,
         place.site,
         kind,
+        rank=step.ranks.get(index, 0),
         order=order,
         direction=None if what == "input" else place.direction,
         dtype=dtype_name(place.dtype),

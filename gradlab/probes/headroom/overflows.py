@@ -67,6 +67,7 @@ def overflow_rows(sites: SiteStep, events: Sequence[Overflow], step: Step) -> Co
     return {
         "step": [sites.step] * len(events),
         "order": [event.order for event in events],
+        "rank": [sites.ranks.get(index) for index in indices],
         "site": [place.site for place in places],
         "layer": [role(place.site)[0] for place in places],
         "op": [role(place.site)[1] for place in places],

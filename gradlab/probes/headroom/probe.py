@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
@@ -126,6 +127,7 @@ class Headroom(Probe):
         self._used_by: dict[nn.Parameter, dict[str, torch.dtype]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         self._looks = 0
+        self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._fp16 = False
         self._pass = _Pass(False, False)
         self._extremes = Extremes()
@@ -189,6 +191,7 @@ class Headroom(Probe):
             "order": [seen.sums.get(index, index) for index in seen.order],
             "rows": rows,
             "entries": seen.entries,
+            "ranks": [self._rank] * len(seen.order),
             "counted": seen.counted,
             "caused": list(seen.causes),
             "causes": list(seen.causes.values()),

@@ -16,9 +16,13 @@ def site_step(step: int, columns: Columns) -> SiteStep:
     n = len(places)
     low, high = [math.nan] * n, [math.nan] * n
     seen: dict[int, int] = {}  # entries, in order
+    ranks: dict[int, int] = {}  # of the first process that was not finite there
     order, lows, highs = columns["order"], columns["low"], columns["high"]
-    for index, row, entries in zip(order, columns["rows"], columns["entries"], strict=True):
+    looks = zip(order, columns["rows"], columns["entries"], columns["ranks"], strict=True)
+    for index, row, entries, rank in looks:
         lo, hi = lows[row], highs[row]
+        if index not in ranks and not places[index].finite(lo, hi):
+            ranks[index] = rank
         if index not in seen:
             low[index], high[index] = lo, hi
             seen[index] = entries
@@ -59,6 +63,7 @@ def site_step(step: int, columns: Columns) -> SiteStep:
         frozenset(columns["ends"]),
         frozenset(columns["zeroed"]),
         _operation(columns["operation"]),
+        ranks,
     )
 
 
