@@ -19,7 +19,7 @@ from benchmarks.diagnosis.case import Case
 WRONG = re.compile(
     r"not finite|non-?finite|\bnans?\b|\binf(s|inite|inity)?\b|overflow|underflow|\bzeros?\b"
     r"|\bnever\b|\bskipped\b|explod|vanish|\bdead\b|between (micro-batches|passes)|no gradient"
-    r"|not trained|crossed|spike|\b\w+Error: ",
+    r"|not trained|crossed|spike|\b\w*error\b",
     re.IGNORECASE,
 )
 DENIED = re.compile(r"\bNone: |\bstayed finite\b|\bwere all finite\b")

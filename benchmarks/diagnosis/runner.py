@@ -25,8 +25,12 @@ from benchmarks.diagnosis.rule import outcome, says_wrong
 from benchmarks.diagnosis.tool import Tool
 from benchmarks.diagnosis.tools import TOOLS
 
-PEERS = ("transformers.debug_utils", "wandb", "trainscope", "sherlorch")
-"""Imported once, before the processes are forked."""
+PRELOADED = ("wandb", "trainscope", "sherlorch")
+"""Imported once, before the processes are forked.
+
+Not transformers: it loads a thousand modules when they are asked about, and sherlorch's look at the
+stack asks about every module that is there.
+"""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def _forking() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    present = [name for name in PEERS if importlib.util.find_spec(name.partition(".")[0])]
+    present = [name for name in PRELOADED if importlib.util.find_spec(name.partition(".")[0])]
     context.set_forkserver_preload([__name__, *present])
     return context
 

@@ -132,16 +132,24 @@ class Sherlorch(Tool):
     ) -> Iterator[None]:
         import sherlorch
 
+        def start(*_: object) -> None:
+            self.tracker.reset()
+            self.tracker.enable()
+
         self.said: list[str] = []
+        handle = model.register_forward_pre_hook(start)
         with sherlorch.trace(capture_stack=True) as self.tracker:
             self.tracker.watch(model, name="model")
             yield
+        handle.remove()
 
     def loss(self, loss: Tensor) -> None:
         if not self.said and self.tracker.has_issue(loss):
             lines = str(self.tracker.diagnose(loss)).splitlines()
             self.said += [line.strip() for line in lines if "Culprit #" in line]
-        self.tracker.reset()
+
+    def gradients(self) -> None:
+        self.tracker.disable()  # the optimizer is no part of what it is asked about
 
     def claims(self) -> list[str]:
         return [claim.replace("[model.", "[") for claim in self.said]

@@ -2,11 +2,15 @@
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _HEADER, _BLOCK = 7, 32768
 """The file is a LevelDB log: a header, then blocks of records, each after 7 bytes about it."""
+
+PATIENCE = 20.0
+"""Seconds for the file to be complete."""
 
 
 def histories(folder: Path) -> dict[str, list[float]]:
@@ -17,23 +21,27 @@ def histories(folder: Path) -> dict[str, list[float]]:
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
+    records: list[Record] = []
+    end = time.monotonic() + PATIENCE
+    while not any(record.HasField("exit") for record in records) and time.monotonic() < end:
+        time.sleep(0.1)  # wandb's service may still be writing
+        data = next(folder.glob("**/*.wandb")).read_bytes()
+        records = [Record.FromString(one) for one in _records(data)]
     steps: list[dict[str, float]] = []
-    for data in _records(next(folder.glob("**/*.wandb")).read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            steps.append({(i.key or "/".join(i.nested_key)): _size(i.value_json) for i in items})
-    keys = {key for step in steps for key in step if key == "loss" or key.startswith("gradients/")}
-    series = {key: [step.get(key, math.nan) for step in steps] for key in sorted(keys)}
-    return {key.removeprefix("gradients/"): values for key, values in series.items()}
+    for record in records:
+        if record.HasField("history"):
+            items = {tuple(item.nested_key): item.value_json for item in record.history.item}
+            steps.append(dict(_numbers(items)))
+    names = sorted({name for step in steps for name in step})
+    return {name: [step.get(name, math.nan) for step in steps] for name in names}
 
 
-def _size(text: str) -> float:
-    value = json.loads(text)
-    if isinstance(value, dict):
-        return max(map(abs, value.get("bins", [0.0])))
-    return float(value) if isinstance(value, int | float | str) else math.nan
+def _numbers(items: dict[tuple[str, ...], str]) -> Iterator[tuple[str, float]]:
+    for key, value in items.items():
+        if key == ("loss",):
+            yield "loss", float(json.loads(value))
+        elif key[-1] == "bins":
+            yield key[0].removeprefix("gradients/"), max(map(abs, json.loads(value)))
 
 
 def _records(data: bytes) -> Iterator[bytes]:
