@@ -6,8 +6,8 @@
     python -m benchmarks.diagnosis --case bn --claims   # some cases, and what was said
 
 Each case trains a small model of its own in a loop as people write it, in emulated FP16 where it is
-about FP16, and then again as a healthy twin; each training has a process of its own. The rule by
-which a tool has named a cause is in `rule.py`.
+about FP16, and then again as a healthy twin; each tool has a process of its own. The rule by which
+a tool has named a cause is in `rule.py`.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.diagnosis.case import Case
 from benchmarks.diagnosis.cases import CASES, KINDS
-from benchmarks.diagnosis.runner import Score, installed, score
+from benchmarks.diagnosis.runner import Score, installed, judge, runs_apart
+from benchmarks.diagnosis.tool import Tool
 from benchmarks.diagnosis.tools import TOOLS
 
 MARKS = {"named": "●", "noticed": "○", "silent": "–"}
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--case", nargs="+", default=[""], help="only those with this in their name"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--jobs", type=int, default=2, help="tools side by side")
     parser.add_argument("--limit", type=float, default=60, help="seconds for one training")
     parser.add_argument("--claims", action="store_true", help="print what each tool said, too")
     options = parser.parse_args()
@@ -44,13 +45,18 @@ def main() -> None:
         print(f"{missing} is not installed: the extra `peers` has it", file=sys.stderr)
     chosen = [case for key, case in CASES.items() if any(word in key for word in options.case)]
 
-    scores: dict[tuple[str, str], Score] = {}
     with ThreadPoolExecutor(options.jobs) as pool:
-        pairs = [(case, tool) for tool in tools for case in chosen]
-        for (case, tool), found in zip(
-            pairs, pool.map(lambda pair: score(pair[0], pair[1], options.limit), pairs), strict=True
+        started = {
+            tool: pool.submit(list, runs_apart(tool, chosen, options.limit))
+            for tool in (Tool.title, *tools)
+        }
+    bare = started[Tool.title].result()
+    scores: dict[tuple[str, str], Score] = {}
+    for tool in tools:
+        for case, (bare_twin, own), (twin, run) in zip(
+            chosen, bare, started[tool].result(), strict=True
         ):
-            scores[case.key, tool] = found
+            found = scores[case.key, tool] = judge(case, own, bare_twin, run, twin)
             print(f"{tool}: {case.key}: {describe(found)}", file=sys.stderr)
             if options.claims:
                 print(*found.claims, found.error, sep="\n  ", file=sys.stderr)

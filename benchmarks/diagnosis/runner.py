@@ -1,4 +1,4 @@
-"""Run a case under a tool, in processes of its own."""
+"""Run cases under a tool, in processes of its own."""
 
 import hashlib
 import importlib.util
@@ -6,11 +6,10 @@ import multiprocessing
 import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -24,13 +23,6 @@ from benchmarks.diagnosis.cases import CASES
 from benchmarks.diagnosis.rule import outcome, says_wrong
 from benchmarks.diagnosis.tool import Tool
 from benchmarks.diagnosis.tools import TOOLS
-
-PRELOADED = ("wandb", "trainscope", "sherlorch")
-"""Imported once, before the processes are forked.
-
-Not transformers: it loads a thousand modules when they are asked about, and sherlorch's look at the
-stack asks about every module that is there.
-"""
 
 
 @dataclass(frozen=True)
@@ -62,15 +54,6 @@ class Score:
     claims: tuple[str, ...]
     claims_of_twin: tuple[str, ...]
     error: str
-
-
-def score(case: Case, tool: str, limit: float) -> Score:
-    """Run a case and its healthy twin, bare and under a tool."""
-    bare_twin, bare = run_apart(case, Tool.title, limit)
-    twin, run = run_apart(case, tool, limit)
-    if bare.error or bare_twin.error:
-        raise RuntimeError(f"{case.key} itself fails: {bare.error or bare_twin.error}")
-    return judge(case, bare, bare_twin, run, twin)
 
 
 def judge(case: Case, bare: Run, bare_twin: Run, run: Run, twin: Run) -> Score:
@@ -110,33 +93,60 @@ def digest(model: nn.Module) -> str:
     return whole.hexdigest()
 
 
-@cache
-def run_apart(case: Case, tool: str, limit: float) -> tuple[Run, Run]:
-    """The twin's training and then the case's, in as many new processes as the case needs.
+def runs_apart(tool: str, cases: Iterable[Case], limit: float) -> Iterator[tuple[Run, Run]]:
+    """Each case's healthy twin and then the case itself, under one tool, in processes of its own.
 
-    They are killed after `limit` seconds.
+    They go from case to case, and new ones take over from those that die or take longer than
+    `limit` seconds.
     """
-    by_rank = []
-    with tempfile.TemporaryDirectory() as folder:
-        started = []
-        for rank in range(case.ranks):
-            answer, question = _context.Pipe(duplex=False)
-            place = (rank, str(Path(folder) / "store"))
-            process = _context.Process(target=_in_child, args=(case.key, tool, place, question))
+    workers: dict[int, Workers] = {}
+    try:
+        for case in cases:
+            if case.ranks not in workers:
+                workers[case.ranks] = Workers(tool, case.ranks)
+            twins, runs = zip(*workers[case.ranks].run(case, limit), strict=True)
+            if case.ranks > 1 or any(run.error for run in (*twins, *runs)):
+                workers.pop(case.ranks).close()
+            yield together(twins), together(runs)
+    finally:
+        for left in workers.values():
+            left.close()
+
+
+class Workers:
+    """Processes, one a rank, that run the cases they are told to."""
+
+    def __init__(self, tool: str, ranks: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.folder = tempfile.TemporaryDirectory()
+        self.processes, self.lines = [], []
+        for rank in range(ranks):
+            here, there = context.Pipe()
+            place = (rank, ranks, str(Path(self.folder.name) / "store"))
+            process = context.Process(target=_work, args=(tool, place, there), daemon=True)
             process.start()
-            question.close()
-            started.append((process, answer))
-        for _, answer in started:
+            self.processes.append(process)
+            self.lines.append(here)
+
+    def run(self, case: Case, limit: float) -> list[tuple[Run, Run]]:
+        """The twin's run and the case's, of each rank."""
+        for line in self.lines:
+            line.send(case.key)
+        by_rank = []
+        for line in self.lines:
             runs = (Run(error=f"did not end within {limit:g} s"),) * 2
-            if answer.poll(limit):
+            if line.poll(limit):
                 with suppress(EOFError):  # it died
-                    runs = answer.recv()
+                    runs = line.recv()
             by_rank.append(runs)
-        for process, _ in started:
+        return by_rank
+
+    def close(self) -> None:
+        """End them."""
+        for process in self.processes:
             process.kill()
             process.join()
-    twins, runs = zip(*by_rank, strict=True)
-    return together(twins), together(runs)
+        self.folder.cleanup()
 
 
 def together(runs: Sequence[Run]) -> Run:
@@ -153,36 +163,24 @@ def together(runs: Sequence[Run]) -> Run:
     return replace(runs[0], claims=tuple(dict.fromkeys(claims)), error=error, is_cut=is_cut)
 
 
-def _in_child(key: str, tool: str, place: tuple[int, str], answer: Connection) -> None:
+def _work(tool: str, place: tuple[int, int, str], line: Connection) -> None:
     torch.set_num_threads(1)
-    case, (rank, store) = CASES[key], place
-    if case.ranks > 1:
+    rank, ranks, store = place
+    if ranks > 1:
         dist.init_process_group(
             "gloo",
             init_method=f"file://{store}",
             rank=rank,
-            world_size=case.ranks,
+            world_size=ranks,
             timeout=timedelta(seconds=20),
         )
     make_tool = Tool if tool == Tool.title else TOOLS[tool]
-    answer.send([run_here(case, make_tool(), healthy) for healthy in (True, False)])
-    answer.close()
+    while True:
+        case = CASES[line.recv()]
+        line.send(tuple(run_here(case, make_tool(), healthy) for healthy in (True, False)))
 
 
 def installed(tool: str) -> bool:
     """Whether a tool can be run here."""
     package = TOOLS[tool].package
     return package is None or bool(importlib.util.find_spec(package.partition("-")[0]))
-
-
-def _forking() -> multiprocessing.context.BaseContext:
-    """Processes that fork from one which has imported everything, where there are such."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    present = [name for name in PRELOADED if importlib.util.find_spec(name.partition(".")[0])]
-    context.set_forkserver_preload([__name__, *present])
-    return context
-
-
-_context = _forking()

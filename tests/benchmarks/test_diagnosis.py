@@ -9,7 +9,7 @@ import pytest
 from benchmarks.diagnosis.case import Case
 from benchmarks.diagnosis.cases import CASES, KINDS
 from benchmarks.diagnosis.rule import says_wrong
-from benchmarks.diagnosis.runner import Run, installed, judge, run_here, score
+from benchmarks.diagnosis.runner import Run, installed, judge, run_here, runs_apart
 from benchmarks.diagnosis.tool import Tool
 from benchmarks.diagnosis.tools import TOOLS, Gradlab
 
@@ -113,7 +113,9 @@ def test_names_the_cause_alone_and_changes_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key, case in CASES.items() if case.ranks > 1])
 def test_names_the_cause_in_several_processes(key: str, request: pytest.FixtureRequest) -> None:
-    found = score(CASES[key], Gradlab.title, limit=100)
+    ((bare_twin, own),) = runs_apart(Tool.title, [CASES[key]], limit=100)
+    ((twin, run),) = runs_apart(Gradlab.title, [CASES[key]], limit=100)
+    found = judge(CASES[key], own, bare_twin, run, twin)
     assert not found.error
     assert not found.is_disturbed
     assert not found.is_false_alarm
