@@ -1,18 +1,19 @@
 """When a tool has named a cause: one rule for all tools.
 
 A tool makes claims: the statements that it prints, or what its charts show. A claim says that
-something is wrong if it has one of the words below and does not deny it. The cause is *named* if
-such a claim holds the name of the culprit (a module, a parameter or a buffer; for a cause outside
-the model, words that say which it is), or the file and line that is to blame; a claim that lists
-more than half of the model's parameters singles out none. It is *noticed* if there is a claim that
-something is wrong, but no name, and *silent* otherwise. A claim of that kind about the healthy twin
-is a false alarm. The training was *disturbed* if a weight or buffer, of the case or of its twin,
-differs afterwards by a bit from what the bare run leaves, or if an error came up. An error by which
-a tool reports, as `detect_anomaly` does, is a claim; of the twin it is a disturbance as well.
+something is wrong if it has one of the words below and does not deny it; one that the tool makes of
+the healthy twin as well says nothing of the case. The cause is *named* if such a claim holds the
+name of the culprit (a module, a parameter or a buffer; for a cause outside the model, words that
+say which it is), or the file and line that is to blame; a claim that lists more than half of the
+model's parameters singles out none. It is *noticed* if there is a claim that something is wrong,
+but no name, and *silent* otherwise. A claim of that kind about the twin is a false alarm. The
+training was *disturbed* if a weight or buffer, of the case or of its twin, differs afterwards by a
+bit from what the bare run leaves, or if an error came up. An error by which a tool reports, as
+`detect_anomaly` does, is a claim; of the twin it is a disturbance as well.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from benchmarks.diagnosis.case import Case
 
@@ -30,9 +31,11 @@ def says_wrong(claim: str) -> bool:
     return bool(WRONG.search(claim)) and not DENIED.search(claim)
 
 
-def outcome(case: Case, claims: Iterable[str], parameters: Sequence[str]) -> str:
+def outcome(
+    case: Case, claims: Iterable[str], claims_of_twin: Collection[str], parameters: Sequence[str]
+) -> str:
     """`named`, `noticed` or `silent`."""
-    wrong = [claim for claim in claims if says_wrong(claim)]
+    wrong = [claim for claim in claims if says_wrong(claim) and claim not in claims_of_twin]
     if any(names_culprit(case, claim, parameters) for claim in wrong):
         return "named"
     return "noticed" if wrong else "silent"

@@ -60,7 +60,7 @@ def judge(case: Case, bare: Run, bare_twin: Run, run: Run, twin: Run) -> Score:
     """What a tool did, beside the bare runs."""
     is_disturbed = twin.weights != bare_twin.weights or bool(run.error)
     return Score(
-        outcome(case, run.claims, bare.parameters),
+        outcome(case, run.claims, twin.claims, bare.parameters),
         is_disturbed or (not run.is_cut and run.weights != bare.weights),
         any(map(says_wrong, twin.claims)),
         run.claims,

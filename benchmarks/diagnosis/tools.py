@@ -48,7 +48,8 @@ class Gradlab(Tool):
                 yield
             self.said += [str(w.message) for w in warned if w.category is GradlabWarning]
             if out.exists():  # the first process writes for all
-                self.said += map(as_text, findings(gradlab.load(out)))
+                for finding in findings(gradlab.load(out)):
+                    self.said += statements(finding)
 
     def loss(self, loss: Tensor) -> None:
         self.probes.loss(loss)
@@ -60,13 +61,13 @@ class Gradlab(Tool):
         return isinstance(error, GradlabError)
 
 
-def as_text(finding: Finding) -> str:
-    """A finding: its heading, its sentence, and the names in its table."""
-    text = f"{finding.what}: {finding.sentence}"
-    if finding.table is None or finding.table.columns[0] == "step":  # a course: its columns are all
-        return text
-    names = finding.table.select_dtypes(exclude="number").astype(str)
-    return "\n  ".join([text, *(" ".join(row) for row in names.to_numpy())])
+def statements(finding: Finding) -> list[str]:
+    """A finding's sentence, and the names in its table, each under its heading."""
+    said = [f"{finding.what}: {finding.sentence}"]
+    if finding.table is not None and finding.table.columns[0] != "step":  # else: a course
+        names = finding.table.select_dtypes(exclude="number").astype(str)
+        said.append("\n  ".join([f"{finding.what}:", *map(" ".join, names.to_numpy())]))
+    return said
 
 
 class UnderflowOverflow(Tool):

@@ -35,7 +35,13 @@ CASE = Case("", "", ("norm", "layers.1"), (r"from the loss",), broken, 1)
     ],
 )
 def test_outcome(claims: list[str], expected: str) -> None:
-    assert outcome(CASE, claims, PARAMETERS) == expected
+    assert outcome(CASE, claims, [], PARAMETERS) == expected
+
+
+def test_what_is_said_of_the_twin_as_well_does_not_count() -> None:
+    claims = ["norm is NaN", "fc is NaN"]
+    assert outcome(CASE, claims, ["norm is NaN"], PARAMETERS) == "noticed"
+    assert outcome(CASE, claims, claims, PARAMETERS) == "silent"
 
 
 def test_file_and_line_name_it() -> None:
@@ -43,7 +49,7 @@ def test_file_and_line_name_it() -> None:
     assert file == "test_diagnosis_rule.py"
     for claim in (f"NaN at /home/me/{file}:{line}", f'NaN: File "{file}", line {line}, in broken'):
         assert holds_line(claim, file, line)
-        assert outcome(CASE, [claim], PARAMETERS) == "named"
+        assert outcome(CASE, [claim], [], PARAMETERS) == "named"
         assert not holds_line(claim, file, line + 1)
         assert not holds_line(claim.replace(str(line), f"{line}0"), file, line)
 

@@ -142,7 +142,7 @@ def impossible_paths(tool: Tool, healthy: bool) -> nn.Module:
     class Middle(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             weights = torch.tensor([[1.0] * 4, [1.0 if healthy else 0.0] * 4])
-            paths = x.unsqueeze(1) + weights.log()
+            paths = x.unsqueeze(1) + weights.log()  # culprit
             return paths.logsumexp(-1).exp()  # culprit
 
     return with_middle(tool, Middle(), start=0.5, width=2)
