@@ -3,37 +3,29 @@
 python examples/overflow.py
 """
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 
 import gradlab
 
 
-class Attention(nn.Module):
-    """One head, whose scores nobody divides by the root of the width."""
+class Model(nn.Module):
+    """Attention whose scores nobody divides by the root of the width."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.embed, self.qkv = nn.Embedding(64, 32), nn.Linear(32, 96)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 64)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        scores = q @ k.mT  # (batch, length, length)
-        mixed: Tensor = self.out(scores.softmax(-1) @ v)
-        return mixed
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.embed(tokens)).chunk(3, dim=-1)  # each (batch, length, 32)
+        scores = q @ k.mT
+        logits: Tensor = self.head(self.norm(scores.softmax(-1) @ v))
+        return logits
 
 
 torch.manual_seed(0)
-parts = {
-    "embed": nn.Embedding(64, 32),
-    "attention": Attention(32),
-    "norm": nn.LayerNorm(32),
-    "head": nn.Linear(32, 64),
-}
-model = nn.Sequential(OrderedDict(parts))
+model = Model()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 

@@ -48,7 +48,7 @@ def recorded(
     if count:
         writer.write("steps", columns)
     if reason:
-        writer.finish("finished", Verdict(reason=reason, step=count - 1))
+        writer.finish("finished", Verdict(reason=reason, step=max(0, count - 1)))
     return writer.run()
 
 

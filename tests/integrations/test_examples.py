@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PRINTS = {
     "plain_loop": ("torch", "headroom_bits"),
     "own_probe": ("torch", "site"),
+    "overflow": ("torch", "matmul"),
     "study": ("torch", "gradlab run-stability --arch pre-ln"),
     "run_to_figures": ("torch", "headroom.svg"),
     "accelerate_loop": ("accelerate", "grad_l1"),
@@ -21,7 +22,7 @@ PRINTS = {
     "wandb_sink": ("wandb", "grad_l1"),
 }
 
-QUICK = ("plain_loop", "own_probe")
+QUICK = ("plain_loop", "own_probe", "overflow")
 LONG = ("wandb_sink", "lightning_trainer", "accelerate_loop")
 
 

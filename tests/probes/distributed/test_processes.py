@@ -181,6 +181,7 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, nn.Module], Proc
 
     def attached(rank: int, model: nn.Module) -> Processes:
         monkeypatch.setattr(dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
         found = processes_of(model, world)  # type: ignore[arg-type]
         assert found is not None
         return found
@@ -217,6 +218,7 @@ def test_processes_without_a_store_are_recorded_as_one(
     """MPI gives none, and the `fake` backend one that does nothing."""
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", dist.Store)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     with pytest.warns(GradlabWarning, match="share no store"):
         assert processes_of(nn.Linear(2, 1), object()) is None  # type: ignore[arg-type]
 
@@ -229,6 +231,7 @@ def test_an_attachment_that_fails_leaves_nobody_posting(
     model = nn.Linear(2, 1)
     second = attached(1, model)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     (tmp_path / "file").touch()
     with pytest.raises(GradlabError, match="file"):
         gradlab.attach(model, out=tmp_path / "file", group=object())  # type: ignore[arg-type]
