@@ -156,10 +156,8 @@ class Headroom(Probe):
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
-        self._pass = _Pass(
-            self.due and self._looks % self._sample == 0,
-            self.due and self._looks % self._count == 0,
-        )
+        sampled, counting = (self._looks % n == 0 for n in (self._sample, self._count))
+        self._pass = _Pass(self.due and sampled, self.due and counting)
         self._fp16 = False
         self._looks += self.due
         self._extremes.clear()
@@ -213,8 +211,7 @@ class Headroom(Probe):
         """Whether a tensor was not finite, masks aside."""
         if math.isfinite(sum(columns["low"])) and math.isfinite(sum(columns["high"])):
             return False
-        sites = site_step(0, columns)
-        return not all(map(sites.finite, sites.order))
+        return not all(map((sites := site_step(0, columns)).finite, sites.order))
 
     def between(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """None; the step may turn out to have led to an overflow."""

@@ -177,6 +177,7 @@ def attached(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, nn.Module], Proc
     store, world = dist.HashStore(), object()
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_process_group_ranks", lambda group: [0, 1])
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
 
     def attached(rank: int, model: nn.Module) -> Processes:
