@@ -135,6 +135,11 @@ def has_extremes(x: Tensor) -> bool:
     )
 
 
+def version_of(x: Tensor) -> int:
+    """How many changes of a tensor torch has counted: none of one made in inference mode."""
+    return 0 if x.is_inference() else x._version
+
+
 def in_backward() -> bool:
     """Whether a backward pass is running: a forward hook then sees activations recomputed."""
     return torch._C._current_graph_task_id() != -1

@@ -37,7 +37,15 @@ from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_ste
 from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
-from gradlab.probes.sites import Direction, Place, SiteStep, floats_of, in_backward, sites
+from gradlab.probes.sites import (
+    Direction,
+    Place,
+    SiteStep,
+    floats_of,
+    in_backward,
+    sites,
+    version_of,
+)
 from gradlab.probes.statistics import details, small_counts
 
 _Look: TypeAlias = tuple[str, Direction, torch.dtype, bool, bool]
@@ -169,6 +177,7 @@ class Headroom(Probe):
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
         self._pass_ended = self._backward_seen = True
+        self._operations.pass_ended(broken=self._pass.lost)
 
     def before_step(self) -> None:
         """Find the operation to blame, while the parameters are as they were."""
@@ -267,12 +276,12 @@ class Headroom(Probe):
         for suffix, tensor in floats_of(output):
             if not self._is_last_output(tensor):
                 self._on_output(name + suffix, masking, module, (args, kwargs), tensor)
-                self._outputs[id(tensor)] = name + suffix, weakref.ref(tensor), tensor._version
+                self._outputs[id(tensor)] = name + suffix, weakref.ref(tensor), version_of(tensor)
 
     def _is_last_output(self, tensor: Tensor) -> bool:
         """Whether the module only passes on what a part of it gave, unchanged."""
-        last, self._last_output = self._last_output, (weakref.ref(tensor), tensor._version)
-        return last is not None and last[0]() is tensor and last[1] == tensor._version
+        last, self._last_output = self._last_output, (weakref.ref(tensor), version_of(tensor))
+        return last is not None and last[0]() is tensor and last[1] == version_of(tensor)
 
     def _on_inputs(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         if torch.compiler.is_compiling() or not self.active or not torch.is_grad_enabled():
@@ -290,7 +299,7 @@ class Headroom(Probe):
             return
         for suffix, tensor in floats_of(output):
             name, made, version = self._outputs.get(id(tensor), ("", None, 0))
-            if made is not None and made() is tensor and version == tensor._version:
+            if made is not None and made() is tensor and version == version_of(tensor):
                 self._pass.ends.add(name)
             elif tensor.requires_grad and not tensor.is_leaf:
                 act = partial(self._on_output_gradient, f"output{suffix}", tensor.numel(), True)

@@ -4,28 +4,30 @@ import copy
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.operations.culprit import Culprit, source
+from gradlab.probes.operations.generators import Generators, generators, set_generators
 from gradlab.probes.operations.trace import OperationTrace
-from gradlab.probes.sites import in_backward
+from gradlab.probes.sites import in_backward, version_of
 
 
 @dataclass
 class _Call:
-    """One call of a module, kept by reference until the next step begins.
+    """One call of a module, kept by reference until its step, or a finite pass of it, is over.
 
     Attributes:
         module: That was called.
         args: With which it was, positional and by name.
         kwargs: The latter.
         versions: Of the tensors among them, which the loop may change in place afterwards.
-        random: State of the generators of the CPU and, by device, of CUDA.
+        random: State of the random generators.
         autocast: By device type: whether it was on, and the dtype.
         line: Of the program, that made it.
         gradients: That arrived at its outputs, by the output's place among the leaves.
@@ -35,7 +37,7 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     versions: list[int]
-    random: tuple[Tensor, dict[int, Tensor]]
+    random: Generators
     autocast: dict[str, tuple[bool, torch.dtype]]
     line: str
     gradients: dict[int, Tensor] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Calls:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._calls: list[_Call] = []
-        self._open = 0
+        self._is_noting = True
 
     def hooks(self) -> Iterable[RemovableHandle]:
         """Hooks on the model, or on its parts where it is only a container of them."""
@@ -61,9 +63,26 @@ class Calls:
             handles.append(module.register_forward_hook(self._on_output))
         return handles
 
-    def clear(self) -> None:
-        """Forget them."""
-        self._calls.clear()
+    def begin(self) -> None:
+        """A step starts."""
+        self._calls = []
+        self._is_noting = True
+
+    def pass_ended(self, *, broken: bool) -> None:
+        """A backward pass has ended. Its calls, finite ones, need not be kept for others to come.
+
+        Args:
+            broken: Whether something was not finite: then it is the calls up to now that count.
+        """
+        if broken:
+            self._is_noting = False
+        else:
+            self._calls = [call for call in self._calls if not call.gradients]
+
+    def end(self) -> None:
+        """Keep nothing until a step starts."""
+        self._calls = []
+        self._is_noting = False
 
     def again(self) -> Culprit | None:
         """Make the step's calls again on a copy of the model, and find the operation to blame.
@@ -75,10 +94,16 @@ class Calls:
             The first culprit, forward before backward; None if no operation did it: something
             that was handed in was not finite already, or the calls cannot be made again.
         """
+        before = generators()
         try:
-            model = copy.deepcopy(self._model)
-        except Exception:  # a model can hold anything, a graph's tensors for one
+            return self._again()
+        except Exception:  # a model can hold anything and do anything, its second time
             return None
+        finally:
+            set_generators(before)
+
+    def _again(self) -> Culprit | None:
+        model = copy.deepcopy(self._model)
         names = dict(self._model.named_modules())
         for call in self._calls:
             name = next(name for name, module in names.items() if module is call.module)
@@ -88,13 +113,10 @@ class Calls:
         return None
 
     def _on_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if not is_new_pass():
+        if not self._is_noting or not is_new_pass():
             return
-        self._calls.append(
-            _Call(
-                module, args, kwargs, _versions(args, kwargs), _random(), _autocast(args), source()
-            )
-        )
+        versions, autocast = _versions(args, kwargs), _autocast(args)
+        self._calls.append(_Call(module, args, kwargs, versions, generators(), autocast, source()))
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
         if not is_new_pass():
@@ -117,14 +139,11 @@ def _keeper(call: _Call, place: int) -> Callable[[Tensor], None]:
 def _again(model: nn.Module, module: nn.Module, call: _Call) -> Culprit | None:
     if _versions(call.args, call.kwargs) != call.versions:
         return None
-    args, kwargs = tree_map_only(Tensor, _anew, (call.args, call.kwargs))
+    args, kwargs = tree_map(partial(_anew, {}), (call.args, call.kwargs))
     trace = OperationTrace(model, within=_again.__code__, called_at=call.line)
-    cpu, cuda = call.random
+    own = {*model.parameters(), *tree_leaves((args, kwargs))}
+    set_generators(call.random)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=list(cuda)))
-        torch.set_rng_state(cpu)
-        for device, state in cuda.items():
-            torch.cuda.set_rng_state(state, device)
         stack.enter_context(torch.enable_grad())
         for kind, (is_on, dtype) in call.autocast.items():
             stack.enter_context(torch.autocast(kind, dtype, enabled=is_on))
@@ -133,6 +152,8 @@ def _again(model: nn.Module, module: nn.Module, call: _Call) -> Culprit | None:
             trace.ended(output)
             leaves = tree_leaves(output)
             outputs = tuple(leaves[place] for place in call.gradients)
+            if any(leaf not in own for leaf in _leaves(outputs)):
+                return None  # it would be given its gradient a second time
             if outputs:
                 gradients = tuple(g.clone() for g in call.gradients.values())
                 _run_backward(outputs, gradients)
@@ -159,19 +180,30 @@ def is_new_pass() -> bool:
     return not torch.compiler.is_compiling() and torch.is_grad_enabled() and not in_backward()
 
 
-def _anew(x: Tensor) -> Tensor:
-    """A tensor without its history."""
-    return x.detach().requires_grad_(x.requires_grad)
+def _leaves(outputs: Iterable[Tensor]) -> Iterable[Tensor]:
+    """Those that a backward pass from these gives a gradient."""
+    waiting = [x.grad_fn for x in outputs]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        if hasattr(node, "variable"):
+            yield node.variable
+        after = {one for one, _ in node.next_functions} - seen
+        seen |= after
+        waiting += after
+
+
+def _anew(copied: dict[int, Any], x: Any) -> Any:
+    """An argument to be given again: a tensor without its history, or a copy of something else."""
+    if isinstance(x, Tensor):
+        return x.detach().requires_grad_(x.requires_grad)
+    return copy.deepcopy(x, copied)
 
 
 def _versions(args: Any, kwargs: Any) -> list[int]:
-    return [x._version for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-
-
-def _random() -> tuple[Tensor, dict[int, Tensor]]:
-    used = torch.cuda.is_available() and torch.cuda.is_initialized()
-    devices = range(torch.cuda.device_count()) if used else ()
-    return torch.get_rng_state(), {i: torch.cuda.get_rng_state(i) for i in devices}
+    return [version_of(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
 
 
 def _autocast(args: Any) -> dict[str, tuple[bool, torch.dtype]]:

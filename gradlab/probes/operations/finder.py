@@ -53,13 +53,21 @@ class Operations:
 
     def begin(self) -> None:
         """A step starts."""
-        self._calls.clear()
+        self._calls.begin()
         self.found = None
         self._looked = False
         due = self._every is not None and self._steps % self._every == 0
         self._trace = OperationTrace(self._model) if due or self._is_next else None
         self._is_next = False
         self._steps += 1
+
+    def pass_ended(self, *, broken: bool) -> None:
+        """A backward pass has ended.
+
+        Args:
+            broken: Whether something was not finite so far.
+        """
+        self._calls.pass_ended(broken=broken)
 
     def look(self, *, broken: bool) -> None:
         """The step's passes are over, and nothing is changed yet. A second call does nothing.
@@ -78,6 +86,7 @@ class Operations:
             self._is_next = not self._is_alone
             if self._is_alone:
                 self.found = self._calls.again()
+        self._calls.end()
 
     def _follow(self, module: nn.Module, args: Any) -> None:
         if self._trace is not None and is_new_pass():

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from gradlab.probes.operations.culprit import Culprit, Operation, culprit, signature, source
-from gradlab.probes.sites import floats_of
+from gradlab.probes.sites import floats_of, version_of
 
 _UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 """Functions whose result holds whatever the memory held: nothing that was computed."""
@@ -141,10 +141,10 @@ class OperationTrace(TorchFunctionMode):
         self._inside.pop()
 
     def _note(self, x: Tensor, state: _State) -> None:
-        self._known[id(x)] = (weakref.ref(x), x._version, state)
+        self._known[id(x)] = (weakref.ref(x), version_of(x), state)
         base = _base(x)
         if base is not None and state.holds:  # what was written into a view is in its base
-            self._known[id(base)] = (weakref.ref(base), base._version, state)
+            self._known[id(base)] = (weakref.ref(base), version_of(base), state)
 
     def _state(self, x: Tensor) -> _State:
         """What was found of a tensor, unless it has changed since; else what it holds now."""
@@ -162,7 +162,7 @@ class OperationTrace(TorchFunctionMode):
         if id(x) not in self._known:
             return None
         known, version, state = self._known[id(x)]
-        return state if known() is x and version == x._version else None
+        return state if known() is x and version == version_of(x) else None
 
     def _judge(
         self,
