@@ -134,7 +134,10 @@ class Probe:
         return None
 
     def notices(self, columns: Columns) -> bool:
-        """Whether a reading, copied to the host, shows something that was not finite."""
+        """Whether a reading, copied to the host, shows something that was not finite.
+
+        Asked once for each, in the order of the steps, and before `rows` of its window.
+        """
         return False
 
     def between(self, step: Step, columns: Columns) -> Mapping[str, Columns]:

@@ -36,6 +36,21 @@ class _Slot:
         self._known: Tensor | None = None
         self._tensor = torch.empty(0)
         self._pointer = 0
+        self._shape: torch.Size | None = None
+
+    def starts(self) -> bool:
+        """Whether what was taken last, a buffer or frozen, had another shape when taken before.
+
+        What is infinite there then may be a mask, made anew for a longer input.
+        """
+        x = self.kept[self.key]
+        before, self._shape = self._shape, x.shape
+        return x.shape != before and not x.requires_grad
+
+    def is_mask(self) -> bool:
+        """Whether what starts with inf is a mask: a buffer, or frozen and nowhere above 0."""
+        x = _to_look_at(self.kept[self.key])
+        return self.what == "buffer" or x is None or bool((x <= 0).all())
 
     def take(self) -> Tensor | None:
         """What this process has of it now, 1-D, if it can be looked at; it is unchanged then."""
@@ -81,13 +96,46 @@ def _to_look_at(x: Tensor | None) -> Tensor | None:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one look at several of them saw: who was looked at, and who may not be finite."""
+    """What one look at several of them saw: who was looked at, and who may not be finite.
+
+    Those of `starts` were looked at for the first time, or in another shape.
+    """
 
     looked: list[str]
+    starts: list[str]
     names: list[str]
     numbers: Tensor  # (2 * names,): infinite entries and NaNs of each
     counted: bool
     lost: list[str]
+
+
+class _Known:
+    """What the last looks have shown, on the host: whose inf is a mask, and who is not finite."""
+
+    def __init__(self, slots: Mapping[str, _Slot]) -> None:
+        self._slots = slots
+        self._masks: set[str] = set()
+        self._broken: set[str] = set()
+
+    def news(self, columns: Columns) -> list[dict[str, tuple[float, float]]]:
+        """Who is not finite that was before, in each look: infinite entries and NaNs by name."""
+        numbers = iter(columns["numbers"])
+        found = []
+        parts = [columns[name] for name in ("looked", "starts", "names")]
+        for looked, starts, names in zip(*parts, strict=True):
+            held = {name: (next(numbers), next(numbers)) for name in names}
+            self._masks.difference_update(starts)
+            infinite = [name for name in starts if name in held and held[name][0]]
+            self._masks.update(name for name in infinite if self._slots[name].is_mask())
+            broken = {
+                name: (inf, nan)
+                for name, (inf, nan) in held.items()
+                if nan or (inf and name not in self._masks)
+            }
+            found.append({n: both for n, both in broken.items() if n not in self._broken})
+            self._broken.difference_update(looked)
+            self._broken.update(broken)
+        return found
 
 
 class StateHealth(Probe):
@@ -96,7 +144,8 @@ class StateHealth(Probe):
     All are looked at once a step, after the optimizer, whatever the cadence of `attach`. A row of
     `faults` is written at the step that made a tensor so: `update` for a parameter that the
     optimizer has stepped, `parameter` where it was so before that (a checkpoint, a change by hand),
-    `buffer` for a buffer. A buffer that holds inf from the first is a mask.
+    `buffer` for a buffer. A buffer that holds inf from the first, or since its shape changed, is a
+    mask; so is a frozen parameter that does and has no entry above 0.
 
     A trained parameter without a gradient has a row of kind `absent` at the first step, with all
     its entries as its count, and another, with 0, at the step at which its first gradient came.
@@ -125,8 +174,8 @@ class StateHealth(Probe):
         self._given: set[str] = set()
         self._without: set[str] | None = None
         self._was_broken = False
-        self._known: set[str] = set()
-        self._masks: set[str] | None = None
+        # A window is noticed before it is told.
+        self._noticed, self._told = _Known(self._slots), _Known(self._slots)
         return ()
 
     def begin(self, step: int) -> None:
@@ -141,8 +190,11 @@ class StateHealth(Probe):
         self._given.update(changed)
 
     def before_step(self) -> None:
-        """Look at the parameters that were changed since the last look."""
+        """Look at the parameters that were changed since the last look, and for gradients."""
         slots = self._slots.items()
+        # A loop may fill .grad by itself, which calls no hook.
+        wanted = self._trained if self._without is None else self._without
+        self._given.update(name for name in wanted if self._trained[name].grad is not None)
         changed = [n for n, slot in slots if slot.what == "parameter" and slot.is_changed()]
         self._looks["before"] += self._look(changed)
 
@@ -164,6 +216,7 @@ class StateHealth(Probe):
         labels: Columns = {
             "when": [when for when, _ in looks],
             "looked": [look.looked for _, look in looks],
+            "starts": [look.starts for _, look in looks],
             "names": [look.names for _, look in looks],
             "counted": [look.counted for _, look in looks],
             "lost": [look.lost for _, look in looks],
@@ -176,41 +229,22 @@ class StateHealth(Probe):
 
     def notices(self, columns: Columns) -> bool:
         """Whether something is not finite that was, or that is no mask."""
-        return any(broken.keys() - self._known for broken in self._broken_in(columns))
+        return any(self._noticed.news(columns))
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """The faults that the last step did not have."""
         faults = [self._absent(step.step, name, came=False) for name in columns["missing"]]
         faults += [self._absent(step.step, name, came=True) for name in columns["came"]]
-        parts = [columns[name] for name in ("when", "looked", "counted", "lost")]
-        for when, looked, counted, lost, broken in zip(
-            *parts, self._broken_in(columns), strict=True
-        ):
+        parts = [columns[name] for name in ("when", "counted", "lost")]
+        for when, counted, lost, broken in zip(*parts, self._told.news(columns), strict=True):
             for name, (infinite, nan) in broken.items():
-                if name not in self._known:
-                    made_by = None
-                    if when == "after" and name in self._trained:
-                        made_by = f"{name} gradient" if name in lost else self._maker(name)
-                    faults.append(
-                        self._broken(
-                            step.step, name, infinite, nan, counted=counted, made_by=made_by
-                        )
-                    )
-            self._known.difference_update(looked)
-            self._known.update(broken)
+                made_by = None
+                if when == "after" and name in self._trained:
+                    made_by = f"{name} gradient" if name in lost else self._maker(name)
+                faults.append(
+                    self._broken(step.step, name, infinite, nan, counted=counted, made_by=made_by)
+                )
         return {"faults": fault_rows(faults)} if faults else {}
-
-    def _broken_in(self, columns: Columns) -> list[dict[str, tuple[float, float]]]:
-        """What is not finite, masks aside, of each look: infinite entries and NaNs by name."""
-        numbers = iter(columns["numbers"])
-        found = []
-        for names in columns["names"]:
-            held = {name: (next(numbers), next(numbers)) for name in names}
-            broken = {name: both for name, both in held.items() if any(both)}
-            if self._masks is None:  # the first look of all
-                self._masks = {name for name in broken if self._slots[name].what == "buffer"}
-            found.append({n: both for n, both in broken.items() if both[1] or n not in self._masks})
-        return found
 
     def _is_due(self, name: str) -> bool:
         """Whether to look at it after a step."""
@@ -230,11 +264,12 @@ class StateHealth(Probe):
         looks = []
         for tensors in on.values():
             looked = list(tensors)
+            starts = [name for name in looked if self._slots[name].starts()]
             indices, numbers, counted = not_finite(list(tensors.values()))
             broken = [looked[index] for index in indices]
             trained = [name for name in broken if counted and name in self._trained]
             lost = [name for name in trained if self._slots[name].has_lost_gradient()]
-            looks.append(_Look(looked, broken, numbers.flatten(), counted, lost))
+            looks.append(_Look(looked, starts, broken, numbers.flatten(), counted, lost))
         return looks
 
     def _absent(self, step: int, name: str, *, came: bool) -> Fault:

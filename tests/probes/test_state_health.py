@@ -252,3 +252,93 @@ def test_a_parameter_whose_entries_are_in_another_order_is_looked_at_anew() -> N
 def test_a_sound_training_has_no_row() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
     assert record(model, torch.optim.AdamW(model.parameters()), x=torch.randn(6, 4)).empty
+
+
+class Masked(nn.Module):
+    """Scores with a mask that is kept in a buffer or a frozen parameter."""
+
+    def __init__(self, kept: str, length: int, fill: float = -INF) -> None:
+        super().__init__()
+        self.q = nn.Linear(4, 4)
+        self.kept, self.fill = kept, fill
+        self.keep(length)
+
+    def keep(self, length: int) -> None:
+        mask = torch.full((length, length), self.fill).triu(1)
+        if self.kept == "buffer":
+            self.register_buffer("mask", mask)
+        else:
+            self.mask = nn.Parameter(mask, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > len(self.mask):
+            self.keep(len(x))
+        return (self.q(x) @ x.mT + self.mask[: len(x), : len(x)]).softmax(-1)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 6])
+@pytest.mark.parametrize("kept", ["buffer", "parameter"])
+def test_a_mask_is_no_fault_though_it_be_made_as_inputs_get_longer(kept: str, length: int) -> None:
+    if kept == "parameter" and length < 2:
+        pytest.skip("a parameter that is replaced is a new one to its optimizer, too")
+    model = Masked(kept, length)
+    assert record(model).empty
+
+
+def test_a_frozen_weight_that_is_infinite_is_no_mask() -> None:
+    faults = record(Masked("parameter", 2, fill=INF))
+    assert told(faults[faults["name"] == "mask"]) == [(0, "parameter", "mask", "inf", 1)]
+
+
+def with_a_buffer(*values: float) -> nn.Module:
+    """A model that does not use its buffer."""
+    model = nn.Linear(4, 4)
+    model.register_buffer("unused", torch.tensor(values))
+    return model
+
+
+def test_a_mask_that_becomes_nan_is_a_fault() -> None:
+    def spoil(step: int, model: nn.Module) -> None:
+        if step == 2:
+            model.get_buffer("unused")[0] = NAN
+
+    faults = record(with_a_buffer(0, -INF), after_backward=spoil)
+    assert told(faults) == [(2, "buffer", "unused", "both", 2)]
+
+
+@pytest.mark.parametrize("window", [1, 7, 50])
+def test_what_stays_broken_is_one_event_whatever_the_window(window: int) -> None:
+    def spoil(step: int, model: nn.Module) -> None:
+        if step in (3, 5, 12):
+            model.get_buffer("unused")[0] = 0.0 if step == 5 else NAN
+
+    model = with_a_buffer(0.0, 0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradlab.attach(model, optimizer, every=10, window=window) as probes:
+        for step in range(20):
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).square().mean().backward()
+            spoil(step, model)
+            optimizer.step()
+    assert sorted(set(probes.table("grad_norms")["step"])) == [0, 3, 10, 12]
+    assert sorted(set(probes.table("headroom")["step"])) == [0, 3, 10, 12]
+
+
+def test_gradients_that_the_loop_fills_in_by_itself_did_come() -> None:
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradlab.attach(model, optimizer, probes=[StateHealth()]) as probes:
+        for step in range(3):
+            given = dict(model.named_parameters())
+            if not step:
+                del given["bias"]
+            loss = model(torch.ones(2, 4)).square().mean()
+            found = torch.autograd.grad(loss, list(given.values()))
+            for parameter, gradient in zip(given.values(), found, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            optimizer.zero_grad()
+    assert told(probes.table("faults")) == [
+        (0, "gradient", "bias", "absent", 4),
+        (1, "gradient", "bias", "absent", 0),
+    ]

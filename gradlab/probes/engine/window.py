@@ -151,11 +151,9 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
 
 
 def _has_event(step: HostStep, probes: Sequence[Probe]) -> bool:
-    return (
-        step.skipped
-        or not all(map(math.isfinite, step.losses))
-        or any(probes[index].notices(columns) for index, columns in step.readings.items())
-    )
+    # Each is asked at each step: what a probe notices may be a change.
+    noticed = [probes[index].notices(columns) for index, columns in step.readings.items()]
+    return step.skipped or not all(map(math.isfinite, step.losses)) or any(noticed)
 
 
 def _lost_losses(part: HostStep) -> list[Fault]:
