@@ -26,7 +26,8 @@ class Place:
         dtype: Of the tensor as it exists. Of a parameter's gradient, the dtype that its one
             product had before autocast widened it; its own where it sums several (a tied
             parameter, micro-batches), as a sum may leave the range of its terms.
-        masks: Whether −inf there is taken for a mask: in scores, and what has no parameters.
+        masks: Whether −inf there is taken for a mask: in scores, and what has no parameters; and in
+            an argument that is not the first, if it has no entry above 0.
         outside: Whether it is no site, but what the model is handed: `forward` an argument by its
             name, `backward` the gradient of what the model returned.
     """
@@ -40,7 +41,7 @@ class Place:
     def finite(self, low: float, high: float) -> bool:
         """Whether all entries between these extremes are finite, but for −inf that masks."""
         if self.masks and low == -math.inf:
-            return math.isfinite(high)
+            return math.isfinite(high) and (high <= 0 or not self.outside)
         return math.isfinite(low) and math.isfinite(high)
 
 

@@ -28,15 +28,17 @@ def cause_of(site: str, module: nn.Module, given: Any, dtype: torch.dtype) -> st
     """
     limit = FP16_OVERFLOW if dtype is torch.float16 else math.inf
     for name, parameter in module.named_parameters():
-        if not _largest(parameter) < limit:
+        low, high = _extremes(parameter)
+        is_mask = not parameter.requires_grad and low == -math.inf and high <= 0
+        if not (is_mask or max(-low, high) < limit):
             return f"{clean_name(f'{site}.{name}')} (parameter)"
     for name, buffer in module.named_buffers():
         if math.isnan(_largest(buffer)):  # inf may be a mask
             return f"{clean_name(f'{site}.{name}')} (buffer)"
-    for position, (_, x) in enumerate(floats_of(given)):
+    for place, x in floats_of(given):
         low, high = _extremes(x)
         # A mask has no gradient, and does not come first.
-        if not high < math.inf or (low == -math.inf and (x.requires_grad or position == 0)):
+        if not high < math.inf or (low == -math.inf and (x.requires_grad or not place)):
             return HANDED
     return None
 

@@ -288,9 +288,12 @@ class Headroom(Probe):
             return
         if in_backward():
             return
-        for name, given in (*zip(self._arguments, args, strict=False), *kwargs.items()):
+        named = (*zip(self._arguments, args, strict=False), *kwargs.items())
+        for position, (name, given) in enumerate(named):
             for suffix, tensor in floats_of(given):
-                look: _Look = (name + suffix, "forward", tensor.dtype, False, True)
+                # As `cause_of` has it: a mask has no gradient, and does not come first.
+                masks = not tensor.requires_grad and (position > 0 or suffix != "")
+                look: _Look = (name + suffix, "forward", tensor.dtype, masks, True)
                 self._see(look, _plain(tensor), tensor.numel())
 
     def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -330,7 +333,9 @@ class Headroom(Probe):
         # A leaf, as a module gives that returns its parameter, would keep the hook for good.
         if output.requires_grad and not output.is_leaf:
             output.register_hook(partial(self._on_output_gradient, name, numel, False))
-            if numel and not any(self._extremes.last) and makes_zeros(module, given):
+            # A single number may be a loss that has nothing to add.
+            is_zero = numel > 1 and not any(self._extremes.last)
+            if is_zero and makes_zeros(module, given):
                 self._pass.zeroed.append(self._index[look])
 
     def _on_output_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:

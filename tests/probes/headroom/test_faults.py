@@ -278,3 +278,41 @@ def test_zeros_that_are_meant_or_only_handed_on_are_no_row() -> None:
     nn.init.constant_(frozen[0].bias, -100.0)
     model = named(frozen=frozen, start=start, act=nn.Tanh(), head=nn.Linear(4, 1))
     assert record(model, [torch.ones(2, 4)] * 2).table("faults").empty
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_mask_that_is_handed_in_is_not_blamed_for_what_the_model_does(frozen: bool) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.out = Own()
+            mask = torch.full((4, 4), -INF).triu(1)
+            self.out.mask = nn.Parameter(mask, requires_grad=False) if frozen else mask
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            scores = self.fc(x) + (self.out.mask if frozen else mask)
+            y: Tensor = self.out(scores.softmax(-1) * x.mul(3e38).mul(10))  # between the modules
+            return y
+
+    mask = torch.full((4, 4), -INF).triu(1)
+    probes = record(Masked(), [{"x": torch.ones(4, 4), "mask": mask}])
+    faults = probes.table("faults")
+    assert faults["what"].tolist() == ["activation"]
+    assert faults["name"].tolist() == ["out"]
+    assert faults["producer"].tolist() == ["the model (between its modules)"]
+
+
+def test_a_loss_within_the_model_that_has_nothing_to_add_is_no_dead_site() -> None:
+    class Ranked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.ranking = nn.MarginRankingLoss()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc(x)
+            loss: Tensor = y + self.ranking(y[:, 0] + 100, y[:, 1], torch.ones(2))
+            return loss
+
+    assert record(Ranked(), [torch.ones(2, 4)] * 3).table("faults").empty
