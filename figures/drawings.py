@@ -103,8 +103,6 @@ def study_drawings(
 ) -> Iterator[Drawing]:
     """The figures beside a stability study: of its table, and the roads to the break.
 
-    Without the tables behind them, which the study has in files of its own.
-
     Args:
         table: Its stability table.
         runs: Its runs.
@@ -112,7 +110,7 @@ def study_drawings(
     """
     for kind in kinds.STABILITY_KINDS:
         for drawing in until_error(kind.draw(table), kind.title, note):
-            yield replace(drawing, table=None)
+            yield drawing
     roads: dict[str, list[Run]] = {}
     for run in runs:
         if run.status == "finished" and "headroom" in run.tables:

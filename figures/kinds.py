@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from gradlab.analyses.comparable import run_key
 from gradlab.analyses.compute import compute_saved, perplexity_curves, summarise_saved
+from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import (
     study_gradients,
     study_mismatch,
@@ -15,6 +16,7 @@ from gradlab.analyses.gradient_study import (
     window_length,
 )
 from gradlab.analyses.headroom import tightest_by_layer
+from gradlab.analyses.lr_search import losses_by_rate
 from gradlab.analyses.relative_gradients import (
     relative_gradients,
     study_losses,
@@ -28,11 +30,13 @@ from gradlab.analyses.scales import (
     summarise_scales,
 )
 from gradlab.analyses.stability import paired_differences, summarise_stability
+from gradlab.errors import GradlabError
 from gradlab.figures.compute import perplexity_panels
 from gradlab.figures.differences import lr_against_baseline
 from gradlab.figures.gradients import gradient_panels
 from gradlab.figures.headroom import Road, headroom_panels
 from gradlab.figures.lambda_resid import lambda_resid_by_depth
+from gradlab.figures.lr_search import loss_by_rate
 from gradlab.figures.relative_gradients import relative_panels
 from gradlab.figures.scales import scale_panels
 from gradlab.figures.stability import lr_at_break
@@ -113,6 +117,8 @@ class RunsKind(Kind):
         draw: From comparable runs to drawings, in the order of the architectures.
         free: What may differ between the runs of one figure
             (`gradlab.analyses.comparable.check_comparable`).
+        by_rate: Its runs differ in their learning rate too, so that an architecture and seed are
+            in it once at each.
         one_step: It shows one step that all runs have, which those that destabilised bring down
             to their last: they are left out where there are others.
         lacks: Why a run that has the tables cannot be in it, in a few words; None if it can.
@@ -122,6 +128,7 @@ class RunsKind(Kind):
     remedy: str
     draw: Callable[[Sequence[Run], Choices], Iterator[Drawing]]
     free: tuple[str, ...] = ()
+    by_rate: bool = False
     one_step: bool = False
     lacks: Callable[[Run], str | None] = lambda _: None
 
@@ -215,6 +222,18 @@ def draw_differences(table: pd.DataFrame) -> Iterator[Drawing]:
             yield Drawing(f"lr_against_{baseline}_ramp{ramp:g}", figure, mine)
 
 
+def draw_search(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Loss against the learning rate: Table 1 of the paper, with what lies around it."""
+    losses = final_losses(runs, vary="lr")
+    yield Drawing("loss_by_rate", figure_of(loss_by_rate(losses)), losses_by_rate(losses))
+
+
+def _draw_several_rates(runs: Sequence[Run], choices: Choices) -> Iterator[Drawing]:
+    if len({run.config.schedule.lr for run in runs}) < 2:
+        raise GradlabError("the runs have one learning rate; gradlab lr-search compares several.")
+    yield from draw_search(runs, choices)
+
+
 def _has_no_end(run: Run) -> str | None:
     """Why a run has no late window."""
     if run.attached:
@@ -230,17 +249,23 @@ def _has_no_validation(run: Run) -> str | None:
         return None
     if run.config.val_every:
         return "it has no validation, or none that is a number"
-    return "it has no validation, which gradlab train --val-every 50 makes"
+    return _NOT_VALIDATED
 
+
+def _has_no_rate(run: Run) -> str | None:
+    """Why a run says nothing of a learning rate; one that destabilised does, validated or not."""
+    if run.attached:
+        return _LOOP
+    if run.config.schedule.kind == "ramp":
+        return "its learning rate rises at every step"
+    if run.verdict is None:
+        return "it has not ended"
+    return None if run.config.val_every else _NOT_VALIDATED
+
+
+_NOT_VALIDATED = "it has no validation, which gradlab train --val-every 50 makes"
 
 _LOOP = "it is of a loop of its own (gradlab.attach), whose config is not known"
-
-FIGURE_1 = Kind(
-    "figure 1",
-    "The layers",
-    "One layer of each architecture, from its input at the bottom; filled boxes are what plain "
-    "Pre-LN and Post-LN lack.",
-)
 
 FIGURE_1 = Kind(
     "figure 1",
@@ -288,6 +313,18 @@ KINDS = (
         draw=draw_perplexity,
         free=("schedules",),
         lacks=_has_no_validation,
+    ),
+    RunsKind(
+        "table 1",
+        "Loss against the learning rate",
+        "Final validation loss at each peak learning rate: a small point is a run, a cross one "
+        "that diverged, the line joins the means over seeds, and a ring marks the best rate.",
+        tables=("steps",),
+        remedy="make it with gradlab lr-search",
+        draw=_draw_several_rates,
+        free=("schedules",),
+        by_rate=True,
+        lacks=_has_no_rate,
     ),
     RunsKind(
         "figure 3",

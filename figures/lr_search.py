@@ -61,10 +61,13 @@ def loss_by_rate(losses: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         # Where every run diverged the crosses say all there is, and the line goes there alone.
         stayed = means[means["diverged"] < means["runs"]]
         draw_lines(ax, means, "place", "loss", style, markers=False, linewidth=1.2)
-        shared: dict[str, Any] = {"x": "place", "ax": ax, **encoding(style)}
-        seaborn.scatterplot(stayed, y="loss", s=20, linewidth=0.5, zorder=4, **shared)
         stable = ended[~ended["diverged"].astype(bool)]
-        seaborn.scatterplot(stable, y="entered", s=9, linewidth=0, alpha=0.4, zorder=2, **shared)
+        if len(stable):  # seaborn warns of a palette without points
+            shared: dict[str, Any] = {"x": "place", "ax": ax, **encoding(style)}
+            seaborn.scatterplot(stayed, y="loss", s=20, linewidth=0.5, zorder=4, **shared)
+            seaborn.scatterplot(
+                stable, y="entered", s=9, linewidth=0, alpha=0.4, zorder=2, **shared
+            )
         for arch, look in style.items():
             _draw_diverged(ax, ended[ended["diverged"] & (ended["arch"] == arch)], look)
             _ring_best(ax, means[(means["arch"] == arch) & (means["lr"] == best[arch])], look)

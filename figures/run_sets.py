@@ -97,7 +97,7 @@ def run_sets(kind: RunsKind, runs: Sequence[Run]) -> tuple[list[RunSet], list[st
     sets = []
     for group, suffix in zip(groups, _suffixes(groups), strict=True):
         taken: dict[object, Run] = {}
-        again = [name_of(run) for run in group if taken.setdefault(run_key(run), run) is not run]
+        again = [name_of(run) for run in group if taken.setdefault(_key(kind, run), run) is not run]
         if again:
             sentences.append(
                 f"{kind.title} leaves out {_listed(again)}: another run of the same architecture "
@@ -107,6 +107,11 @@ def run_sets(kind: RunsKind, runs: Sequence[Run]) -> tuple[list[RunSet], list[st
         ordered = sorted(taken.values(), key=lambda run: places.get(run_key(run)[1], len(named)))
         sets.append(RunSet(ordered, suffix))
     return sets, sentences
+
+
+def _key(kind: RunsKind, run: Run) -> object:
+    """What a figure has one run of."""
+    return run_key(run), run.config.schedule.lr if kind.by_rate else None
 
 
 def _suffixes(groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -1,6 +1,5 @@
 """`gradlab grad-norms`: how large each layer's gradients are, architecture against architecture."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab.cli.options.command import Place
@@ -9,8 +8,6 @@ from gradlab.cli.terminal.study import make_study
 from gradlab.studies.gradients import Gradients
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gradlab.runs.study import StudyRecord
 
 EXAMPLES = """\
@@ -42,22 +39,21 @@ def grad_norms(study: Gradients, place: Place) -> None:
     from gradlab.analyses.gradients import windows_of
 
     windows_of(study.configs()[0], study.average)
-    make_study(
-        study, place, lambda record, figures: show_result(record, figures, length=study.average)
-    )
+    make_study(study, place, show_result)
 
 
-def show_result(record: "StudyRecord", figures: bool, *, length: int) -> None:
+def show_result(record: "StudyRecord", figures: bool) -> None:
     """Print the study's table and sentences, and write its files."""
     from gradlab.analyses.gradient_study import (
         mismatch_differences,
         study_gradients,
         study_mismatch,
         summarise_mismatch,
+        window_length,
     )
     from gradlab.analyses.gradient_words import difference_sentences
     from gradlab.cli.terminal.result_tables import mismatch_table
-    from gradlab.cli.terminal.study_files import files_line, write_csvs
+    from gradlab.cli.terminal.study_files import files_line, write_csvs, write_drawings
 
     console, out = output(), record.folder
     configs = list(record.configs.values())
@@ -65,7 +61,7 @@ def show_result(record: "StudyRecord", figures: bool, *, length: int) -> None:
     if not runs:
         console.print(f"No run in {out} has reached its last step: there is nothing to compare.")
         return
-    gradients = study_gradients(runs, length=length)
+    gradients = study_gradients(runs, length=window_length(runs))
     mismatches = study_mismatch(gradients)
     tables = {
         "gradients": gradients,
@@ -78,21 +74,7 @@ def show_result(record: "StudyRecord", figures: bool, *, length: int) -> None:
         console.print(sentence)
     files = [out / "runs.csv", *write_csvs(tables, out)]
     if figures:
-        files += write_figure(gradients, out)
+        from gradlab.figures.kinds import draw_gradients
+
+        files += write_drawings(draw_gradients(runs), out)
     console.print(files_line(out, files))
-
-
-def write_figure(gradients: "pd.DataFrame", out: Path) -> list[Path]:
-    """Figure 3, a panel a window."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    from gradlab.figures.gradients import gradient_panels
-    from gradlab.figures.save import save
-
-    figure = gradient_panels(gradients, op=OP)
-    files = save(figure, out / f"gradients_{OP}")
-    plt.close(figure)
-    return files

@@ -1,6 +1,5 @@
 """`gradlab lr-search`: the learning rate that suits each architecture, and how much it matters."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradlab.cli.options.command import Place
@@ -9,8 +8,6 @@ from gradlab.cli.terminal.study import make_study
 from gradlab.studies.losses import LrSearch
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gradlab.runs.study import StudyRecord
 
 EXAMPLES = """\
@@ -50,7 +47,7 @@ def show_result(record: "StudyRecord", figures: bool) -> None:
     )
     from gradlab.analyses.lr_search_words import NOTE, search_sentences
     from gradlab.cli.terminal.result_tables import rate_tables, search_table
-    from gradlab.cli.terminal.study_files import files_line, write_csvs
+    from gradlab.cli.terminal.study_files import files_line, write_csvs, write_drawings
 
     console, out = output(), record.folder
     configs = list(record.configs.values())
@@ -73,22 +70,7 @@ def show_result(record: "StudyRecord", figures: bool) -> None:
         console.print(sentence)
     files = [out / "runs.csv", *write_csvs(tables, out)]
     if figures and tables["rates"]["runs"].any():
-        files += write_figure(losses, out)
+        from gradlab.figures.kinds import draw_search
+
+        files += write_drawings(draw_search(record.runs), out)
     console.print(files_line(out, files))
-
-
-def write_figure(losses: "pd.DataFrame", out: Path) -> list[Path]:
-    """Loss against learning rate."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    from gradlab.figures.lr_search import loss_by_rate
-    from gradlab.figures.save import save
-    from gradlab.figures.style import figure_of
-
-    figure = figure_of(loss_by_rate(losses))
-    files = save(figure, out / "loss_by_rate")
-    plt.close(figure)
-    return files

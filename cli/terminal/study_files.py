@@ -1,12 +1,14 @@
 """The tables and figures beside a study's runs, made from what the runs recorded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gradlab.figures.kinds import Drawing
     from gradlab.runs.study import StudyRecord
 
 
@@ -42,6 +44,16 @@ def write_csvs(tables: Mapping[str, "pd.DataFrame"], out: Path) -> list[Path]:
     return [write_csv(out / f"{name}.csv", table) for name, table in tables.items()]
 
 
+def write_drawings(made: "Iterable[Drawing]", out: Path) -> list[Path]:
+    """Figures without the tables behind them, which a study has in files of its own."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from gradlab.figures.drawings import save_drawing
+
+    return [file for drawing in made for file in save_drawing(replace(drawing, table=None), out)]
+
+
 def write_figures(table: "pd.DataFrame", record: "StudyRecord") -> list[Path]:
     """Figure 5, the differences against the first architecture, and the roads to the break.
 
@@ -50,7 +62,6 @@ def write_figures(table: "pd.DataFrame", record: "StudyRecord") -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("agg")
-    from gradlab.figures.drawings import save_drawing, study_drawings
+    from gradlab.figures.drawings import study_drawings
 
-    made = study_drawings(table, record.runs, note=lambda _: None)
-    return [file for drawing in made for file in save_drawing(drawing, record.folder)]
+    return write_drawings(study_drawings(table, record.runs, note=lambda _: None), record.folder)

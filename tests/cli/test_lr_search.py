@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+import gradlab
 from gradlab.cli.main import app
 from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
@@ -97,6 +98,9 @@ def test_the_tables_the_sentences_and_the_files(
     assert {file.stem for file in out.glob("*.csv")} == names
     for form in ("png", "pdf"):
         assert (out / f"loss_by_rate.{form}").stat().st_size > 5000
+    (ax,) = gradlab.draw(out)["loss_by_rate"].axes
+    crosses = [line for line in ax.lines if line.get_marker() == "x"]
+    assert sum(len(line.get_xdata()) for line in crosses) == 3  # runs that diverged are in it
 
 
 def test_an_interrupted_search_shows_what_it_has(

@@ -109,6 +109,13 @@ def test_an_architecture_that_always_diverges_has_no_ring() -> None:
     assert len(marked(ax, "pre-ln", "x").get_xdata()) == 3 * len(RATES)
 
 
+def test_a_search_in_which_every_run_diverged_has_crosses_alone() -> None:
+    losses = study().assign(reason="loss_rise", val_loss=math.nan)
+    ax = loss_by_rate(losses)
+    assert sum(len(x.get_xdata()) for x in ax.lines if x.get_marker() == "x") >= len(losses)
+    assert not ax.collections
+
+
 def test_nothing_to_draw_is_a_sentence() -> None:
     with pytest.raises(GradlabError, match="no run of this search has ended"):
         loss_by_rate(study().assign(reason="error"))
