@@ -18,6 +18,13 @@ RULE = (
 """How a verdict comes about, in a sentence."""
 
 
+COLUMNS = [
+    *("claim", "says", "source", "study", "size", "number", "low", "high"),
+    *("meaning", "above", "below", "seeds", "verdict"),
+]
+"""Of a table of judged claims."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claim.
@@ -77,10 +84,10 @@ def judge(claim: Claim, study: StudyTables) -> dict[str, Any]:
         study: What its study has.
 
     Returns:
-        By column: claim (its name), says, source, study, size, number, low, high (the 95 %
-        interval), meaning, above, below (the claim's side), seeds (or pairs of runs with one seed,
-        behind the number), verdict. Of a study that is not finished there is no number, and the
-        verdict says so.
+        By the names of `COLUMNS`: claim (its name), says, source, study, size, number, low, high
+        (the 95 % interval), meaning, above, below (the claim's side), seeds (or pairs of runs with
+        one seed, behind the number), verdict. Of a study that is not finished there is no number,
+        and the verdict says so.
     """
     found = Estimate(math.nan, math.nan, math.nan, 0)
     verdict = study.missing
@@ -105,5 +112,8 @@ def judge(claim: Claim, study: StudyTables) -> dict[str, Any]:
 
 
 def judge_all(claims: Iterable[Claim], studies: Mapping[str, StudyTables]) -> pd.DataFrame:
-    """A row a claim, by `judge`; `studies` has those that the claims name."""
-    return pd.DataFrame([judge(claim, studies[claim.study]) for claim in claims])
+    """A row a claim by `judge`, of the claims whose study is there."""
+    return pd.DataFrame(
+        [judge(claim, studies[claim.study]) for claim in claims if claim.study in studies],
+        columns=COLUMNS,
+    )

@@ -45,17 +45,19 @@ CLAIM_TABLES: Mapping[str, Callable[[Path, Sequence[Run]], Tables]] = MappingPro
 
 
 def read_studies(out: Path) -> dict[str, StudyTables]:
-    """What each study in the claims' folder has for them: nothing before all its runs are over.
+    """What each study that was begun has for the claims: nothing before all its runs are over.
+
+    Args:
+        out: The claims' folder, which has the studies in folders of their names.
 
     Raises:
         GradlabError: A study's file cannot be read.
     """
-    return {name: _read(name, find_study(out / name)) for name in CLAIM_TABLES}
+    found = {name: find_study(out / name) for name in CLAIM_TABLES}
+    return {name: _read(name, study) for name, study in found.items() if study is not None}
 
 
-def _read(name: str, study: StudyRecord | None) -> StudyTables:
-    if study is None:
-        return StudyTables("", missing="study not begun")
+def _read(name: str, study: StudyRecord) -> StudyTables:
     runs = study.runs
     over = [run for run in runs if run.status in ("finished", "error")]
     size = runs[0].config.size if runs else ""

@@ -5,6 +5,10 @@ from types import MappingProxyType
 
 from gradlab.analyses import gradient_words, lr_search_words, stability_words
 from gradlab.analyses.ablation import ablation_differences
+from gradlab.analyses.claim import judge_all
+from gradlab.analyses.claim_studies import read_studies
+from gradlab.analyses.claim_words import claim_sentences
+from gradlab.analyses.claims import CLAIMS
 from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import (
     mismatch_differences,
@@ -17,11 +21,13 @@ from gradlab.analyses.lr_search import search_differences, summarise_search
 from gradlab.analyses.stability_table import read_stability
 from gradlab.analyses.variants import variant_differences, variant_losses
 from gradlab.errors import GradlabError, unknown
-from gradlab.runs.study import StudyRecord
+from gradlab.runs.study import StudyRecord, StudySet
 
 
 def study_sentences(study: StudyRecord) -> list[str]:
     """How a study's architectures differ, with intervals, and what broke or was best.
+
+    Of the studies of the paper's claims: the claims with their verdicts.
 
     Args:
         study: Finished or not: the sentences are of the runs that have ended.
@@ -29,12 +35,24 @@ def study_sentences(study: StudyRecord) -> list[str]:
     Raises:
         GradlabError: What made it is not known, none of its runs has ended, or one is damaged.
     """
+    if isinstance(study, StudySet):
+        return _claims(study)
     command = study.command
     if command is None:
         raise GradlabError(f"{study.folder} does not say which study it is: name one of its runs.")
     if command.name not in _SENTENCES:
         raise GradlabError(unknown("study", command.name, _SENTENCES))
     return _SENTENCES[command.name](study)
+
+
+def _claims(studies: StudySet) -> list[str]:
+    found = read_studies(studies.folder)
+    if not found:
+        raise GradlabError(
+            f"{studies.folder} holds studies, but none of the paper's claims: name one of them, as "
+            f"{studies.folder / next(iter(studies.studies))}."
+        )
+    return claim_sentences(judge_all(CLAIMS, found))
 
 
 def _stability(study: StudyRecord) -> list[str]:

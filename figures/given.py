@@ -12,7 +12,7 @@ from gradlab.analyses.stability_table import STABILITY_FILE, read_stability
 from gradlab.errors import GradlabError
 from gradlab.figures.drawings import drawings
 from gradlab.figures.kinds import Choices
-from gradlab.runs.gather import Source, folder_of, gather
+from gradlab.runs.gather import Source, folders_of, gather
 from gradlab.runs.reader import Run
 
 
@@ -38,7 +38,12 @@ def read_given(sources: Iterable[Source]) -> Given:
         GradlabError: There is nothing in them to draw.
     """
     sources = list(sources)
-    folders = [folder_of(source).resolve() for source in sources if not isinstance(source, Run)]
+    folders = [
+        folder.resolve()
+        for source in sources
+        if not isinstance(source, Run)
+        for folder in folders_of(source)
+    ]
     studies = [folder for folder in dict.fromkeys(folders) if (folder / STABILITY_FILE).exists()]
     stability, notes = {}, []
     for folder in studies:

@@ -4,7 +4,7 @@ A field's name is the option's and the key in a `--config` file; its description
 is here and in `gradlab.config` is declared there.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, get_args
@@ -29,7 +29,7 @@ from gradlab.config import (
 )
 from gradlab.errors import ConfigError, GradlabError, unknown
 from gradlab.models.presets import model_config, size_labels
-from gradlab.runs.study import Command
+from gradlab.runs.command import Command
 
 PARTS = (
     ModelConfig,
@@ -45,20 +45,22 @@ SWITCHES = tuple(name for name in ModelConfig.model_fields if name != "d_model")
 """Fields of a model that can be told by name; the width is part of the size."""
 
 Part = TypeVar("Part", bound=Config)
+Value = TypeVar("Value", str, int, float)
 
 
-def _several(value: Any) -> Any:
+def several(value: Value | Iterable[Value]) -> Iterable[Value]:
+    """One value as several."""
     return (value,) if isinstance(value, str | int | float) else value
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a config takes; what it holds is what stands below
     Names = Sequence[str]
-    Numbers = Sequence[float]
-    Widths = Sequence[int]
+    Numbers = float | Sequence[float]
+    Widths = int | Sequence[int]
 else:
-    Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
-    Numbers = Annotated[tuple[float, ...], BeforeValidator(_several)]
-    Widths = Annotated[tuple[int, ...], BeforeValidator(_several)]
+    Names = Annotated[tuple[str, ...], BeforeValidator(several)]
+    Numbers = Annotated[tuple[float, ...], BeforeValidator(several)]
+    Widths = Annotated[tuple[int, ...], BeforeValidator(several)]
 
 
 def same(name: str, config: type[Config] = RunConfig) -> Any:

@@ -1,13 +1,11 @@
 """The paper's claims as a table on the screen, and as a page of Markdown with its figures."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from gradlab.analyses import wording
 from gradlab.pages.screen import Words, results_table
 
 if TYPE_CHECKING:
@@ -31,9 +29,19 @@ def claims_table(table: "pd.DataFrame") -> Table:
     """The claims with their verdicts.
 
     Args:
-        table: Of `gradlab.analyses.claim.judge_all`.
+        table: Of `gradlab.analyses.claim.judge_all`, or several side by side
+            (`gradlab.analyses.claim_sets`): these have a column each.
     """
+    from gradlab.analyses.claim_words import number_text, seeds_text
+
     made = results_table("The paper's claims")
+    if "set" in table:
+        headings, *rows = _side_by_side(table)
+        for heading in headings:
+            made.add_column(heading)
+        for cells in rows:
+            made.add_row(*map(Words, cells))
+        return made
     for heading in ("claim", "size", "number (95 % interval)", "seeds", "verdict"):
         made.add_column(heading)
     for row in table.to_dict("records"):
@@ -43,18 +51,22 @@ def claims_table(table: "pd.DataFrame") -> Table:
 
 
 def document(
-    table: "pd.DataFrame", lines: Mapping[str, str], drawn: Mapping[str, Sequence[str]]
+    table: "pd.DataFrame",
+    lines: Mapping[str, str],
+    drawn: Mapping[str, Sequence[str]],
+    notes: Sequence[str] = (),
 ) -> str:
     """The page.
 
     Args:
-        table: Of `gradlab.analyses.claim.judge_all`.
+        table: As of `claims_table`.
         lines: The command of each study, by its name.
         drawn: The names of its figures, likewise.
+        notes: Sentences below the table.
     """
     from gradlab.analyses.claim import RULE
 
-    parts = ["# The paper's claims at small size", markdown_table(table), f"{RULE}."]
+    parts = ["# The paper's claims at small size", markdown_table(table), f"{RULE}.", *notes]
     for name, line in lines.items():
         parts += [f"## {name}", f"```console\n$ {line}\n```"]
         parts += [
@@ -64,39 +76,51 @@ def document(
 
 
 def markdown_table(table: "pd.DataFrame") -> str:
-    """A row a claim: its words, where the paper has it, verdict, number and what that is."""
+    """A row a claim: its words, where the paper has it, verdict, number and what that is.
+
+    Args:
+        table: As of `claims_table`.
+    """
     from gradlab.analyses.claim import VERDICTS
+    from gradlab.analyses.claim_words import number_text, seeds_text
 
     headings = ["claim", "paper", "size", "verdict", "number", "what it is", "seeds"]
-    rows = [headings, ["---"] * len(headings)]
+    if "set" in table:
+        headings, *rows = _side_by_side(table, bold="**")
+        return _markdown([headings, *rows])
+    rows = [headings]
     for row in table.to_dict("records"):
         verdict = f"**{row['verdict']}**" if row["verdict"] in VERDICTS else row["verdict"]
         cells = [row["says"], row["source"], row["size"] and f"`{row['size']}`", verdict]
         rows.append([*cells, number_text(row), row["meaning"], seeds_text(row)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _markdown(rows)
 
 
-def seeds_text(row: Mapping[Any, Any]) -> str:
-    """How many seeds are behind a number; a dash before the study is finished."""
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    headings, *others = rows
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *others]
+    )
+
+
+def _side_by_side(table: "pd.DataFrame", *, bold: str = "") -> list[list[str]]:
+    """The headings, then a row a claim; of each set the verdict, the number and the seeds."""
     from gradlab.analyses.claim import VERDICTS
+    from gradlab.analyses.claim_words import number_text
+    from gradlab.analyses.finding import counted
 
-    return str(row["seeds"]) if row["verdict"] in VERDICTS else "–"
-
-
-def number_text(row: Mapping[Any, Any]) -> str:
-    """A claim's number with its interval, to two digits of the interval's half-width.
-
-    To more where an end would be rounded onto the edge of the claim's side, and seem to touch it.
-    """
-    ends = [row[name] for name in ("number", "low", "high")]
-    if math.isnan(row["low"]):
-        return wording.number_text(row["number"])
-    half = (row["high"] - row["low"]) / 2
-    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
-    edges = [edge for edge in (row["above"], row["below"]) if math.isfinite(edge)]
-    while digits < 9 and any(round(end, digits) == edge != end for end in ends for edge in edges):
-        digits += 1
-    return wording.spread_text(*(wording.number_text(end, f".{digits}f") for end in ends))
+    sets = list(dict.fromkeys(table["set"]))
+    rows = [["claim", "paper", *sets, "what the number is"]]
+    for _, claim in table.groupby("claim", sort=False):
+        found = dict.fromkeys(sets, "–")
+        for row in claim.to_dict("records"):
+            found[row["set"]] = row["verdict"]
+            if row["verdict"] in VERDICTS:
+                said = f"{number_text(row)}, {counted(row['seeds'], 'seed')}"
+                found[row["set"]] = f"{bold}{row['verdict']}{bold} {said}"
+        first = claim.iloc[0]
+        rows.append([first["says"], first["source"], *found.values(), first["meaning"]])
+    return rows
 
 
 def write_drawn(

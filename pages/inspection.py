@@ -17,7 +17,7 @@ from gradlab.analyses.study_words import study_sentences
 from gradlab.pages.screen import Screen, Words, results_table
 from gradlab.runs.gather import Source, folder_of
 from gradlab.runs.reader import Run, load
-from gradlab.runs.study import StudyRecord, find_study
+from gradlab.runs.study import StudyRecord, find_studies
 
 _WIDTH = 100
 """Columns of an inspection as a string."""
@@ -62,7 +62,8 @@ def inspect(source: Source, *, top: int = 5) -> Inspection:
 
     Of a run: how it ended; the first overflow and what led to it; where FP16's range was tightest;
     what was not finite, and what the recorded tables say. Of a study: how its architectures differ,
-    with intervals, and what broke or which learning rate was best.
+    with intervals, and what broke or which learning rate was best. Of the studies behind the
+    paper's claims: which are seen.
 
     Args:
         source: A run, a study, or the folder of either.
@@ -73,7 +74,7 @@ def inspect(source: Source, *, top: int = 5) -> Inspection:
     """
     if isinstance(source, Run):
         return Inspection(findings(source, top=top))
-    study = source if isinstance(source, StudyRecord) else find_study(folder_of(source))
+    study = source if isinstance(source, StudyRecord) else find_studies(folder_of(source))
     if study is None:
         return Inspection(findings(load(folder_of(source)), top=top))
     return Inspection(sentences=study_sentences(study))

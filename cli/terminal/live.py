@@ -44,7 +44,8 @@ class Watch:
         self._began = self.clock()
 
     def begin(self, work: Mapping[str, float]) -> None:
-        """The runs are known, and about to be trained."""
+        """The runs are known, and about to be trained; those of a study before are forgotten."""
+        self.states, self.last, self.messages = {}, {}, {}
         self.work = work
         self._began = self.clock()
 
@@ -117,13 +118,15 @@ def watching(
         console: Where.
         work: As of `Watch`, where it is known already.
     """
-    from gradlab.studies.news import Planned, Timing
+    from gradlab.studies.news import Planned, StudyBegun, Timing
 
     watch = Watch(work or {})
     show = watch.take if console.is_terminal else plain_lines(watch, console)
 
     def tell(news: "News") -> None:
         match news:
+            case StudyBegun(line):
+                console.print(f"\n{line}", markup=False, highlight=False, soft_wrap=True)
             case Timing(what):
                 console.print(f"Timing a training step of {what}.", soft_wrap=True)
             case Planned(configs):

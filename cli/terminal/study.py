@@ -11,11 +11,12 @@ from gradlab.pages.screen import Screen, complain
 if TYPE_CHECKING:
     from gradlab.cli.options.command import Place
     from gradlab.runs.study import StudyRecord
+    from gradlab.studies.claims import Claims
     from gradlab.studies.study import Study
 
 
 def make_study(
-    study: "Study", place: "Place", show_result: "Callable[[StudyRecord, bool], None]"
+    study: "Study | Claims", place: "Place", show_result: "Callable[[StudyRecord, bool], None]"
 ) -> None:
     """Train a study's runs under the live view, show what they say, and name those that failed.
 
@@ -30,7 +31,7 @@ def make_study(
             used.
         typer.Exit: With status 1 if runs failed, 130 after Ctrl-C.
     """
-    from gradlab.runs.study import find_study
+    from gradlab.runs.study import find_studies
     from gradlab.studies.run import run_study
 
     out = place.out or study.folder()
@@ -38,8 +39,8 @@ def make_study(
         with watching(Screen(stderr=True)) as tell:
             record = run_study(study, out, jobs=place.jobs, resume=place.resume, progress=tell)
     except KeyboardInterrupt:
-        begun = find_study(out)
-        if begun and (out / study.table.file).exists():
+        begun = find_studies(out)
+        if begun and begun.has_table:
             show_result(begun, False)
         complain(f"interrupted: go on with the same command, --out {out} and --resume.")
         raise typer.Exit(130) from None

@@ -7,10 +7,10 @@ from pathlib import Path
 from gradlab.errors import GradlabError
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
-from gradlab.runs.study import StudyRecord, find_study
+from gradlab.runs.study import StudyRecord, find_study, study_folders
 
 Source = Run | StudyRecord | str | Path
-"""A run, a study, or the folder of either."""
+"""A run, a study, or the folder of either or of several studies."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,37 @@ def gather(sources: Iterable[Source]) -> Gathered:
         if isinstance(source, Run):
             runs.setdefault((source.path or Path(f"in memory {len(runs)}")).resolve(), source)
             continue
-        path = folder_of(source)
-        folders = _folders(path)
-        try:
-            planned = _planned(path) if folders else []
-        except GradlabError as error:
-            planned = []
-            notes[str(error)] = None
-        order = {name: place for place, name in enumerate(planned)}
-        for folder in sorted(folders, key=lambda f: order.get(f.name, len(order))) or [path]:
-            try:
-                runs.setdefault(folder.resolve(), load(folder))
-            except GradlabError as error:
-                notes[str(error)] = None
-        missing = [name for name in planned if name not in {folder.name for folder in folders}]
-        if missing:
-            notes[_missing_sentence(path, missing, len(planned))] = None
+        for path in folders_of(source):
+            _gather_folder(path, runs, notes)
     if not runs:
         raise GradlabError(next(iter(notes), "there is no run: name at least one."))
     return Gathered(dict(zip(_names(runs), runs.values(), strict=True)), tuple(notes))
+
+
+def _gather_folder(path: Path, runs: dict[Path, Run], notes: dict[str, None]) -> None:
+    """Add the runs of a run's or a study's folder, and what is to be said of them."""
+    folders = _folders(path)
+    try:
+        planned = _planned(path) if folders else []
+    except GradlabError as error:
+        planned = []
+        notes[str(error)] = None
+    order = {name: place for place, name in enumerate(planned)}
+    for folder in sorted(folders, key=lambda f: order.get(f.name, len(order))) or [path]:
+        try:
+            runs.setdefault(folder.resolve(), load(folder))
+        except GradlabError as error:
+            notes[str(error)] = None
+    missing = [name for name in planned if name not in {folder.name for folder in folders}]
+    if missing:
+        notes[_missing_sentence(path, missing, len(planned))] = None
+
+
+def folders_of(source: StudyRecord | str | Path) -> list[Path]:
+    """The folder of a study or a run; of a folder of studies, theirs."""
+    path = folder_of(source)
+    is_theirs = (path / RUN_FILE).exists() or _folders(path)
+    return [path] if is_theirs else study_folders(path) or [path]
 
 
 def folder_of(source: StudyRecord | str | Path) -> Path:

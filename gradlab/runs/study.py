@@ -8,15 +8,15 @@ Needs no torch, and pyarrow only for the runs.
 """
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, in_words
 from gradlab.paths import as_path
+from gradlab.runs.command import COMMAND_NOTE, Command
 from gradlab.runs.files import read_regular
 
 if TYPE_CHECKING:
@@ -32,54 +32,12 @@ TABLE_FILES = ("stability.csv", "runs.csv")
 _LARGEST = 1 << 26
 """Bytes of a `study.json` that are read at most; a run takes some 2,000."""
 
-_COMMAND = "command"
-"""Where `study.json` keeps the command."""
-
 
 def run_name(config: RunConfig) -> str:
     """The folder of a run in its study: size, architecture, variant, rate and seed."""
     schedule = config.schedule
     rate = schedule.lr_step if schedule.kind == "ramp" else schedule.lr
     return f"{config.size}_{config.row}_{schedule.kind}{rate:g}_seed{config.seed}"
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command with what was asked of it.
-
-    Attributes:
-        name: `grad-norms`.
-        options: By name with underscores, those that are not at their default.
-    """
-
-    name: str
-    options: Mapping[str, Any]
-
-    @property
-    def line(self) -> str:
-        """What one types."""
-        words = ["gradlab", self.name]
-        for name, value in self.options.items():
-            words += _words(name, value)
-        return shlex.join(words)
-
-    def note(self) -> dict[str, Any]:
-        """What a study's file keeps of it."""
-        return {_COMMAND: {"name": self.name, "options": self.options}}
-
-
-def _words(name: str, value: Any) -> list[str]:
-    """An option as words of the command line."""
-    option = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [option if value else f"--no-{option[2:]}"]
-    if isinstance(value, list | tuple):
-        return [word for item in value for word in (option, _word(item))]
-    return [option, _word(value)]
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 @dataclass(frozen=True)
@@ -124,7 +82,7 @@ class StudyRecord:
     @property
     def command(self) -> Command | None:
         """The command that makes it, with the options that are not at their default."""
-        match self.document.get(_COMMAND):
+        match self.document.get(COMMAND_NOTE):
             case {"name": str(name), "options": dict(options)}:
                 return Command(name, options)
         return None
@@ -137,6 +95,11 @@ class StudyRecord:
 
         folders = (self.folder / name for name in self.names)
         return [load(folder) for folder in folders if (folder / RUN_FILE).exists()]
+
+    @property
+    def has_table(self) -> bool:
+        """Whether its own table is there: since its first run was begun."""
+        return any((self.folder / name).exists() for name in TABLE_FILES)
 
     @property
     def table(self) -> "pd.DataFrame":
@@ -163,13 +126,60 @@ class StudyRecord:
         return {**recorded, **self.told}
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudySet(StudyRecord):
+    """Studies in one folder, read as one study.
+
+    The names of its runs begin with their study: `stability/nano_pre-ln_ramp0.0002_seed0`.
+
+    Attributes:
+        studies: By the names of their folders.
+    """
+
+    studies: Mapping[str, StudyRecord]
+
+    @classmethod
+    def of(cls, folder: Path, studies: Mapping[str, StudyRecord]) -> Self:
+        """The studies as one."""
+        runs = {
+            f"{name}/{run}": config
+            for name, study in studies.items()
+            for run, config in study.document["runs"].items()
+        }
+        return cls(folder, {"runs": runs}, studies=studies)
+
+    @property
+    def has_table(self) -> bool:
+        """Whether one of them has a table."""
+        return any(study.has_table for study in self.studies.values())
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """The tables of its studies as one, with the column study before the others."""
+        import pandas as pd
+
+        tables = {name: study.table for name, study in self.studies.items() if study.has_table}
+        if not tables:
+            raise GradlabError(f"{self.folder} has no table: no run of its studies has ended yet.")
+        return pd.concat(tables, names=["study"]).reset_index("study").reset_index(drop=True)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The runs that failed, and why each did."""
+        return {
+            f"{name}/{run}": reason
+            for name, study in self.studies.items()
+            for run, reason in study.failed.items()
+        } | dict(self.told)
+
+
 def load_study(folder: str | Path) -> StudyRecord:
-    """The study in a folder.
+    """The study in a folder, or those in the folders in it as one (`StudySet`).
 
     Raises:
         GradlabError: There is none, or its file cannot be read.
     """
-    found = find_study(as_path(folder))
+    found = find_studies(as_path(folder))
     if found is None:
         raise GradlabError(f"there is no study in {folder}: it has no {STUDY_FILE}.")
     return found
@@ -191,6 +201,24 @@ def find_study(folder: Path) -> StudyRecord | None:
     if not isinstance(document, dict) or not isinstance(document.get("runs"), dict):
         raise _damaged(file, "it names no runs")
     return StudyRecord(folder, document)
+
+
+def find_studies(folder: Path) -> StudyRecord | None:
+    """The study in a folder, or those in the folders in it as one; None where there is neither.
+
+    Raises:
+        GradlabError: As of `find_study`.
+    """
+    inside = {place.name: find_study(place) for place in study_folders(folder)}
+    studies = {name: study for name, study in inside.items() if study is not None}
+    return find_study(folder) or (StudySet.of(folder, studies) if studies else None)
+
+
+def study_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that have a study; none where it has one itself."""
+    if (folder / STUDY_FILE).exists():
+        return []
+    return sorted(file.parent for file in folder.glob(f"*/{STUDY_FILE}"))
 
 
 def _damaged(file: Path, reason: str) -> GradlabError:

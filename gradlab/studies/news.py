@@ -45,6 +45,17 @@ class RunUpdate:
     message: str | None = None
 
 
-News = Timing | Planned | RunUpdate
+@dataclass(frozen=True)
+class StudyBegun:
+    """One of several studies is about to be made.
+
+    Attributes:
+        line: What one types to make it alone.
+    """
+
+    line: str
+
+
+News = StudyBegun | Timing | Planned | RunUpdate
 
 Tell = Callable[[News], None]

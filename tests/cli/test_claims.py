@@ -1,4 +1,5 @@
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -9,14 +10,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gradlab.analyses.claim import RULE
+from gradlab.analyses.claim_words import number_text
 from gradlab.analyses.claims import CLAIMS
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
 from gradlab.models.presets import TABLE_4
-from gradlab.pages.claims import TITLES, number_text
+from gradlab.pages.claims import TITLES
 from gradlab.studies import step_times as times_module
-from gradlab.studies.claims import STUDIES
+from gradlab.studies.claims import AT_WIDTH, STUDIES
 from gradlab.studies.step_times import StepTime
+from gradlab.studies.study import Study
 
 WORTH = dict(zip(TABLE_4, [0.0, 0.1, 0.2, -0.3, 0.1, 0.1, 0.5], strict=True))
 SMALL: dict[str, Any] = {
@@ -64,7 +67,7 @@ def test_the_studies_are_those_of_the_claims_and_of_the_figures() -> None:
     assert len(TITLES) == 6
 
 
-def test_one_study_has_its_claims_and_the_others_say_that_they_are_not_there(
+def test_one_study_has_its_claims_and_the_others_are_said_to_be_missing(
     tmp_path: Path, fake_jobs: Callable[..., None]
 ) -> None:
     fake_jobs(lambda c: None if (c.arch, c.seed) == ("plus-3-more-ln", 0) else worth(c))
@@ -72,10 +75,8 @@ def test_one_study_has_its_claims_and_the_others_say_that_they_are_not_there(
     result = invoke("--only", "ablation", "--out", str(out))
     assert result.exit_code == 0, result.output
     table = rows_of(out)
-    assert list(table) == [claim.name for claim in CLAIMS]
-    for claim in CLAIMS:
-        told = "study not begun" if claim.study != "ablation" else None
-        assert told is None or table[claim.name]["verdict"] == told
+    assert list(table) == [claim.name for claim in CLAIMS if claim.study == "ablation"]
+    assert result.stdout.count("Not begun: gradients, scales, stability.") == 1
     assert table["without-ffn-ln"]["verdict"] == "seen"
     assert table["without-ffn-ln"]["number"] == pytest.approx(1.2214, abs=1e-4)
     assert table["without-head-scale"]["verdict"] == "not seen"
@@ -96,7 +97,7 @@ def test_one_study_has_its_claims_and_the_others_say_that_they_are_not_there(
     assert (
         "| Without head scales NormFormer is worse | table 4 | `nano-d16` | **not seen** |" in page
     )
-    assert "| study not begun | – |" in page
+    assert "Not begun: gradients, scales, stability." in page
     assert "![Validation perplexity against training time](figures/perplexity.png)" in page
     assert (out / "figures" / "perplexity.pdf").exists()
     assert (out / "ablation" / "summary.csv").exists()
@@ -111,10 +112,8 @@ def test_what_is_there_is_kept_with_resume_only(
     stopped = invoke(*arguments)
     assert stopped.exit_code == 130
     assert "--resume" in stopped.stderr
-    assert {row["verdict"] for row in rows_of(out).values()} == {
-        "2 of 21 runs so far",
-        "study not begun",
-    }
+    assert {row["verdict"] for row in rows_of(out).values()} == {"2 of 21 runs so far"}
+    assert "Not begun: gradients, scales, stability." in stopped.stdout
     assert not (out / "figures").exists()
 
     fake_jobs(worth)
@@ -141,6 +140,77 @@ def test_what_cannot_be_done_is_a_sentence(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "not a study" in result.stderr
     assert not (tmp_path / "full" / "gradients").exists()
+
+
+def make_alone(study: Study, out: Path) -> None:
+    """A study by its own command."""
+    _, *words = shlex.split(study.command().line)
+    result = CliRunner().invoke(app, [*words, "--jobs", "1", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.usefixtures("trained_here")
+def test_studies_that_were_made_alone_are_judged_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(AT_WIDTH, "gradients", {"size": "nano"})
+    out = tmp_path / "wide"
+    more = {"width": 24, "seeds": 3, "arch": ["post-ln", "pre-ln", "normformer"]}
+    more["arch"].append("normformer-resscale")
+    for name in ("gradients", "stability"):
+        make_alone(STUDIES[name].replace(**more), out / name)
+    begun = (out / "stability" / "study.json").read_text()
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*/*/run.json")}
+    arguments = ("--width", "24", "--seeds", "2", "--out", str(out))
+
+    refused = invoke("--only", "stability", *arguments)
+    assert refused.exit_code == 2
+    assert "--resume" in refused.stderr
+
+    result = invoke("--only", "stability", "--only", "gradients", *arguments, "--resume")
+    assert result.exit_code == 0, result.output
+    assert before == {file: file.stat().st_mtime_ns for file in out.glob("*/*/run.json")}
+    assert (out / "stability" / "study.json").read_text() == begun
+    rows = rows_of(out)
+    assert {row["size"] for row in rows.values()} == {"nano-d24"}
+    assert {row["study"] for row in rows.values()} == {"gradients", "stability"}
+    assert rows["normformer-fc2"]["seeds"] == 3
+    assert "Not begun: scales, ablation." in result.stdout
+    page = (out / "claims.md").read_text()
+    assert f"--out {out / 'scales'}\n" in page
+    assert page.count("--width 24") == 4
+
+    # One more seed than there is: of all the architectures that the study has.
+    result = invoke(
+        "--only", "stability", *arguments[:2], "--seeds", "4", *arguments[4:], "--resume"
+    )
+    assert result.exit_code == 0, result.output
+    assert len(list((out / "stability").glob("*_seed3/run.json"))) == 4
+
+    # A study that is another now is refused, with what differs.
+    result = invoke("--only", "stability", "--width", "16", "--out", str(out), "--resume")
+    assert result.exit_code == 2
+    assert "begun with `gradlab run-stability" in result.stderr
+
+
+def test_other_claims_stand_beside(tmp_path: Path, fake_jobs: Callable[..., None]) -> None:
+    fake_jobs(worth)
+    narrow, wide = (str(tmp_path / name) for name in ("narrow", "wide"))
+    assert invoke("--only", "ablation", "--out", narrow).exit_code == 0
+    result = invoke(
+        *("--only", "ablation", "--width", "24", "--out", wide, "--beside", narrow, "--seeds", "2")
+    )
+    assert result.exit_code == 0, result.output
+    assert {row["size"] for row in rows_of(Path(wide)).values()} == {"nano-d24"}
+    page = (Path(wide) / "claims.md").read_text()
+    assert "| claim | paper | nano-d16 | nano-d24 | what the number is |" in page
+    (row,) = (line for line in page.splitlines() if "Without the FFN LN" in line)
+    assert "| **seen** 1.221 (1.221 to 1.221), 3 seeds | **seen** 1.221 " in row
+    assert "2 seeds |" in row
+    refused = invoke("--out", str(tmp_path / "new"), "--beside", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "claims.csv" in refused.stderr
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -177,9 +247,9 @@ def test_all_studies_from_the_command_to_the_page(tmp_path: Path) -> None:
     for stem, title in TITLES.items():
         assert f"![{title}](figures/{stem}.png)" in page
         assert (out / "figures" / f"{stem}.png").exists()
-    for study in STUDIES.values():
-        document = json.loads((out / study.name / "study.json").read_text())
-        assert document["command"]["name"] == study.command
+    for name, study in STUDIES.items():
+        document = json.loads((out / name / "study.json").read_text())
+        assert document["command"]["name"] == study.command_name
     resumed = invoke("--out", str(out), "--seeds", "1", "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert (out / "claims.md").read_text() == page

@@ -5,8 +5,9 @@ import pytest
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.runs.command import Command
 from gradlab.runs.lock import LOCK_NAME
-from gradlab.runs.study import Command, StudyRecord, find_study, load_study, run_name
+from gradlab.runs.study import StudyRecord, find_study, load_study, run_name
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 

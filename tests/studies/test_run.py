@@ -12,8 +12,9 @@ import pytest
 import gradlab
 from gradlab.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
+from gradlab.runs.command import Command
 from gradlab.runs.lock import FolderLock
-from gradlab.runs.study import Command, load_study, run_name
+from gradlab.runs.study import load_study, run_name
 from gradlab.studies import run as run_module
 from gradlab.studies.folder import check_folder
 from gradlab.studies.news import News, RunUpdate

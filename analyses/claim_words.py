@@ -1,0 +1,58 @@
+"""What is said of judged claims: their numbers, and a sentence each."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from gradlab.analyses import wording
+from gradlab.analyses.claim import VERDICTS
+from gradlab.analyses.claim_studies import CLAIM_TABLES
+from gradlab.analyses.finding import counted
+
+
+def claim_sentences(table: pd.DataFrame) -> list[str]:
+    """A sentence a claim: whether it is seen, at which size, and the number with its interval.
+
+    Args:
+        table: Of `gradlab.analyses.claim.judge_all`.
+
+    Returns:
+        The sentences, in the table's order; the last says which studies have not been begun.
+    """
+    sentences = []
+    for row in table.to_dict("records"):
+        told = f"{row['says']} ({row['source']}): {row['verdict']}"
+        if row["verdict"] in VERDICTS:
+            number = f"{row['meaning']} {number_text(row)}"
+            told += f" at {row['size']}; {number}, {counted(row['seeds'], 'seed')}"
+        sentences.append(f"{told}.")
+    return sentences + not_begun(table)
+
+
+def not_begun(table: pd.DataFrame) -> list[str]:
+    """The studies that no row of judged claims is of, in a sentence; nothing if there are none."""
+    missing = [name for name in CLAIM_TABLES if name not in set(table["study"])]
+    return [f"Not begun: {', '.join(missing)}."] if missing else []
+
+
+def seeds_text(row: Mapping[Any, Any]) -> str:
+    """How many seeds are behind a number; a dash before the study is finished."""
+    return str(row["seeds"]) if row["verdict"] in VERDICTS else "–"
+
+
+def number_text(row: Mapping[Any, Any]) -> str:
+    """A claim's number with its interval, to two digits of the interval's half-width.
+
+    To more where an end would be rounded onto the edge of the claim's side, and seem to touch it.
+    """
+    ends = [row[name] for name in ("number", "low", "high")]
+    if math.isnan(row["low"]):
+        return wording.number_text(row["number"])
+    half = (row["high"] - row["low"]) / 2
+    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
+    edges = [edge for edge in (row["above"], row["below"]) if math.isfinite(edge)]
+    while digits < 9 and any(round(end, digits) == edge != end for end in ends for edge in edges):
+        digits += 1
+    return wording.spread_text(*(wording.number_text(end, f".{digits}f") for end in ends))
