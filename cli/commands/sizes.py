@@ -7,7 +7,7 @@ from rich.table import Table
 
 from gradlab.cli.terminal.screen import output
 from gradlab.models.presets import SIZES, size_labels
-from gradlab.settings import ModelSettings, Names, Widths
+from gradlab.settings import ModelSettings, Names, Widths, several
 
 if TYPE_CHECKING:
     from gradlab.config import ModelConfig
@@ -63,7 +63,7 @@ def sizes(options: Sizes) -> None:
 
 def size_configs(options: Sizes) -> Iterator[tuple[str, str, "ModelConfig"]]:
     """Size, architecture and model of each row."""
-    for size in size_labels(options.size or list(SIZES), options.width):
+    for size in size_labels(options.size or list(SIZES), several(options.width)):
         for arch in dict.fromkeys(options.arch):
             yield size, arch, options.model_of(arch, size)
 

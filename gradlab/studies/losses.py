@@ -10,7 +10,7 @@ from pydantic import Field
 from gradlab.config import BASE_VARIANT, RunConfig, ScheduleConfig, ScheduleKind
 from gradlab.errors import ConfigError
 from gradlab.models.presets import BASELINE, TABLE_4
-from gradlab.settings import Names, Numbers, check_name, size_at
+from gradlab.settings import Names, Numbers, check_name, several, size_at
 from gradlab.studies.equal_time import at_equal_time, check_warmup
 from gradlab.studies.news import Tell
 from gradlab.studies.study import Study
@@ -161,6 +161,6 @@ class LrSearch(LossStudy):
         return [
             self.run(arch, lr, seed)
             for seed, lr, arch in product(
-                self.each_seed(), sorted(set(self.lr)), dict.fromkeys(self.arch)
+                self.each_seed(), sorted(set(several(self.lr))), dict.fromkeys(self.arch)
             )
         ]

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.models.presets import base_size, size_labels
-from gradlab.settings import Names, Numbers, Widths
+from gradlab.settings import Names, Numbers, Widths, several
 from gradlab.studies.study import Study
 from gradlab.studies.table import STABILITY, StudyTable
 
@@ -43,7 +43,7 @@ class Stability(Study):
         The architectures of one seed stand together, so that a study that is stopped has pairs.
         """
         shared = self.shared("fp16" if self.precision == "auto" else self.precision)
-        sizes, ramps = size_labels(self.size, self.width), dict.fromkeys(self.lr_step)
+        sizes, ramps = size_labels(self.size, several(self.width)), several(self.lr_step)
         return [
             RunConfig(
                 arch=arch,
@@ -55,7 +55,7 @@ class Stability(Study):
                 **shared,
             )
             for size, ramp, seed, arch in product(
-                sizes, ramps, self.each_seed(), dict.fromkeys(self.arch)
+                sizes, dict.fromkeys(ramps), self.each_seed(), dict.fromkeys(self.arch)
             )
         ]
 
