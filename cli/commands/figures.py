@@ -63,7 +63,8 @@ def figures(
     RUN is the folder of a run or of a study, which counts as its runs. Drawn are perplexity against
     compute (figure 2 of the NormFormer paper), gradients by layer (3), learned scales (4), the
     learning rate at the break (5, from a stability study), λ_resid by depth (6), gradients relative
-    to a baseline's (7), and the FP16 headroom on the way. A CSV file beside a figure has its
+    to a baseline's (7), loss against the learning rate (its table 1), and the FP16 headroom on the
+    way. A CSV file beside a figure has its
     numbers, with the runs behind each.
 
     Runs that do not compare (another text, size, precision, schedule) have a figure each. For a

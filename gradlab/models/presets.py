@@ -121,7 +121,7 @@ def size_labels(sizes: Iterable[str], widths: Iterable[int] = ()) -> list[str]:
     labels = []
     for size in sizes:
         if widths and _AT_WIDTH.fullmatch(size):
-            raise ConfigError(f"size {size!r} names its width: leave out --width.")
+            raise ConfigError(f"size {size!r} names its width: give no other.")
         labels += [f"{size}-d{width}" for width in widths] or [size]
     return list(dict.fromkeys(map(_without_its_own_width, labels)))
 

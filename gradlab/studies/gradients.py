@@ -44,7 +44,7 @@ class Gradients(Study):
         """Seeds × architectures, in that order; the gradients are recorded whatever else is."""
         if self.every > max(self.average, 1):  # an average of none is refused as such
             raise ConfigError(
-                f"--every {self.every}: a window of {self.average} steps may then have no look "
+                f"every = {self.every}: a window of {self.average} steps may then have no look "
                 "at the gradients; look more often, or average more steps."
             )
         size = size_at(self.size, self.width)

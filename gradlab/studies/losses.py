@@ -52,7 +52,7 @@ class LossStudy(Study):
         known = [kind for kind in get_args(ScheduleKind) if kind != "ramp"]
         if self.schedule == "ramp":
             raise ConfigError(
-                f"--schedule ramp has no learning rate to compare at: take {', '.join(known)}."
+                f"schedule = ramp has no learning rate to compare at: take {', '.join(known)}."
             )
         check_name("schedule", self.schedule, known)
         check_warmup(self.warmup, self.steps)
@@ -127,9 +127,7 @@ class Ablation(EqualStudy):
             check_name("row", name, TABLE_4)
         for name in _ABLATED:
             if name in self.model:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')}: the rows of the study differ in it; leave it out."
-                )
+                raise ConfigError(f"{name}: the rows of the study differ in it; leave it out.")
         rows = [name for name in TABLE_4 if name in self.row] or list(TABLE_4)
         return [self.run(arch, self.lr, seed) for seed, arch in product(self.each_seed(), rows)]
 

@@ -194,7 +194,7 @@ def check_jobs(jobs: int | None, device_type: str) -> int:
     if jobs is None:
         return default_jobs() if device_type == "cpu" else 1
     if jobs < 1:
-        raise GradlabError(f"--jobs {jobs}: at least one run must be able to train.")
+        raise GradlabError(f"jobs = {jobs}: at least one run must be able to train.")
     return jobs
 
 

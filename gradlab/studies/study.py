@@ -54,7 +54,7 @@ class Study(Settings):
             ConfigError: There are none, or too many.
         """
         if self.seeds < 1:
-            raise ConfigError(f"--seeds {self.seeds}: a study needs at least one seed.")
+            raise ConfigError(f"seeds = {self.seeds}: a study needs at least one seed.")
         if self.seeds > 10_000:
-            raise ConfigError(f"--seeds {self.seeds}: a study has 10,000 seeds at most.")
+            raise ConfigError(f"seeds = {self.seeds}: a study has 10,000 seeds at most.")
         return range(self.seeds)

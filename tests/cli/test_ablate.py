@@ -254,13 +254,13 @@ def test_a_study_without_an_ended_run_says_so(
     [
         (["--row", "minus-ffn"], "unknown row 'minus-ffn': did you mean 'minus-ffn-ln'"),
         (["--equal", "tine"], "unknown equal 'tine': did you mean 'time'"),
-        (["--no-ffn-mid-norm"], "--ffn-mid-norm: the rows of the study differ in it"),
-        (["--schedule", "ramp"], "--schedule ramp has no learning rate to compare at"),
+        (["--no-ffn-mid-norm"], "ffn_mid_norm: the rows of the study differ in it"),
+        (["--schedule", "ramp"], "schedule = ramp has no learning rate to compare at"),
         (["--schedule", "liner"], "did you mean 'linear'"),
         (["--warmup", "12"], "--warmup 12 leaves none of the 12 steps at the learning rate"),
         (["--steps", "0"], "steps = 0 should be greater than or equal to 1"),
-        (["--seeds", "0"], "--seeds 0: a study needs at least one seed"),
-        (["--jobs", "0"], "--jobs 0"),
+        (["--seeds", "0"], "seeds = 0: a study needs at least one seed"),
+        (["--jobs", "0"], "jobs = 0"),
         (["--out", "TAKEN"], "TAKEN holds something that is not a study"),
     ],
 )

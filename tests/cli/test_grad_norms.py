@@ -224,13 +224,13 @@ def study_runs(out: Path) -> list[Run]:
     ("arguments", "sentence"),
     [
         (["--arch", "normfomer"], "did you mean 'normformer'"),
-        (["--seeds", "0"], "--seeds 0: a study needs at least one seed"),
+        (["--seeds", "0"], "seeds = 0: a study needs at least one seed"),
         (["--average", "5"], "10 steps have no room for two windows of 5 after 2 of warm-up"),
         (["--average", "0"], "average at least one"),
-        (["--every", "5"], "--every 5: a window of 4 steps may then have no look"),
+        (["--every", "5"], "every = 5: a window of 4 steps may then have no look"),
         (["--probes", "headrom"], "did you mean 'headroom'"),
         (["--lr", "0"], "lr = 0.0 should be greater than 0"),
-        (["--jobs", "0"], "--jobs 0"),
+        (["--jobs", "0"], "jobs = 0"),
         (["--out", "TAKEN"], "TAKEN holds something that is not a study"),
     ],
 )

@@ -157,7 +157,7 @@ def test_the_folder_is_named_after_the_sizes(
         (["--corpus", "BINARY"], "UTF-8"),
         (["--corpus", "odd.bin"], "odd.bin"),
         (["--corpus", "large.bin"], "past the vocabulary of 256"),
-        (["--jobs", "0"], "--jobs 0"),
+        (["--jobs", "0"], "jobs = 0"),
         (["--out", "TAKEN"], "TAKEN holds something that is not a study"),
         (["--out", "SHORT"], "SHORT"),
     ],

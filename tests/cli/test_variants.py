@@ -248,10 +248,10 @@ def test_a_study_stopped_before_a_baselines_end_shows_the_others(
         (["--variant", "batch_size=0.75x"], "batch_size = 0.75x comes to 1.5: batch_size must be"),
         (["--variant", "dropout=2"], "variant dropout=2: dropout = 2.0 should be less than 1"),
         (["--variant", "longer-warmup", "--warmup", "3"], "leaves none of the 30 steps"),
-        (["--variant", "schedule=ramp"], "variant schedule=ramp: --schedule ramp has no learning"),
+        (["--variant", "schedule=ramp"], "variant schedule=ramp: schedule = ramp has no learning"),
         (["--arch", "norm-former"], "unknown architecture 'norm-former'"),
         (["--equal", "tine"], "unknown equal 'tine': did you mean 'time'"),
-        (["--seeds", "0"], "--seeds 0: a study needs at least one seed"),
+        (["--seeds", "0"], "seeds = 0: a study needs at least one seed"),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_runs(

@@ -112,7 +112,7 @@ def test_overrides_win() -> None:
         (lambda: model_config("pre-ln", "nano-d0"), "unknown size 'nano-d0'"),
         (lambda: model_config("pre-ln", f"nano-d{'9' * 5000}"), "unknown size"),
         (lambda: model_config("pre-ln", "nano-d130"), "not divisible by n_heads = 4"),
-        (lambda: size_labels(["nano-d128"], [64]), "names its width: leave out --width"),
+        (lambda: size_labels(["nano-d128"], [64]), "names its width: give no other"),
     ],
 )
 def test_a_wrong_name_gets_one_clear_sentence(call, sentence: str) -> None:

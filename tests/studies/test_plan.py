@@ -206,7 +206,7 @@ def test_precision_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> N
         ({"arch": ["deepnorm"]}, "'deepnorm': the DeepNorm architecture is not built yet"),
         ({"size": ["nanno"]}, "unknown size 'nanno': did you mean 'nano'"),
         ({"size": ["nanno-d128"]}, "unknown size 'nanno': did you mean 'nano'"),
-        ({"size": ["nano-d128"], "width": [64]}, "names its width: leave out --width"),
+        ({"size": ["nano-d128"], "width": [64]}, "names its width: give no other"),
         ({"width": [130]}, "d_model = 130 is not divisible by n_heads = 4"),
         ({"lr_step": [0.0]}, "lr_step = 0.0 should be greater than 0"),
         ({"lr_step": [-1e-4]}, "lr_step = -0.0001 should be greater than 0"),
@@ -215,7 +215,7 @@ def test_precision_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> N
         ({"n_heads": 5}, "not divisible by n_heads = 5"),
         ({"precision": "fp17"}, "unknown precision 'fp17': did you mean 'fp16'"),
         ({"activation": "gelo"}, "did you mean 'gelu'"),
-        ({"seeds": 0}, "--seeds 0: a study needs at least one seed"),
+        ({"seeds": 0}, "seeds = 0: a study needs at least one seed"),
         ({"steps": 0}, "steps = 0 should be"),
         ({"master_weights": False}, "needs precision fp16-pure"),
         ({"dropout": 1.5}, "dropout = 1.5 should be"),
@@ -244,5 +244,5 @@ def test_jobs() -> None:
     assert check_jobs(None, "cpu") == default_jobs() >= 1
     assert check_jobs(None, "cuda") == 1
     assert check_jobs(5, "cuda") == 5
-    with pytest.raises(GradlabError, match="--jobs 0"):
+    with pytest.raises(GradlabError, match="jobs = 0"):
         check_jobs(0, "cpu")
