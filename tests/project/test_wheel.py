@@ -79,8 +79,12 @@ def test_it_holds_gradlab_and_nothing_else(wheel: Path, export: Path) -> None:
         for package, folder in folders.items()
         for path in (export / folder).rglob("*.py")
     }
+    data = {
+        f"gradlab/{path.relative_to(export).as_posix()}"
+        for path in (export / "pages" / "templates").iterdir()
+    }
     metadata = {name for name in held if name.split("/")[0].endswith(".dist-info")}
-    assert held - metadata == code | {"gradlab/py.typed"}
+    assert held - metadata == code | data | {"gradlab/py.typed"}
     assert any(name.endswith("/entry_points.txt") for name in metadata)
     assert any(name.endswith("/LICENSE") for name in metadata)
 

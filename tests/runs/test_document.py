@@ -60,6 +60,10 @@ def models(draw: Callable[..., Any]) -> configs.ModelConfig:
     )
 
 
+def whole(least: int) -> st.SearchStrategy[int]:
+    return st.integers(least, 2**63 - 1)
+
+
 def precisions() -> st.SearchStrategy[configs.PrecisionConfig]:
     return st.builds(
         configs.PrecisionConfig,
@@ -67,7 +71,7 @@ def precisions() -> st.SearchStrategy[configs.PrecisionConfig]:
         initial_loss_scale=above(0),
         growth_factor=above(1),
         backoff_factor=above(0, 1),
-        growth_interval=st.integers(1),
+        growth_interval=whole(1),
     ) | st.just(configs.PrecisionConfig(name="fp16-pure", master_weights=False))
 
 
@@ -78,10 +82,10 @@ def runs() -> st.SearchStrategy[RunConfig]:
         size=st.text(min_size=1, max_size=8),
         model=models(),
         schedule=schedules(),
-        steps=st.integers(1),
-        seed=st.integers(0),
-        batch_size=st.integers(1),
-        accumulation=st.integers(1),
+        steps=whole(1),
+        seed=whole(0),
+        batch_size=whole(1),
+        accumulation=whole(1),
         optimizer=st.builds(
             configs.OptimizerConfig,
             beta1=share(),
@@ -97,7 +101,7 @@ def runs() -> st.SearchStrategy[RunConfig]:
             tokenizer=st.none() | st.text(max_size=8),
             held_out=above(0, 1),
         ),
-        record=st.builds(configs.RecordConfig, window=st.integers(1), every=st.integers(1)),
+        record=st.builds(configs.RecordConfig, window=whole(1), every=whole(1)),
         stop_when_destabilised=st.booleans(),
     )
 
