@@ -230,7 +230,8 @@ def draw_seeds(
     bound = points["bound"] if "bound" in points else pd.Series(False, index=points.index)
     x, y = places.xy("place", "value")
     options: dict[str, Any] = {"s": 14, "linewidth": 0.4, "zorder": 4, **look}
-    seaborn.scatterplot(points[~bound], x=x, y=y, ax=ax, **encoding(style), **options)
+    if not bound.all():  # seaborn warns of a palette without points
+        seaborn.scatterplot(points[~bound], x=x, y=y, ax=ax, **encoding(style), **options)
     ax.set(xlabel="", ylabel="")  # seaborn writes the names of the columns
     for arch, group in points[bound].groupby("arch"):
         color = style[str(arch)].color

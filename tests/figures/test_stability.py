@@ -96,6 +96,11 @@ def test_censored_runs_and_the_medians_they_move_are_hollow_and_point_on(
     assert "lower bound" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+def test_a_study_in_which_no_run_broke_has_bounds_alone() -> None:
+    ax = lr_at_break(study().assign(reason="completed", censored=True))
+    assert not [points for points in ax.collections if len(points.get_offsets())]
+
+
 def test_failed_runs_are_not_drawn() -> None:
     table = study()
     table.loc[0, ["reason", "lr"]] = ["error", 9.0]
