@@ -84,7 +84,7 @@ def attach(
         optimizer: That trains it, or several. Without one, call `.step()` at each step's end.
         scaler: The GradScaler, if the loop uses one.
         probes: What to look at; None for gradient norms, learned scales, the health of parameters
-            and buffers and, unless the model is compiled, headroom.
+            and buffers and headroom (before torch 2.13, unless the model is compiled).
         every: Rows are written at every n-th step, or where a function of the step says so; a
             probe may have a cadence of its own.
         events: "exact": every step is looked at, and one that was skipped, or had something that
@@ -337,7 +337,7 @@ def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
     found: list[Probe] = [GradientNorms()]
     if learned_scales(subject):
         found.append(LearnedScales())
-    if _any_compiled(model):
+    if Headroom.looks_inside and _any_compiled(model):
         warnings.warn(
             "the model is compiled: headroom is not recorded. For it, attach to the model that is "
             "not compiled; to do without, name the probes.",

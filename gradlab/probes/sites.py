@@ -132,7 +132,8 @@ def has_extremes(x: Tensor) -> bool:
         and x.itemsize > 1
         and x.layout is torch.strided
         and not x.is_nested
-        and not is_functorch_wrapped_tensor(x)
+        # torch.compile cannot trace this question; the operator that it does trace needs no answer.
+        and (torch.compiler.is_compiling() or not is_functorch_wrapped_tensor(x))
     )
 
 

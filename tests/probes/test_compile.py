@@ -21,8 +21,13 @@ from gradlab.probes import (
     OptimizerHealth,
     Probe,
 )
+from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE
 
 STEPS = 4
+
+only_from_outside = pytest.mark.skipif(
+    CAN_LOOK_INSIDE, reason="this torch takes headroom's hooks into its graphs"
+)
 
 Compile = Callable[[nn.Module, str], nn.Module]
 
@@ -134,10 +139,7 @@ def check(compile: Compile, backend: str, late: bool, rtol: float) -> None:
 
 def test_a_cadence_compiles_nothing_anew() -> None:
     model, optimizer = make()
-    with (
-        pytest.warns(GradlabWarning, match="left out"),
-        gradlab.attach(model, optimizer, probes=[*gradient_probes(2), Headroom(every=3)]),
-    ):
+    with gradlab.attach(model, optimizer, probes=gradient_probes(2)):
         train(returned(model, "eager"), optimizer)
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 1
@@ -161,6 +163,7 @@ def test_two_optimizers_break_no_graph() -> None:
     assert len(probes.table("steps")) == 3
 
 
+@only_from_outside
 @pytest.mark.parametrize("compile", [returned, in_place])
 def test_a_compiled_model_has_no_sites_and_that_is_refused(compile: Compile) -> None:
     model, optimizer = make()
@@ -175,6 +178,7 @@ def test_a_compiled_model_has_no_sites_and_that_is_refused(compile: Compile) -> 
     assert probes.run().info["probes"] == ["GradientNorms", "LearnedScales", "StateHealth"]
 
 
+@only_from_outside
 @pytest.mark.parametrize("compile", [returned, in_place])
 def test_sites_that_were_compiled_away_are_said_to_be_once(compile: Compile) -> None:
     model, optimizer = make()
@@ -190,6 +194,7 @@ def test_sites_that_were_compiled_away_are_said_to_be_once(compile: Compile) -> 
     assert set(table["site"]) == {name for name, _ in model.named_parameters()}
 
 
+@only_from_outside
 def test_sites_in_a_part_that_was_compiled_are_said_to_be_missing() -> None:
     model, optimizer = make()
     assert isinstance(model, Net)

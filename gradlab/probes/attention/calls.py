@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.attention.bounds import MASKING, FusedCall, aside, fused_call
 from gradlab.probes.distributed.shards import is_spread
+from gradlab.probes.engine.compiled import in_compiled_call
 from gradlab.probes.sites import in_backward
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
@@ -161,9 +162,9 @@ class AttentionCalls(TorchFunctionMode):
             self._on_scores(caller, input.detach(), masked)
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
         entered = self._local.entered_modules
+        if torch.compiler.is_compiling() or (not entered and in_compiled_call()):
+            return
         if entered and module is self._model and not in_backward():
             self.reset()
         if entered or (self._looking() and torch.is_grad_enabled()):

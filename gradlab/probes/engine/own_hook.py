@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._dynamo import eval_frame
 from torch.utils.hooks import RemovableHandle
 
 State = dict[str, Any]
@@ -35,6 +36,14 @@ class OwnHook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (nullcontext(), "__exit__")  # takes anything, and does nothing
+
+
+# What torch.compile meets outside its graph, as the hooks of the outermost module, it would make
+# graphs of their own, and make them anew until it gives up. What it meets inside, it still traces.
+eval_frame.set_code_exec_strategy(
+    OwnHook.__call__.__code__,
+    eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP),
+)
 
 
 class LeftOut:

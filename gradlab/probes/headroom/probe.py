@@ -11,14 +11,12 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
@@ -29,50 +27,16 @@ from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.compiled import CompiledLater
 from gradlab.probes.faults import fault_rows
 from gradlab.probes.headroom.causes import cause_of, makes_zeros
-from gradlab.probes.headroom.extremes import Extremes
+from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step
+from gradlab.probes.headroom.seen import Look, Seen
 from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
-from gradlab.probes.sites import (
-    Direction,
-    Place,
-    SiteStep,
-    floats_of,
-    in_backward,
-    sites,
-    version_of,
-)
-from gradlab.probes.statistics import details, small_counts
-
-_Look: TypeAlias = tuple[str, Direction, torch.dtype, bool, bool]
-"""A place's attributes, in their order."""
-
-
-@dataclass
-class _Pass:
-    """What one step has shown so far.
-
-    `sums` leads from the place of a gradient's first look to that of the sum which it became;
-    `broken` says whether a CPU tensor was not finite in the forward pass, `lost` in either.
-    """
-
-    sampled: bool
-    counting: bool
-    order: list[int] = field(default_factory=list)
-    entries: list[int] = field(default_factory=list)
-    gradients: dict[str, int] = field(default_factory=dict)
-    sums: dict[int, int] = field(default_factory=dict)
-    counted: list[int] = field(default_factory=list)
-    counts: list[Tensor] = field(default_factory=list)
-    causes: dict[int, str] = field(default_factory=dict)
-    ends: set[str] = field(default_factory=set)
-    zeroed: list[int] = field(default_factory=list)
-    broken: bool = False
-    lost: bool = False
+from gradlab.probes.sites import HANDED, SiteStep, floats_of, in_backward, sites, version_of
 
 
 class Headroom(Probe):
@@ -98,7 +62,7 @@ class Headroom(Probe):
     """
 
     table = "headroom"
-    looks_inside = True
+    looks_inside = not CAN_LOOK_INSIDE
     exact = True
 
     def __init__(
@@ -130,19 +94,17 @@ class Headroom(Probe):
             clean_name(name): module for name, module in sites(subject.model) if clean_name(name)
         }
         named |= subject.parameters
-        self._places: list[Place] = []
-        self._index: dict[_Look, int] = {}
         self._used_by: dict[nn.Parameter, dict[str, torch.dtype]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         self._looks = 0
-        self._rank = dist.get_rank() if dist.is_initialized() else 0
-        self._fp16 = False
-        self._pass = _Pass(False, False)
-        self._extremes = Extremes()
+        self._seen = Seen(dist.get_rank() if dist.is_initialized() else 0)
         self._passed: set[str] = set()
         self._pass_ended = False
-        self._called = self._backward_seen = False
+        self._called = self._backward_seen = self._given_lost = False
         self._compiled: CompiledLater | None = None
+        self._trained: set[str] = set()
+        self._inputs = [CompiledLooks(partial(self._on_input, m), None) for m in (False, True)]
+        self._returned = CompiledLooks(None, self._on_returned)
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
         self._outputs: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}
         self._arguments = _arguments(subject.model)
@@ -150,67 +112,61 @@ class Headroom(Probe):
         self._operations = Operations(subject.model, self._every_operation)
         self.latest: SiteStep | None = None
         yield from self._operations.hooks()
+        for looks in (*self._inputs, self._returned):
+            yield from looks.handles
         yield subject.model.register_forward_pre_hook(self._on_inputs, with_kwargs=True)
         yield subject.model.register_forward_hook(self._on_end)
-        for name, chosen in select(named, self._patterns, "modules or parameters").items():
+        selected = select(named, self._patterns, "modules or parameters")
+        if modules := [name for name, x in selected.items() if isinstance(x, nn.Module)]:
+            inside = modules if CAN_LOOK_INSIDE else ()
+            self._compiled = CompiledLater(subject.model, _COMPILED, inside)
+        for name, chosen in selected.items():
             if isinstance(chosen, nn.Parameter):
                 if chosen.is_complex():
                     continue
                 yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
             else:
-                self._compiled = self._compiled or CompiledLater(subject.model, _COMPILED)
-                hook = partial(self._on_forward, name, masking_of(chosen))
+                masking = masking_of(chosen)
+                looks = CompiledLooks(
+                    partial(self._on_compiled, name, masking, chosen),
+                    partial(self._on_compiled_gradient, name, chosen),
+                )
+                yield from looks.handles
+                hook = partial(self._on_forward, name, masking, looks)
                 yield chosen.register_forward_hook(hook, with_kwargs=True)
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
-        sampled, counting = (self._looks % n == 0 for n in (self._sample, self._count))
-        self._pass = _Pass(self.due and sampled, self.due and counting)
-        self._fp16 = False
+        self._seen.begin(
+            sampled=self.due and self._looks % self._sample == 0,
+            counting=self.due and self._looks % self._count == 0,
+        )
         self._looks += self.due
-        self._extremes.clear()
         self._passed.clear()
+        self._trained.clear()
         self._outputs.clear()
         self._operations.begin()
-        self._called = self._backward_seen = False
+        self._called = self._backward_seen = self._given_lost = False
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
         self._pass_ended = self._backward_seen = True
-        self._operations.pass_ended(broken=self._pass.lost)
+        self._operations.pass_ended(broken=self._seen.lost)
+        self._trained.update(changed)
 
     def before_step(self) -> None:
         """Find the operation to blame, while the parameters are as they were."""
-        self._operations.look(broken=self._pass.lost)
+        self._operations.look(broken=self._seen.lost)
 
     def after_step(self) -> Reading | None:
         """What the step's passes showed."""
-        self._operations.look(broken=self._pass.lost)  # of a step without an optimizer's
+        self._operations.look(broken=self._seen.lost)  # of a step without an optimizer's
         found = self._operations.found
         if self._backward_seen and self._compiled is not None:
-            self._compiled.look(hooks_called=self._called)
-        seen = self._pass
-        if not seen.order:
-            return None
-        numbers, rows = self._extremes.together()
-        labels: Columns = {
-            "places": tuple(self._places),
-            "order": [seen.sums.get(index, index) for index in seen.order],
-            "rows": rows,
-            "entries": seen.entries,
-            "ranks": [self._rank] * len(seen.order),
-            "counted": seen.counted,
-            "caused": list(seen.causes),
-            "causes": list(seen.causes.values()),
-            "ends": list(seen.ends),
-            "zeroed": seen.zeroed,
-            "operation": [found.operation.function, found.operation.source] if found else [],
-            "sampled": [seen.sampled],
-        }
-        values = {"low": numbers[:, 0], "high": numbers[:, 1]}
-        if seen.counts:
-            values["counts"] = _joined(seen.counts)
-        return Reading(labels, values)
+            self._compiled.look(hooks_called=self._called, seen=self._passed, trained=self._trained)
+        return self._seen.reading(
+            [found.operation.function, found.operation.source] if found else []
+        )
 
     def joined(self, readings: Sequence[Columns]) -> Columns:
         """Every process's passes, as if they were micro-batches."""
@@ -257,26 +213,52 @@ class Headroom(Probe):
         self,
         name: str,
         masking: Masking,
+        looks: CompiledLooks,
         module: nn.Module,
         args: Any,
         kwargs: Mapping[str, Any],
         output: Any,
     ) -> None:
-        if torch.compiler.is_compiling() or not self.active:
-            return
+        if torch.compiler.is_compiling():
+            looks.trace(output)
+        elif self._is_new(name, has_graph=torch.is_grad_enabled()):
+            for suffix, tensor in floats_of(output):
+                if not self._is_last_output(tensor):
+                    self._on_output(name + suffix, masking, module, (args, kwargs), tensor)
+                    self._outputs[id(tensor)] = (
+                        name + suffix,
+                        weakref.ref(tensor),
+                        version_of(tensor),
+                    )
+
+    def _on_compiled(
+        self, name: str, masking: Masking, module: nn.Module, suffix: str, output: Tensor
+    ) -> None:
+        """A compiled graph that runs has come to a module's output."""
+        site = name + suffix
+        if self._is_new(site, has_graph=True):
+            self._seen.inside.add(site)
+            self._on_output(site, masking, module, None, output)
+
+    def _on_compiled_gradient(
+        self, name: str, module: nn.Module, suffix: str, gradient: Tensor
+    ) -> None:
+        self._on_output_gradient(name + suffix, _entries(module, gradient), False, gradient)
+
+    def _is_new(self, name: str, *, has_graph: bool) -> bool:
+        """Whether an output is one to look at, and not computed again by checkpointing."""
+        if not self.active:
+            return False
         self._called = True
         again = in_backward()
         if self._pass_ended and not again:
             self._pass_ended = False
             self._passed.clear()
-        if not torch.is_grad_enabled() or (again and name in self._passed):
-            return
+        if not has_graph or (again and name in self._passed):
+            return False
         self._passed.add(name)
         self.saw_forward = True
-        for suffix, tensor in floats_of(output):
-            if not self._is_last_output(tensor):
-                self._on_output(name + suffix, masking, module, (args, kwargs), tensor)
-                self._outputs[id(tensor)] = name + suffix, weakref.ref(tensor), version_of(tensor)
+        return True
 
     def _is_last_output(self, tensor: Tensor) -> bool:
         """Whether the module only passes on what a part of it gave, unchanged."""
@@ -284,84 +266,88 @@ class Headroom(Probe):
         return last is not None and last[0]() is tensor and last[1] == version_of(tensor)
 
     def _on_inputs(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        if torch.compiler.is_compiling() or not self.active or not torch.is_grad_enabled():
-            return
-        if in_backward():
-            return
         named = (*zip(self._arguments, args, strict=False), *kwargs.items())
         for position, (name, given) in enumerate(named):
-            for suffix, tensor in floats_of(given):
-                # As `cause_of` has it: a mask has no gradient, and does not come first.
-                masks = not tensor.requires_grad and (position > 0 or suffix != "")
-                look: _Look = (name + suffix, "forward", tensor.dtype, masks, True)
-                self._see(look, _plain(tensor), tensor.numel())
+            if torch.compiler.is_compiling():
+                self._inputs[position > 0].trace(given, name)
+            elif self.active and torch.is_grad_enabled() and not in_backward():
+                for suffix, tensor in floats_of(given):
+                    # As `cause_of` has it: a mask has no gradient, and does not come first.
+                    masks = not tensor.requires_grad and (position > 0 or suffix != "")
+                    self._on_input(masks, name + suffix, tensor)
+
+    def _on_input(self, masks: bool, name: str, tensor: Tensor) -> None:
+        if self.active:
+            look: Look = (name, "forward", tensor.dtype, masks, True)
+            finite = self._seen.take(look, _plain(tensor), tensor.numel())
+            self._given_lost |= not finite and not (masks and self._seen.last[1] < math.inf)
 
     def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
         """The model returns: what its outputs are."""
-        if torch.compiler.is_compiling() or not self.active or not torch.is_grad_enabled():
-            return
-        for suffix, tensor in floats_of(output):
-            name, made, version = self._outputs.get(id(tensor), ("", None, 0))
-            if made is not None and made() is tensor and version == version_of(tensor):
-                self._pass.ends.add(name)
-            elif tensor.requires_grad and not tensor.is_leaf:
-                act = partial(self._on_output_gradient, f"output{suffix}", tensor.numel(), True)
-                tensor.register_hook(act)
-        self._outputs.clear()
+        if torch.compiler.is_compiling():
+            self._returned.trace(output)
+        elif self.active and torch.is_grad_enabled():
+            for suffix, tensor in floats_of(output):
+                name, made, version = self._outputs.get(id(tensor), ("", None, 0))
+                if made is not None and made() is tensor and version == version_of(tensor):
+                    self._seen.ends.add(name)
+                elif tensor.requires_grad and not tensor.is_leaf:
+                    tensor.register_hook(partial(self._on_returned, suffix))
+            self._outputs.clear()
+
+    def _on_returned(self, suffix: str, gradient: Tensor) -> None:
+        self._on_output_gradient(f"output{suffix}", gradient.numel(), True, gradient)
 
     def _on_output(
         self, name: str, masking: Masking, module: nn.Module, given: Any, output: Tensor
     ) -> None:
-        seen, numel = _plain(output), output.numel()
+        seen, x, numel = self._seen, _plain(output), _entries(module, output)
         if isinstance(module, Scores):
-            # A causal model never uses a score above the diagonal, nor its gradient (zero).
-            length = output.shape[-1]
-            seen, numel = seen.tril(), numel * (length + 1) // (2 * length)
+            x = x.tril()
         masks = masking == "always" or (
-            masking == "square" and is_square(output) and not self._pass.broken
+            masking == "square" and is_square(output) and not seen.broken
         )
         if self._dtypes.get(name) is not output.dtype:
             self._dtypes[name] = output.dtype
             self._note_use(name, module, given, output.dtype)
-        look: _Look = (name, "forward", output.dtype, masks, False)
-        finite = self._see(look, seen, numel) or (masks and self._extremes.last[1] < math.inf)
-        self._pass.lost |= not finite
-        if not finite and not self._pass.broken:
-            self._pass.broken = True
-            if (cause := cause_of(name, module, given, output.dtype)) is not None:
-                self._pass.causes[self._index[look]] = cause
+        look: Look = (name, "forward", output.dtype, masks, False)
+        finite = seen.take(look, x, numel) or (masks and seen.last[1] < math.inf)
+        seen.lost |= not finite
+        if not finite and not seen.broken:
+            seen.broken = True
+            cause = cause_of(name, module, given, output.dtype)
+            if given is None and cause is None and self._given_lost:
+                cause = HANDED  # by the model's input, as nothing before this was not finite
+            if cause is not None:
+                seen.causes[seen.index(look)] = cause
         # A leaf, as a module gives that returns its parameter, would keep the hook for good.
         if output.requires_grad and not output.is_leaf:
             output.register_hook(partial(self._on_output_gradient, name, numel, False))
             # A single number may be a loss that has nothing to add.
-            is_zero = numel > 1 and not any(self._extremes.last)
+            is_zero = numel > 1 and not any(seen.last)
             if is_zero and makes_zeros(module, given):
-                self._pass.zeroed.append(self._index[look])
+                seen.zeroed.append(seen.index(look))
 
     def _on_output_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
         if self.active:
-            look: _Look = (name, "backward", gradient.dtype, False, outside)
-            self._pass.lost |= not self._see(look, _plain(gradient), numel)
+            look: Look = (name, "backward", gradient.dtype, False, outside)
+            self._seen.lost |= not self._seen.take(look, _plain(gradient), numel)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
         # Without FP16 it says no more than the gradient norms do, at the cost of another read.
-        redundant = self.saw_forward and not self._fp16
+        redundant = self.saw_forward and not self._seen.fp16
         if not self.active or redundant or gradient is None:
             return
-        dtype, seen = gradient.dtype, self._pass
-        before = seen.gradients.get(name)
+        dtype = gradient.dtype
         uses = self._used_by.get(cast(nn.Parameter, parameter), {})
-        if before is None and len(uses) == 1:  # else a sum, of uses or of micro-batches
+        # Else it is a sum, of uses or of micro-batches.
+        if len(uses) == 1 and not self._seen.has_gradient(name):
             (used,) = uses.values()
             dtype = used if used.itemsize < dtype.itemsize else dtype
         values = gradient.coalesce().values() if gradient.is_sparse else _plain(gradient)
-        look: _Look = (name, "backward", dtype, False, False)
-        seen.lost |= not self._see(look, values, parameter.numel())
-        if (index := self._index.get(look)) is not None:
-            if before is not None and before != index:
-                seen.sums[before] = index
-            seen.gradients[name] = index
+        look: Look = (name, "backward", dtype, False, False)
+        self._seen.take_gradient(look, values, parameter.numel())
 
     def _note_use(self, name: str, module: nn.Module, given: Any, dtype: torch.dtype) -> None:
         """Note in which dtype a module uses its parameters, its own or those handed to it."""
@@ -369,29 +355,13 @@ class Headroom(Probe):
         for parameter in (*module.parameters(recurse=False), *handed):
             self._used_by.setdefault(parameter, {})[name] = dtype
 
-    def _see(self, look: _Look, x: Tensor, numel: int) -> bool:
-        """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite."""
-        if not x.numel():
-            return True
-        index = self._index.get(look)
-        if index is None:
-            index = self._index[look] = len(self._places)
-            self._places.append(Place(*look))
-        self._fp16 |= x.dtype is torch.float16
-        seen = self._pass
-        is_finite = self._extremes.take(x)
-        seen.order.append(index)
-        seen.entries.append(numel)
-        if seen.counting or not is_finite:
-            seen.counted.append(len(seen.order) - 1)
-            known = is_finite and x.is_cpu  # to have nothing that is not finite
-            seen.counts.append(F.pad(small_counts(x), (3, 0)) if known else details(x))
-        return is_finite
-
 
 _COMPILED = (
-    "no headroom is recorded there. The parameters' gradients are seen; attach Headroom to a model "
-    "that is not compiled."
+    "no headroom is recorded there. Attach before the model, or another of its class, first runs "
+    "compiled; or call torch._dynamo.reset() once attached."
+    if CAN_LOOK_INSIDE
+    else "no headroom is recorded there. The parameters' gradients are seen; attach Headroom to a "
+    "model that is not compiled."
 )
 
 
@@ -401,14 +371,18 @@ def _plain(x: Tensor) -> Tensor:
     return x.detach() if x.requires_grad else x
 
 
+def _entries(module: nn.Module, output: Tensor) -> int:
+    """How many entries of a module's output its model uses."""
+    if not isinstance(module, Scores):
+        return output.numel()
+    # A causal model never uses a score above the diagonal, nor its gradient (zero).
+    length = output.shape[-1]
+    return output.numel() * (length + 1) // (2 * length)
+
+
 def _arguments(model: nn.Module) -> tuple[str, ...]:
     """The names of a model's arguments, in their order."""
     try:
         return tuple(inspect.signature(model.forward).parameters)
     except (TypeError, ValueError):  # of a scripted one they are not known
         return ()
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors one after another, on the first one's device."""
-    return torch.cat([x.to(tensors[0].device) for x in tensors])

@@ -1,7 +1,7 @@
 """From what the host knows of a step's sites to rows of `headroom`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradlab.probes.probe import Columns
@@ -49,11 +49,17 @@ def site_step(step: int, columns: Columns) -> SiteStep:
                 before.nonzero + counted.nonzero,
             )
         merged[index] = counted
+    of_sites = [index for index in seen if not places[index].outside]
+    shown = {
+        i: (places[i].dtype, seen[i], low[i], high[i])
+        for i in (of_sites if columns["inside"] else ())
+        if places[i].site in columns["inside"] and math.isfinite(low[i]) and math.isfinite(high[i])
+    }
     return SiteStep(
         step,
         columns["sampled"][0],
         places,
-        tuple(index for index in seen if not places[index].outside),
+        _without_passed_on(of_sites, places, shown),
         low,
         high,
         merged,
@@ -65,6 +71,33 @@ def site_step(step: int, columns: Columns) -> SiteStep:
         _operation(columns["operation"]),
         ranks,
     )
+
+
+def _without_passed_on(
+    order: Sequence[int], places: Sequence[Place], shown: Mapping[int, Any]
+) -> tuple[int, ...]:
+    """Leave out modules in compiled graphs that only pass on what a part of theirs gave.
+
+    Outside, it is the same tensor. In a graph nothing tells but the numbers: those of the part,
+    directly before. Where they are not finite, they tell nothing, and both are kept.
+
+    Args:
+        order: Indices of the places passed.
+        places: By index.
+        shown: Type, entries and extremes of those in compiled graphs that were finite.
+    """
+    kept: list[int] = []
+    for index in order:
+        whole, part = places[index], places[kept[-1]] if kept else None
+        if (
+            part is not None
+            and part.direction == whole.direction
+            and part.site.startswith(f"{whole.site.partition('[')[0]}.")
+            and shown.get(index, ()) == shown.get(kept[-1])
+        ):
+            continue
+        kept.append(index)
+    return tuple(kept)
 
 
 def _operation(names: Sequence[str]) -> tuple[str | None, str | None]:

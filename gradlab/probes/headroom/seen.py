@@ -1,0 +1,123 @@
+"""What a step's passes have shown so far: from tensors to a reading."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gradlab.probes.headroom.extremes import Extremes
+from gradlab.probes.probe import Columns, Reading
+from gradlab.probes.sites import Direction, Place
+from gradlab.probes.statistics import details, small_counts
+
+Look: TypeAlias = tuple[str, Direction, torch.dtype, bool, bool]
+"""A place's attributes, in their order."""
+
+
+class Seen:
+    """The looks of one step after another.
+
+    Attributes:
+        rank: Of the process that looks.
+        causes: Of outputs that were not finite, by their place's index.
+        ends: Sites whose outputs the model returned.
+        inside: Sites that compiled graphs gave.
+        zeroed: Places that were all zero though their module was handed numbers.
+        broken: Whether a CPU tensor was not finite in the forward pass.
+        lost: Whether one was not in either.
+        fp16: Whether a tensor was FP16.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self._places: list[Place] = []
+        self._index: dict[Look, int] = {}
+        self._extremes = Extremes()
+        self.begin(sampled=False, counting=False)
+
+    def begin(self, *, sampled: bool, counting: bool) -> None:
+        """A step starts: whether it is written, and all of its looks count."""
+        self._sampled, self._counting = sampled, counting
+        self._order: list[int] = []
+        self._entries: list[int] = []
+        self._gradients: dict[str, int] = {}
+        self._sums: dict[int, int] = {}  # from the place of a first look to the sum's
+        self._counted: list[int] = []
+        self._counts: list[Tensor] = []
+        self.causes: dict[int, str] = {}
+        self.ends: set[str] = set()
+        self.inside: set[str] = set()
+        self.zeroed: list[int] = []
+        self.broken = self.lost = self.fp16 = False
+        self._extremes.clear()
+
+    @property
+    def last(self) -> tuple[float, float]:
+        """The extremes of the tensor taken last, as `Extremes.last` has them."""
+        return self._extremes.last
+
+    def index(self, look: Look) -> int:
+        """A place's, from its first look on."""
+        if (index := self._index.get(look)) is None:
+            index = self._index[look] = len(self._places)
+            self._places.append(Place(*look))
+        return index
+
+    def take(self, look: Look, x: Tensor, numel: int) -> bool:
+        """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite."""
+        if not x.numel():
+            return True
+        self.fp16 |= x.dtype is torch.float16
+        is_finite = self._extremes.take(x)
+        self._order.append(self.index(look))
+        self._entries.append(numel)
+        if self._counting or not is_finite:
+            self._counted.append(len(self._order) - 1)
+            known = is_finite and x.is_cpu  # to have nothing that is not finite
+            self._counts.append(F.pad(small_counts(x), (3, 0)) if known else details(x))
+        return is_finite
+
+    def has_gradient(self, name: str) -> bool:
+        """Whether a parameter's gradient was taken: another look sees the sum of both."""
+        return name in self._gradients
+
+    def take_gradient(self, look: Look, x: Tensor, numel: int) -> None:
+        """Take in a parameter's gradient; a sum stands where the first look at it did."""
+        self.lost |= not self.take(look, x, numel)
+        name, index = look[0], self.index(look)
+        before = self._gradients.get(name, index)
+        if before != index:
+            self._sums[before] = index
+        self._gradients[name] = index
+
+    def reading(self, operation: Sequence[str | None]) -> Reading | None:
+        """All of it, if there is something.
+
+        Args:
+            operation: That is to blame: function and source, or nothing.
+        """
+        if not self._order:
+            return None
+        numbers, rows = self._extremes.together()
+        labels: Columns = {
+            "places": tuple(self._places),
+            "order": [self._sums.get(index, index) for index in self._order],
+            "rows": rows,
+            "entries": self._entries,
+            "ranks": [self.rank] * len(self._order),
+            "counted": self._counted,
+            "caused": list(self.causes),
+            "causes": list(self.causes.values()),
+            "ends": list(self.ends),
+            "inside": list(self.inside),
+            "zeroed": self.zeroed,
+            "operation": operation,
+            "sampled": [self._sampled],
+        }
+        values = {"low": numbers[:, 0], "high": numbers[:, 1]}
+        if self._counts:
+            first = self._counts[0].device
+            values["counts"] = torch.cat([x.to(first) for x in self._counts])
+        return Reading(labels, values)
