@@ -6,6 +6,7 @@ from gradlab.analyses.finding import Finding
 from gradlab.analyses.findings_course import course_findings, nonfinite_losses, skipped_steps
 from gradlab.analyses.findings_faults import input_findings, never_findings, state_findings
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
+from gradlab.analyses.findings_growth import growth_findings
 from gradlab.analyses.findings_headroom import headroom_findings
 from gradlab.analyses.findings_loop import loop_findings, not_looked_at
 from gradlab.analyses.findings_optimizer import optimizer_findings
@@ -55,6 +56,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         found += state_findings(faults, steps, grad_norms, top=top)
         found += never_findings(faults, grad_norms)
         found += zero_findings(faults, grad_norms, headroom)
+    found += growth_findings(steps, headroom)
     if "headroom" in tables:
         found += headroom_findings(tables["headroom"], top=top)
     found += _nonfinite(run, steps, tables, top)

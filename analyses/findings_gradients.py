@@ -8,6 +8,9 @@ import pandas as pd
 from gradlab.analyses.finding import Finding, counted, during, figure, spans
 from gradlab.analyses.gradients import WINDOW_STEPS, Window, mismatch
 
+EXTREME = 1e3
+"""A mismatch that is no longer a matter of placement: gradients vanish or explode."""
+
 
 def nonfinite_gradients(
     steps: pd.DataFrame, grad_norms: pd.DataFrame | None, *, attached: bool, top: int
@@ -73,6 +76,10 @@ def mismatch_findings(grad_norms: pd.DataFrame, *, top: int) -> list[Finding]:
     )
     if early != late and not math.isnan(worst["early_ratio"]):
         sentence += f"; over {during(early.first, early.last)}, {_unequal(worst['early_ratio'])}"
+    if 0 < worst["late_ratio"] <= 1 / EXTREME:
+        sentence += "; gradients vanish towards the first layers"
+    elif EXTREME <= worst["late_ratio"] < math.inf:
+        sentence += "; gradients explode towards the first layers"
     columns = ["op", "early_ratio", "late_ratio", "slope"]
     return [Finding("gradient mismatch", f"{sentence}.", table.head(top)[columns])]
 

@@ -24,7 +24,7 @@ def headroom_findings(headroom: pd.DataFrame, *, top: int) -> list[Finding]:
     over = rows[rows["headroom_bits"] == -np.inf]
     forward, backward = (rows[rows["direction"] == name] for name in ("forward", "backward"))
     forward = forward[~forward["step"].isin(over.loc[over["direction"] == "forward", "step"])]
-    backward = backward[~backward["step"].isin(over["step"])]
+    backward = backward[~backward["step"].isin(over["step"]) & (backward["max_abs"] != 0)]
     narrow = bool((rows["dtype"] == "float16").any())
     found = []
     if len(forward):

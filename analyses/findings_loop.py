@@ -25,9 +25,9 @@ def loop_findings(faults: pd.DataFrame) -> list[Finding]:
     return [
         Finding(
             "gradients changed",
-            f"Between two backward passes of step {step} the loop changed .grad of {shown}: "
-            "clipped, scaled or cleared after a micro-batch. What is recorded is what .grad held "
-            "after the last pass, which is what the optimizer was given.",
+            f"Between micro-batches, the backward passes of step {step}, the loop changed .grad of "
+            f"{shown}: clipped, scaled or cleared it. What is recorded is what .grad held after "
+            "the last pass, which is what the optimizer was given.",
         )
     ]
 

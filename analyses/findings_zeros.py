@@ -1,6 +1,7 @@
 """Where signal died: outputs and gradients that are zero in every entry."""
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -9,6 +10,8 @@ from gradlab.analyses.finding import Finding, counted, listed, spans, streaks
 _ENOUGH = 10
 """Looks in a row at which a site that was alive is zero, before it is said to have died: a batch
 may leave a ReLU without an entry, and stochastic depth a branch."""
+_SMALL = 0.5
+"""Share of a gradient's entries under FP16's normal numbers from which on it is flushed away."""
 _SQUARE_OVERFLOWS = 256.0
 """The square of this or more is infinite in FP16."""
 
@@ -42,7 +45,7 @@ def zero_findings(
             sentence += f"; so was the output of {counted(len(dead) - 1, 'other site')}"
         found.append(Finding("all zero", f"{sentence}.{_remedy(site, steps, faults, headroom)}"))
     if grad_norms is not None:
-        found += _gradients(grad_norms)
+        found += _gradients(grad_norms, headroom)
     return found
 
 
@@ -68,14 +71,15 @@ def dead_sites(faults: pd.DataFrame, headroom: pd.DataFrame | None) -> dict[str,
     return found
 
 
-def _gradients(grad_norms: pd.DataFrame) -> list[Finding]:
+def _gradients(grad_norms: pd.DataFrame, headroom: pd.DataFrame | None) -> list[Finding]:
     zero = (grad_norms["grad_max_abs"] == 0) & (grad_norms["nonfinite"] == 0)
     by_step = zero.groupby(grad_norms["step"]).all()
     steps = by_step.index[by_step].tolist()
     if steps:
         every = len(steps) == len(by_step)
         where = "every step looked at" if every else _at(steps)
-        return [Finding("gradients zero", f"Every gradient was exactly zero at {where}.")]
+        sentence = f"Every gradient was exactly zero at {where}."
+        return [Finding("gradients zero", sentence + _flushed(headroom, steps))]
     looks = zero.groupby(grad_norms["param"], sort=False)
     names = looks.all()[looks.all() & (looks.size() > 1)].index.tolist()
     if not names:
@@ -86,9 +90,24 @@ def _gradients(grad_norms: pd.DataFrame) -> list[Finding]:
         Finding(
             "gradients zero",
             f"The gradients of {len(names)} of {counted(of, 'parameter')} {verb} exactly zero at "
-            f"every step looked at: {listed(names)}.",
+            f"every step looked at: {listed(names)}.{_flushed(headroom, by_step.index)}",
         )
     ]
+
+
+def _flushed(headroom: pd.DataFrame | None, steps: Iterable[int]) -> str:
+    """That gradients were too small for FP16, where those at FP16 sites were zero or nearly so."""
+    if headroom is None:
+        return ""
+    rows = headroom[(headroom["direction"] == "backward") & headroom["step"].isin(list(steps))]
+    rows = rows[rows["dtype"] == "float16"]
+    small = (rows["max_abs"] == 0) | (rows["underflow_frac"] > _SMALL)
+    if rows.empty or not small.all():
+        return ""
+    return (
+        f" They are FP16 from {rows['site'].iloc[0]} on, which flushes what is under 6e-8 to zero "
+        "(underflow): multiply the loss by a scale, as GradScaler does, or use a larger one."
+    )
 
 
 def _at(steps: list[int]) -> str:

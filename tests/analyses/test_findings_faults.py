@@ -43,7 +43,8 @@ def gradients(**sizes: list[float]) -> pd.DataFrame:
 
 def looks(site: str, sizes: list[float]) -> pd.DataFrame:
     rows = [(step, site, "forward", size) for step, size in enumerate(sizes)]
-    return pd.DataFrame(rows, columns=["step", "site", "direction", "max_abs"])
+    table = pd.DataFrame(rows, columns=["step", "site", "direction", "max_abs"])
+    return table.assign(dtype="float16", underflow_frac=0.0)
 
 
 def zeros(site: str, at: list[int], **more: Any) -> list[dict[str, Any]]:
@@ -180,6 +181,27 @@ def test_the_gradients_below_a_dead_site() -> None:
         assert "the gradients of proj.weight were exactly zero" in first.sentence
         assert ("FP32" in first.sentence) == helps
         assert "proj.weight" in rest.sentence
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "small", "flushed"),
+    [
+        ("float16", 0.0, None, True),
+        ("float16", 1e-7, 0.9, True),
+        ("float16", 1e-2, 0.1, False),  # zero for another reason
+        ("float32", 0.0, None, False),
+        ("bfloat16", 1e-30, 1.0, False),
+    ],
+)
+@pytest.mark.parametrize("head", [[0, 0], [1, 1]])
+def test_gradients_that_are_too_small_for_fp16(
+    dtype: str, size: float, small: float | None, flushed: bool, head: list[float]
+) -> None:
+    sites = looks("head", [size, size]).assign(direction="backward", dtype=dtype)
+    sites["underflow_frac"] = small
+    norms = gradients(embed_weight=[0, 0], head_weight=head)
+    (found,) = zero_findings(faults(), norms, sites.astype({"underflow_frac": float}))
+    assert ("They are FP16 from head on" in found.sentence) == flushed
 
 
 @pytest.mark.parametrize(

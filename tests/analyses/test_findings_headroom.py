@@ -35,6 +35,15 @@ def test_agrees_with_a_plain_loop() -> None:
         assert row["change_bits"] == pytest.approx(late - early)
 
 
+def test_a_gradient_of_zeros_has_no_headroom_to_speak_of() -> None:
+    dead = rows({"a": [math.inf, math.inf]}, direction="backward")
+    alive = rows({"b": [math.inf, 9.0]}, direction="backward")
+    output = rows({"a": [3.0, 3.0]})
+    assert len(headroom_findings(pd.concat([output, dead]), top=2)) == 1
+    _, found = headroom_findings(pd.concat([output, dead, alive]), top=2)
+    assert found.sentence.startswith("Least at b gradient: 9.0 bits at step 1")
+
+
 def test_windows() -> None:
     assert early_and_late(pd.Series([0, 100])) == ((0, 10), (90, 100))
     assert early_and_late(pd.Series([7])) == ((7, 7), (7, 7))

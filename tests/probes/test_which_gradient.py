@@ -238,7 +238,7 @@ def test_gradients_changed_between_passes_are_told_of_once(change: str, last: bo
         loop()
         assert probes.table("faults").empty
         return
-    with pytest.warns(GradlabWarning, match="between two backward passes") as said:
+    with pytest.warns(GradlabWarning, match="between micro-batches") as said:
         loop()
     assert len(said) == 1
     faults = probes.table("faults")
@@ -247,7 +247,7 @@ def test_gradients_changed_between_passes_are_told_of_once(change: str, last: bo
         ("bias", "changed", 0),
     }
     (finding,) = loop_findings(faults)
-    assert "Between two backward passes of step 0" in finding.sentence
+    assert "the backward passes of step 0" in finding.sentence
 
 
 @pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # for "graph"

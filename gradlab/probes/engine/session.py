@@ -188,7 +188,7 @@ class Session:
             for name, parameter in altered.items()
         ]
         warnings.warn(
-            f"the loop changes gradients between two backward passes of one step "
+            f"the loop changes gradients between micro-batches, the backward passes of one step "
             f"({next(iter(altered))} at step {self._step}): what is recorded is what .grad held "
             "after the last pass. Clip and clear once a step, after the last pass.",
             GradlabWarning,
