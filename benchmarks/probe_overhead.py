@@ -15,6 +15,9 @@ The errors are of the norm that a tool reports for each parameter, against float
 on this model at its last step, and on a normal gradient of the size of an embedding, 51200 × 768.
 wandb and DebugUnderflowOverflow report none.
 
+With `--compile` all models are compiled once the tools are attached, and the bare step is that of a
+compiled model: `--compile --only Headroom`.
+
 Times are of the wall clock, which on two threads needs two idle cores: where something else runs,
 each operation waits for a thread that it has displaced. There, `--threads 1 --clock cpu`.
 """
@@ -289,12 +292,14 @@ def training(name: str, model: nn.Module, loss: Callable[[], Tensor], folder: Pa
     return Training(model, loss, optimizer, CONTESTANTS[name](model, optimizer, place))
 
 
-def set_up(names: list[str], width: int, folder: Path) -> dict[str, Training]:
+def set_up(names: list[str], width: int, folder: Path, compiled: bool) -> dict[str, Training]:
     """The contestants whose packages are there."""
     contestants = {}
     for name in names:
         try:
             contestants[name] = on_model(name, width, folder)
+            if compiled:
+                contestants[name].model.compile()
         except ImportError as error:
             print(f"{name}: skipped, {error.name} is not installed: the extra `peers` has it")
     return contestants
@@ -347,6 +352,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="which time is taken")
     parser.add_argument("--width", type=int, default=WIDTH, help="of the model, a multiple of 6")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names with a WORD")
+    parser.add_argument("--compile", action="store_true", help="compile all models")
     parser.add_argument("--rows", type=int, default=ROWS, help="of the embedding")
     return parser.parse_args(arguments)
 
@@ -354,6 +360,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    if options.compile:  # else a model with hooks may take the graph of one without
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
     names = [
         name
         for name in CONTESTANTS
@@ -361,14 +369,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        contestants = set_up(names, options.width, folder)
+        contestants = set_up(names, options.width, folder, options.compile)
         seconds = measure(contestants, options.steps, CLOCKS[options.clock])
         bare = seconds["bare step"]
         size = sum(p.numel() for p in contestants["bare step"].model.parameters()) / 1e6
         print(
             f"torch {torch.__version__}, {size:.1f}M parameters, {BATCH * LENGTH} tokens, "
-            f"{options.threads} threads, bare step {1000 * median(bare):.1f} ms "
-            f"({options.clock}), {options.steps} steps\n"
+            f"{options.threads} threads, {'compiled ' if options.compile else ''}bare step "
+            f"{1000 * median(bare):.1f} ms ({options.clock}), {options.steps} steps\n"
             f"{'':26}{'ratio':>7}{'(95 %)':^18}{'total':>7}{'extra':>10}   norm{'error':>10}"
             f"{'embedding':>12}"
         )
