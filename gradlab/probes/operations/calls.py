@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.probes.operations.culprit import Culprit, source
 from gradlab.probes.operations.generators import Generators, generators, set_generators
 from gradlab.probes.operations.trace import OperationTrace
+from gradlab.probes.selection import is_compiled
 from gradlab.probes.sites import in_backward, version_of
 
 
@@ -145,6 +146,8 @@ def _again(model: nn.Module, module: nn.Module, call: _Call) -> Culprit | None:
     set_generators(call.random)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
+        if any(map(is_compiled, model.modules())):  # a part of its own: a graph has no operations
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for kind, (is_on, dtype) in call.autocast.items():
             stack.enter_context(torch.autocast(kind, dtype, enabled=is_on))
         with trace.following(module):

@@ -107,6 +107,14 @@ class Several(Net):
         return out
 
 
+class Exploding(Net):
+    """An operation between modules overflows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.two(torch.exp(1e4 * self.one(self.first(x)))))
+        return out
+
+
 def whole(backend: str = "eager") -> Compile:
     def compiled(model: nn.Module) -> Any:
         return torch.compile(model, backend=backend, fullgraph=True)
@@ -297,6 +305,15 @@ def test_what_is_not_finite_is_blamed_on_the_same(poison: Any) -> None:
     found = run(whole("aot_eager"))
     assert len(found)
     pd.testing.assert_frame_equal(found, run(not_at_all))
+
+
+@pytest.mark.parametrize("compile", [whole("aot_eager"), in_place, blocks_only])
+def test_the_operation_and_its_line_are_named(compile: Compile) -> None:
+    found, expected = recorded(compile, Exploding, 1), recorded(not_at_all, Exploding, 1)
+    (function,) = found["faults"]["function"]
+    assert function.startswith("torch.exp(")
+    for name in ("function", "source"):
+        pd.testing.assert_series_equal(found["faults"][name], expected["faults"][name])
 
 
 def test_our_own_models_scores_count_visible_pairs() -> None:
