@@ -31,10 +31,12 @@ def draw(out: Path) -> None:
     """Write the pictures into a folder."""
     mpl.use("agg")
     width = read_stability(STUDIES / "width" / "stability.csv")
+    at_768 = read_stability(STUDIES / "width-768" / "stability.csv")
     nano = read_stability(STUDIES / "claims" / "stability" / "stability.csv")
     figures = {
         "width_breaks": figure_of(lr_at_break(width)),
         "width_differences": figure_of(lr_against_baseline(width)),
+        "breaks_768": figure_of(lr_at_break(at_768)),
         "breaks_nano": figure_of(lr_at_break(nano)),
         "blocks": block_panels(layers()),
     }
