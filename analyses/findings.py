@@ -8,7 +8,7 @@ from gradlab.analyses.findings_faults import input_findings, never_findings, sta
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
 from gradlab.analyses.findings_growth import growth_findings
 from gradlab.analyses.findings_headroom import headroom_findings
-from gradlab.analyses.findings_loop import loop_findings, not_looked_at
+from gradlab.analyses.findings_loop import loop_findings, never_cleared, not_looked_at
 from gradlab.analyses.findings_optimizer import optimizer_findings
 from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.analyses.findings_scales import scale_findings
@@ -50,7 +50,8 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     headroom, grad_norms, faults = (tables.get(n) for n in ("headroom", "grad_norms", "faults"))
     if "overflows" in tables:
         found += overflow_findings(steps, tables["overflows"], headroom, run.verdict, faults)
-        found += overflow_remedies(tables["overflows"], steps)
+        if faults is None or never_cleared(faults).empty:  # else it is what helps
+            found += overflow_remedies(tables["overflows"], steps)
     if faults is not None:
         found += input_findings(faults)
         found += state_findings(faults, steps, grad_norms, top=top)

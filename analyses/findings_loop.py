@@ -2,18 +2,58 @@
 
 import pandas as pd
 
-from gradlab.analyses.finding import Finding
+from gradlab.analyses.finding import Finding, listed
 from gradlab.runs.reader import Run
 
 _NAMED = 6
 
 
 def loop_findings(faults: pd.DataFrame) -> list[Finding]:
-    """That the loop changed gradients between two backward passes, where it did.
+    """What the loop did to gradients that it should not, and which it left without an optimizer.
 
     Args:
         faults: The run's `faults`.
     """
+    return [*_changed(faults), *_never_cleared(faults), *_unheld(faults)]
+
+
+def _never_cleared(faults: pd.DataFrame) -> list[Finding]:
+    kept = never_cleared(faults)
+    if kept.empty:
+        return []
+    name, step = kept.iloc[0][["name", "step"]]
+    return [
+        Finding(
+            "gradients never cleared",
+            f"At step {step} the optimizer was given the gradients of the steps before as well: "
+            f".grad of {name} had not been cleared, and passes added to it. What is not finite "
+            "stays so. Call optimizer.zero_grad() once a step, before its first pass.",
+        )
+    ]
+
+
+def never_cleared(faults: pd.DataFrame) -> pd.DataFrame:
+    """The faults that say that gradients were carried over from step to step."""
+    return faults[faults["kind"] == "kept"]
+
+
+def _unheld(faults: pd.DataFrame) -> list[Finding]:
+    names = faults.loc[faults["kind"] == "unheld", "name"].tolist()
+    if not names:
+        return []
+    verb = "gets a gradient and is" if len(names) == 1 else "get gradients and are"
+    return [
+        Finding(
+            "not trained",
+            f"{listed(names)} {verb} never updated: no optimizer that attach was given holds "
+            f"{'it' if len(names) == 1 else 'them'}. Make the optimizer once the model is "
+            "complete, or freeze what is not to be trained (requires_grad_(False)).",
+        )
+    ]
+
+
+def _changed(faults: pd.DataFrame) -> list[Finding]:
+    """That it changed them between two backward passes."""
     changed = faults[faults["kind"] == "changed"]
     if changed.empty:
         return []

@@ -11,7 +11,7 @@ from gradlab.probes.roles import role
 
 What = Literal["activation", "gradient", "parameter", "buffer", "update", "loss", "input"]
 NotFinite = Literal["inf", "nan", "both"]
-Kind = Literal["inf", "nan", "both", "zero", "absent", "changed"]
+Kind = Literal["inf", "nan", "both", "zero", "absent", "changed", "kept", "unheld"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Fault:
         what: What kind of tensor it was.
         name: Of the site, parameter or buffer.
         kind: What it held: entries that are not finite, zeros alone; `absent`: it never came;
-            `changed`: the loop changed it between two passes of the step.
+            `changed`: the loop changed it between two passes of the step; `kept`: nobody had
+            cleared it since the step before; `unheld`: no optimizer trains what it is of.
         rank: Of the process that saw it.
         order: Position in the step's execution, among overflows and faults.
         direction: `forward` or `backward`.

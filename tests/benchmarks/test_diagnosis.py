@@ -17,10 +17,7 @@ BETWEEN = "what a loop does to .grad between its passes is not looked at"
 
 MISSED = {
     "gradient_penalty": "that it came from the loss is not said",
-    "replaced_head": "that no optimizer holds a parameter is not said",
     "clipped_scaled": BETWEEN,
-    "never_zeroed": BETWEEN,
-    "infinity_stays": BETWEEN,
     "not_averaged": BETWEEN,
     "lost_updates": "updates are not looked at by default",
 }

@@ -128,11 +128,13 @@ class BackwardEnd:
             return
         self._passes += 1
         if self._watches:
-            self._left |= {n: seen for n, p in changed.items() if (seen := _state(p)) is not None}
+            self._left |= {
+                n: seen for n, p in changed.items() if (seen := gradient_state(p)) is not None
+            }
         self._then(changed)
 
 
-def _state(parameter: nn.Parameter) -> tuple[int, int] | None:
+def gradient_state(parameter: nn.Parameter) -> tuple[int, int] | None:
     """What tells whether a gradient has been changed: where it lies, and how often it was."""
     gradient = parameter.grad
     if type(gradient) is not Tensor or gradient.layout is not torch.strided:

@@ -17,8 +17,10 @@ from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.distributed.processes import Processes
 from gradlab.probes.distributed.shards import whole
 from gradlab.probes.engine.backward_end import BackwardEnd
+from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.own_hook import LeftOut, own
 from gradlab.probes.engine.step_end import StepEnd
+from gradlab.probes.engine.unheld import Unheld
 from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.faults import Fault
 from gradlab.probes.probe import Probe, Subject
@@ -84,6 +86,7 @@ class Session:
         self._step_end: StepEnd | None = None
         self._faults: list[Fault] = []
         self._altered_said = False
+        self._carried_over = CarriedOver()
         self._held = {id(optimizer): _held(optimizer, subject) for optimizer in subject.optimizers}
         try:
             for probe in probes:
@@ -93,6 +96,7 @@ class Session:
             )
             self._handles += self._backward_end.handles
             followed = {o: o for o in subject.optimizers} if optimizers is None else optimizers
+            self._unheld = Unheld(subject, followed)
             self._step_end = StepEnd(followed, scaler, self._before, self._after)
             if len(subject.optimizers) > 1:  # a loop may call parts of the model alone
                 for module in subject.model.modules():
@@ -123,6 +127,7 @@ class Session:
         for left_out in self._left_out:
             left_out.remove()
         self._handles, self._left_out = [], ()
+        self._carried_over.close()
         if self._step_end is not None:
             self._step_end.close()
             self._step_end = None
@@ -168,6 +173,11 @@ class Session:
             )
         )
         self._note_altered()
+        if reached:
+            self._faults += [
+                Fault(self._step, "gradient", name, "unheld", numel=parameter.numel())
+                for name, parameter in self._unheld.stepped().items()
+            ]
         self._begin(self._step + 1)
         self._on_step()
 
@@ -194,6 +204,13 @@ class Session:
             GradlabWarning,
             stacklevel=2,
         )
+
+    def _note_carried_over(self, optimizer: Optimizer) -> None:
+        name = self._carried_over.about_to_step(id(optimizer))
+        if name is None:
+            return
+        numel = self._subject.parameters[name].numel()
+        self._faults.append(Fault(self._step, "gradient", name, "kept", numel=numel))
 
     def take_faults(self) -> list[Fault]:
         """What the loop did to gradients in the steps that have ended, once."""
@@ -270,6 +287,7 @@ class Session:
     def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
         if changed:
             self._look_at(changed)
+        self._carried_over.passed(changed)
         self._passes += 1
         if self._passes == _PASSES_IN_A_STEP:
             warnings.warn(
@@ -319,6 +337,7 @@ class Session:
                 self._look_at(here)
         if not self._stepped:
             self._about_to_step()
+        self._note_carried_over(optimizer)
         self._stepping = True
         self._backward_end.rest()
 
@@ -332,6 +351,7 @@ class Session:
     def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
         self._stepping = False
         self._stepped.add(id(optimizer))
+        self._carried_over.stepped(id(optimizer), self._held[id(optimizer)])
         if skipped is not None:
             self._skipped = skipped if self._skipped is None else self._skipped + skipped
         if len(self._stepped) == len(self._subject.optimizers) and not in_backward():
