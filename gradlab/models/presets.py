@@ -56,8 +56,11 @@ TABLE_4: Mapping[str, str] = MappingProxyType(
 
 ALL_OPERATIONS, *_, BASELINE = TABLE_4
 
-_AT_WIDTH = re.compile(r"(?P<size>.+)-d(?P<width>[1-9][0-9]{0,5})")
+_AT_WIDTH = re.compile(r"(?P<size>.+)-d(?P<width>[1-9][0-9]{0,18})")
 """A size at another width, as `nano-d128`."""
+
+WIDEST = 999_998
+"""The widest that a size can be taken at."""
 
 HEAD_WIDTH = 64
 """The paper's head size at 125M: the widest head that `at_width` makes."""
@@ -116,12 +119,15 @@ def size_labels(sizes: Iterable[str], widths: Iterable[int] = ()) -> list[str]:
     """Each size, or each at each width: `nano`, `nano-d128`; a size at its own width is itself.
 
     Raises:
-        ConfigError: A size that names a width already is to be taken at another.
+        ConfigError: A size that names a width already is to be taken at another, or a width is
+            none that a size can have.
     """
     labels = []
     for size in sizes:
         if widths and _AT_WIDTH.fullmatch(size):
             raise ConfigError(f"size {size!r} names its width: give no other.")
+        for width in widths:
+            _check_width(width)
         labels += [f"{size}-d{width}" for width in widths] or [size]
     return list(dict.fromkeys(map(_without_its_own_width, labels)))
 
@@ -149,13 +155,22 @@ def at_width(size: str, d_model: int) -> dict[str, Any]:
     a head would be wider than the paper's 64 channels; then as many as make them 64 wide.
 
     Raises:
-        ConfigError: The size is unknown, or not built yet.
+        ConfigError: The size is unknown, or not built yet, or cannot have that width.
     """
     fields = dict(_named("size", size, SIZES))
+    _check_width(d_model)
     if d_model != fields["d_model"]:
         n_heads = max(fields["n_heads"], -(-d_model // HEAD_WIDTH))
         fields.update(d_model=d_model, d_ff=4 * d_model, n_heads=n_heads)
     return fields
+
+
+def _check_width(width: int) -> None:
+    if width % 2 or not 2 <= width <= WIDEST:
+        raise ConfigError(
+            f"width = {width}: a width is an even number from 2 to {WIDEST:,} that the heads "
+            "divide, as 128."
+        )
 
 
 def _named(kind: str, name: str, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

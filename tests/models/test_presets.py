@@ -98,6 +98,9 @@ def test_overrides_win() -> None:
     assert config.attn_out_norm
 
 
+_WIDTHS = "an even number from 2 to 999,998"
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -113,6 +116,14 @@ def test_overrides_win() -> None:
         (lambda: model_config("pre-ln", f"nano-d{'9' * 5000}"), "unknown size"),
         (lambda: model_config("pre-ln", "nano-d130"), "not divisible by n_heads = 4"),
         (lambda: size_labels(["nano-d128"], [64]), "names its width: give no other"),
+        *(
+            (lambda width=width: model_config("pre-ln", f"nano-d{width}"), _WIDTHS)
+            for width in (1, 7, 999_999, 1_000_000, 100_000_000, (1 << 63) - 1)
+        ),
+        *(
+            (lambda width=width: size_labels(["nano"], [width]), _WIDTHS)
+            for width in (-4, 0, 3, 1_000_000)
+        ),
     ],
 )
 def test_a_wrong_name_gets_one_clear_sentence(call, sentence: str) -> None:
