@@ -13,6 +13,7 @@ from gradlab.pages.pictures import Picture, pictures
 from gradlab.pages.repeat import repeat
 from gradlab.pages.settings import side_by_side
 from gradlab.pages.tables import group_sentences, group_tables
+from gradlab.paths import as_path
 from gradlab.runs.gather import Gathered, Source, folder_of, gather
 from gradlab.runs.output_file import check_free, write_file
 from gradlab.runs.reader import Run
@@ -42,10 +43,11 @@ def report(
         GradlabError: No run could be read, or the file is there or cannot be written.
     """
     sources = [source] if isinstance(source, Source) else list(source)
-    check_free(Path(out), force=force)
+    file = as_path(out)
+    check_free(file, force=force)
     gathered = gather(sources)
     named = [str(_name(one)) for one in sources]
-    write_file(Path(out), page(gathered, named).encode())
+    write_file(file, page(gathered, named).encode())
     return gathered
 
 

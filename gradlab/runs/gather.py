@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradlab.errors import GradlabError
+from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import StudyRecord, find_study, study_folders
@@ -77,7 +78,7 @@ def folders_of(source: StudyRecord | str | Path) -> list[Path]:
 
 def folder_of(source: StudyRecord | str | Path) -> Path:
     """The folder of a study or a run, where its run.json may be named."""
-    path = source.folder if isinstance(source, StudyRecord) else Path(source)
+    path = source.folder if isinstance(source, StudyRecord) else as_path(source)
     return path.parent if path.name == RUN_FILE else path
 
 

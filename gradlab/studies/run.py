@@ -14,6 +14,7 @@ from typing import Any
 from gradlab.config import RunConfig
 from gradlab.data.corpus import load_corpus
 from gradlab.errors import GradlabError
+from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.files import cannot_write
 from gradlab.runs.lock import FolderLock
@@ -66,7 +67,7 @@ def run_study(
             text, holds something else, is being written by another process, or cannot be written.
         KeyboardInterrupt: Passed on once the running runs have saved what they have.
     """
-    out = study.folder() if folder is None else Path(folder)
+    out = study.folder() if folder is None else as_path(folder)
     if isinstance(study, Claims):
         return _make_each(study, out, jobs=jobs, resume=resume, progress=progress)
     device = resolve_device(study.device)

@@ -92,3 +92,22 @@ def test_a_run_in_the_words_of_the_command(corpus_file: Path) -> None:
 def test_a_mistake_is_one_sentence(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(gradlab.GradlabError, match=sentence):
         OneRun(**{"device": "cpu", **settings}).config()  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_home_folder_is_meant_wherever_a_folder_is_given(
+    tmp_path: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    study = gradlab.studies.Stability(
+        arch="pre-ln", size="nano-d16", steps=3, seeds=1, corpus=str(corpus_file), **SMALL
+    )
+    made = gradlab.run_study(study, "~/s", jobs=1)
+    assert made.folder == tmp_path / "home" / "s"
+    assert str(gradlab.inspect("~/s")) == str(gradlab.inspect(made))
+    assert gradlab.draw("~/s").keys() == gradlab.draw(made).keys()
+    assert list(gradlab.report(["~/s"], out="~/page.html").runs) == made.names
+    assert (tmp_path / "home" / "page.html").exists()
+    assert not (tmp_path / "~").exists()
