@@ -120,8 +120,3 @@ def load_command(name: str) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name, cls=Command, epilog=module.EXAMPLES)(with_options(command))
     return typer.main.get_command(alone)
-
-
-def run() -> None:
-    """The entry point of the script."""
-    app()

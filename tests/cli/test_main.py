@@ -28,7 +28,7 @@ HELP = [
 # One process for all of them: what the first imported, the last has not imported either.
 IMPORTED = """
 import sys
-from gradlab.cli.main import run
+from gradlab.cli.start import run
 for arguments in {each!r}:
     sys.argv = ["gradlab", *arguments]
     try:
