@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from gradlab.analyses.wording import counts, noted, number_text, share_text, spread_text
-from gradlab.models.presets import ALL_OPERATIONS, TABLE_4
+from gradlab.models.presets import ALL_OPERATIONS, BASELINE, TABLE_4
 
 
 def runs_text(row: Mapping[Any, Any], planned: int) -> str:
@@ -31,13 +31,16 @@ def difference_text(row: Mapping[Any, Any]) -> str:
 def ablation_sentences(differences: pd.DataFrame) -> list[str]:
     """Which rows are worse and better than all operations, and which are not distinguished.
 
+    Where a study is without all operations, than the baseline.
+
     Args:
         differences: A table of `gradlab.analyses.ablation.ablation_differences`.
     """
-    here = differences[differences["reference"] == ALL_OPERATIONS]
-    if here.empty:
-        return []
-    return [f"Against {TABLE_4[ALL_OPERATIONS]} {_PAIRS}, {_groups(here, 'row')}."]
+    for reference in (ALL_OPERATIONS, BASELINE):
+        here = differences[differences["reference"] == reference]
+        if len(here):
+            return [f"Against {TABLE_4[reference]} {_PAIRS}, {_groups(here, 'row')}."]
+    return []
 
 
 def variant_sentences(differences: pd.DataFrame) -> list[str]:

@@ -33,7 +33,8 @@ def study_sentences(study: StudyRecord) -> list[str]:
         study: Finished or not: the sentences are of the runs that have ended.
 
     Raises:
-        GradlabError: What made it is not known, none of its runs has ended, or one is damaged.
+        GradlabError: What made it is not known, no two of its runs can be compared yet, or one is
+            damaged.
     """
     if isinstance(study, StudySet):
         return _claims(study)
@@ -42,7 +43,12 @@ def study_sentences(study: StudyRecord) -> list[str]:
         raise GradlabError(f"{study.folder} does not say which study it is: name one of its runs.")
     if command.name not in _SENTENCES:
         raise GradlabError(unknown("study", command.name, _SENTENCES))
-    return _SENTENCES[command.name](study)
+    sentences = _SENTENCES[command.name](study)
+    if not sentences:
+        raise GradlabError(
+            f"{study.folder} says nothing yet: no two runs of one seed that compare have ended."
+        )
+    return sentences
 
 
 def _claims(studies: StudySet) -> list[str]:
@@ -80,6 +86,8 @@ def _variants(study: StudyRecord) -> list[str]:
 
 def _lr_search(study: StudyRecord) -> list[str]:
     losses = final_losses(study.runs, vary="lr")
+    if losses.empty:
+        return []
     return lr_search_words.search_sentences(summarise_search(losses), search_differences(losses))
 
 

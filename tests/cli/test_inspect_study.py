@@ -11,6 +11,7 @@ import gradlab
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.settings import OneRun
 from gradlab.studies.table import STABILITY
 
 MODEL = [
@@ -68,3 +69,25 @@ def test_a_stability_study_says_what_broke(tmp_path: Path, write_run: Callable[.
     assert broke.startswith("pre-ln at nano, LR rising by 0.01 a step: LR at the break 0.0705")
     assert "blocks.0.attention.scores (2 of 2)" in other
     assert differs.startswith("normformer breaks 14 % higher than pre-ln (95 % interval")
+
+
+@pytest.mark.parametrize("command", ["lr-search", "ablate", "variants", "grad-norms"])
+def test_a_study_none_of_whose_runs_has_ended_says_so(tmp_path: Path, command: str) -> None:
+    config = OneRun(device="cpu").config().model_dump(mode="json")
+    note = {"command": {"name": command, "options": {}}}
+    (tmp_path / "study.json").write_text(json.dumps({"runs": {"one": config}, **note}))
+    with pytest.raises(GradlabError, match=r"says nothing yet|no run reached its last step"):
+        gradlab.inspect(tmp_path)
+
+
+def test_rows_of_an_ablation_without_all_operations_are_told_against_the_baseline(
+    tmp_path: Path, text: str, fake_jobs: Callable[..., None]
+) -> None:
+    fake_jobs(loss)
+    out = tmp_path / "study"
+    rows = ["--row", "normformer", "--row", "pre-ln", "--equal", "steps"]
+    done = CliRunner().invoke(app, ["ablate", *rows, *MODEL, "--corpus", text, "--out", str(out)])
+    (sentence,) = gradlab.inspect(out).sentences
+    assert sentence.startswith("Against baseline (Pre-LN)")
+    assert "ResScale" in sentence
+    assert words(sentence) in words(done.stdout)
