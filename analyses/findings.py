@@ -11,7 +11,7 @@ from gradlab.analyses.findings_headroom import headroom_findings
 from gradlab.analyses.findings_loop import loop_findings, never_cleared, not_looked_at
 from gradlab.analyses.findings_optimizer import optimizer_findings
 from gradlab.analyses.findings_overflow import overflow_findings
-from gradlab.analyses.findings_scales import scale_findings
+from gradlab.analyses.findings_scales import lost_updates, scale_findings
 from gradlab.analyses.findings_scores import score_findings
 from gradlab.analyses.findings_zeros import zero_findings
 from gradlab.analyses.remedies import overflow_remedies
@@ -69,6 +69,9 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         found += score_findings(tables["scores"], tables.get("headroom"), top=top)
     if "scales" in tables:
         found += scale_findings(tables["scales"], top=top)
+        if grad_norms is not None:
+            dtypes = run.info.get("narrow_scales", {})
+            found += lost_updates(tables["scales"], grad_norms, steps, dtypes)
     if "optimizer" in tables:
         found += optimizer_findings(tables["optimizer"], top=top)
     return [*found, *not_looked_at(run), *_not_there(run, tables)]

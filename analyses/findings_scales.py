@@ -1,11 +1,13 @@
 """Which learned scales went to extremes."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.finding import Finding, counted, figure
+from gradlab.analyses.finding import Finding, counted, figure, listed
 
 FAR = 4.0
 """A scale has gone far when it is past this many times its start, or under that share of it."""
@@ -13,6 +15,11 @@ FAR = 4.0
 
 NOTABLE_GROWTH = 1e-4
 """Of a scale's start; less is not said of one scale rather than another."""
+
+_LOOKS = 5
+"""At so many a scale must have been the same to be said never to change."""
+
+_MANTISSA = {"float16": 10, "bfloat16": 7}
 
 _TIMES = 1.1
 """From here on growth is told as a factor, below it in per cent."""
@@ -50,6 +57,43 @@ def scale_findings(scales: pd.DataFrame, *, top: int) -> list[Finding]:
     )
     table = moved.head(top)[["param", "start", "low", "high", "grew", "step", "flipped"]]
     return [*found, Finding("learned scales", f"{sentence}.", table)]
+
+
+def lost_updates(
+    scales: pd.DataFrame, grad_norms: pd.DataFrame, steps: pd.DataFrame, dtypes: Mapping[str, str]
+) -> list[Finding]:
+    """Scales of 16 bits that stayed as they were, though the optimizer stepped with a gradient.
+
+    Args:
+        scales: The run's `scales`.
+        grad_norms: Its `grad_norms`.
+        steps: Its `steps`: says which were taken, at what learning rate.
+        dtypes: The type of each scale that has 16 bits and is what the optimizer holds.
+    """
+    scales = scales[np.isfinite(scales["value"])]
+    taken = steps.loc[~steps["skipped"] & (steps["lr"] > 0), "step"]
+    moved = scales.groupby(["param", "index"])["value"].nunique().groupby("param").max()
+    names = []
+    for name in moved.index[moved == 1].intersection(list(dtypes)):
+        looks = scales.loc[scales["param"] == name, "step"].drop_duplicates()
+        between = taken[(taken >= looks.min()) & (taken < looks.max())]
+        rows = grad_norms[(grad_norms["param"] == name) & grad_norms["step"].isin(between)]
+        if len(looks) >= _LOOKS and (rows["grad_max_abs"] > 0).sum() >= _LOOKS - 1:
+            names.append(name)
+    if not names:
+        return []
+    dtype = dtypes[names[0]]
+    value = scales.loc[scales["param"] == names[0], "value"].abs().max()
+    step = 2.0 ** (math.floor(math.log2(value)) - _MANTISSA[dtype]) if value > 0 else 0.0
+    return [
+        Finding(
+            "updates lost",
+            f"{listed(names)} never changed, though the optimizer stepped and there was a "
+            f"gradient: at {figure(value)} {dtype} numbers are up to {figure(step)} apart, and "
+            "updates under half of that are lost to rounding, unless the optimizer adds them up "
+            "in FP32 copies.",
+        )
+    ]
 
 
 def _growth(furthest: "pd.Series[Any]") -> str:

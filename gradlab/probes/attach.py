@@ -21,7 +21,7 @@ from gradlab.probes.arguments import flag, probes_of, run_folder, scaler_of, sin
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.processes import processes_of
 from gradlab.probes.engine.session import Events, Session
-from gradlab.probes.faults import fault_rows
+from gradlab.probes.faults import dtype_name, fault_rows
 from gradlab.probes.gradient_norms import GradientNorms, TotalNorm
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
@@ -370,11 +370,17 @@ def _check_compiled(model: nn.Module, probes: Sequence[Probe]) -> None:
 
 def _info(subject: Subject, probes: Sequence[Probe]) -> dict[str, Any]:
     first = next(iter(subject.parameters.values()))
+    trained = {name: subject.trained.get(name) for name in learned_scales(subject)}
     own = {p.table: own_table(p.table, p.columns) for p in probes if p.columns}
     return {
         "model": type(subject.model).__name__,
         "params": sum(parameter.numel() for parameter in subject.model.parameters()),
         "device": {"type": first.device.type, "threads": torch.get_num_threads()},
+        "narrow_scales": {
+            name: dtype_name(scale.dtype)
+            for name, scale in trained.items()
+            if scale is not None and scale.dtype in (torch.float16, torch.bfloat16)
+        },
         "probes": [type(probe).__name__ for probe in probes],
         "tables": list(
             dict.fromkeys(["steps", *(t for p in probes for t in p.tables()), "faults"])

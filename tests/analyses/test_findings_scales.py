@@ -1,9 +1,10 @@
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from gradlab.analyses.findings_scales import scale_findings, scale_moves
+from gradlab.analyses.findings_scales import lost_updates, scale_findings, scale_moves
 
 
 def scales(**vectors: list[list[float]]) -> pd.DataFrame:
@@ -78,3 +79,36 @@ def test_values_that_are_not_finite_are_told_apart() -> None:
 
 def test_no_rows() -> None:
     assert scale_findings(scales(a=[[1.0]]).iloc[:0], top=5) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ({}, True),
+        ({"last": 1.0 + 2**-7}, False),
+        ({"all": math.nan}, False),
+        ({"looks": 4}, False),
+        ({"dtypes": {}}, False),
+        ({"lr": 0.0}, False),
+        ({"skipped": True}, False),
+        ({"gradient": 0.0}, False),
+    ],
+)
+def test_updates_that_rounding_takes_away(change: dict[str, Any], lost: bool) -> None:
+    looks = change.get("looks", 5)
+    table = scales(
+        gamma=[[change.get("all", 1.0)] * 2] * (looks - 1)
+        + [[change.get("all", 1.0), change.get("all", change.get("last", 1.0))]],
+        other=[[1.0 + 0.01 * step] for step in range(looks)],
+    )
+    n = range(looks)
+    norms = pd.DataFrame({"step": n, "param": "gamma", "grad_max_abs": change.get("gradient", 0.1)})
+    steps = pd.DataFrame(
+        {"step": n, "skipped": change.get("skipped", False), "lr": change.get("lr", 1e-4)}
+    )
+    dtypes = change.get("dtypes", {"gamma": "bfloat16", "other": "bfloat16"})
+    found = lost_updates(table, norms, steps, dtypes)
+    assert [finding.what for finding in found] == ["updates lost"] * lost
+    if lost:
+        assert "gamma never changed" in found[0].sentence
+        assert "at 1 bfloat16 numbers are up to 0.00781 apart" in found[0].sentence

@@ -19,7 +19,6 @@ MISSED = {
     "gradient_penalty": "that it came from the loss is not said",
     "clipped_scaled": BETWEEN,
     "not_averaged": BETWEEN,
-    "lost_updates": "updates are not looked at by default",
 }
 """What gradlab does not name yet, and why."""
 
