@@ -88,6 +88,7 @@ def came_from(fault: Row) -> str:
         if producer.endswith(f" ({what})"):
             name = producer.removesuffix(f" ({what})")
             when = "as the model was given it" if what == "input" else "before the pass"
+            what = "argument" if what == "input" else what
             return f"; the {what} {name} was not finite already, {when}"
     if producer.endswith(BETWEEN):
         return f"; it arose in {producer.removesuffix(BETWEEN)}, between its modules"

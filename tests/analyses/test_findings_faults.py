@@ -123,7 +123,7 @@ def test_never_a_gradient_is_told_from_late() -> None:
         (None, ""),
         ("fc", ""),
         ("fc.weight (parameter)", "; the parameter fc.weight was not finite already"),
-        ("x (input)", "; the input x was not finite already, as the model was given it"),
+        ("x (input)", "; the argument x was not finite already, as the model was given it"),
         ("block.1 (between its modules)", "; it arose in block.1, between its modules"),
     ],
 )

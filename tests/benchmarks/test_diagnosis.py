@@ -13,12 +13,10 @@ from benchmarks.diagnosis.runner import Run, installed, judge, run_here, runs_ap
 from benchmarks.diagnosis.tool import Tool
 from benchmarks.diagnosis.tools import TOOLS, Gradlab
 
-BETWEEN = "what a loop does to .grad between its passes is not looked at"
-
 MISSED = {
-    "gradient_penalty": "that it came from the loss is not said",
-    "clipped_scaled": BETWEEN,
-    "not_averaged": BETWEEN,
+    "gradient_penalty": "that it arose outside the model is not said",
+    "clipped_scaled": "dividing scaled gradients is sound, and looks the same",
+    "not_averaged": "nothing in the gradients says which was meant",
 }
 """What gradlab does not name yet, and why."""
 
