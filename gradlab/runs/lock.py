@@ -16,6 +16,9 @@ if sys.platform != "win32":
 
 LOCK_NAME = ".lock"
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a file system without locks answers, as NFS without its lock daemon: nothing is locked."""
+
 _PATIENCE = 0.2
 """Seconds that a writer tries: one that looks whether the folder is held holds it for a moment."""
 
@@ -40,7 +43,8 @@ class FolderLock:
                 f"another process is writing {folder}: wait for it to end or choose another folder."
             ) from None
         except OSError as error:
-            raise cannot_write(folder, error) from error
+            if error.errno not in _NO_LOCKS:
+                raise cannot_write(folder, error) from error
 
     def release(self) -> None:
         """Remove the lock; harmless when it is released already."""

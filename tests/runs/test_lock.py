@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -123,3 +124,20 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(GradlabError, match=r"none cannot be written \(No such file"):
         FolderLock(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock there")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As NFS without its lock daemon: whether a run is being written cannot be told there."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    lock = FolderLock(tmp_path)
+    assert is_held(tmp_path)
+    lock.release()
+    FolderLock(tmp_path).release()
