@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 
 from gradlab.analyses.stability_table import read_stability
 from gradlab.config import ModelConfig
@@ -30,8 +31,10 @@ def layers() -> dict[str, ModelConfig]:
 def draw(out: Path) -> None:
     """Write the pictures into a folder."""
     mpl.use("agg")
-    width = read_stability(STUDIES / "width" / "stability.csv")
+    narrow = read_stability(STUDIES / "width" / "stability.csv")
     at_768 = read_stability(STUDIES / "width-768" / "stability.csv")
+    same = at_768[at_768["arch"].isin(narrow["arch"])]
+    width = pd.concat([narrow, same], ignore_index=True)
     nano = read_stability(STUDIES / "claims" / "stability" / "stability.csv")
     figures = {
         "width_breaks": figure_of(lr_at_break(width)),
