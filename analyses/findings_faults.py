@@ -60,7 +60,7 @@ def input_findings(faults: pd.DataFrame) -> list[Finding]:
     later = f"; at {counted(more, 'later step')} too" if more else ""
     sentence = (
         f"The model's argument {first['name']} held {_entries(first)} at step {first['step']}"
-        f"{_rank(first)}: they were in the batch before it came to the model{later}."
+        f"{_rank(first)}: they were in the input before it came to the model{later}."
     )
     return [Finding("input not finite", sentence)]
 
