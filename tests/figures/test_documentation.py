@@ -7,5 +7,6 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 def test_the_documentations_pictures_are_drawn_from_its_tables(tmp_path: Path) -> None:
     runpy.run_path(str(IMAGES / "draw.py"))["draw"](tmp_path)
     drawn = {file.name for file in tmp_path.iterdir()}
-    assert drawn == {"blocks.png", "breaks_nano.png", "width_breaks.png", "width_differences.png"}
+    names = ("blocks", "breaks_768", "breaks_nano", "width_breaks", "width_differences")
+    assert drawn == {f"{name}.png" for name in names}
     assert drawn < {file.name for file in IMAGES.glob("*.png")}
