@@ -141,6 +141,8 @@ class OperationTrace(TorchFunctionMode):
         self._inside.pop()
 
     def _note(self, x: Tensor, state: _State) -> None:
+        if _is_freed(x):  # what comes there may count as no change of it
+            return
         self._known[id(x)] = (weakref.ref(x), version_of(x), state)
         base = _base(x)
         if base is not None and state.holds:  # what was written into a view is in its base
@@ -227,10 +229,16 @@ def _name(func: Any) -> str:
 def _holds(x: Tensor) -> frozenset[float | None]:
     """Which of inf, -inf and NaN (as None) are in a tensor."""
     with torch._C.DisableTorchFunction(), torch.no_grad():
-        if not x.numel() or torch.isfinite(x).all():
+        if not x.numel() or _is_freed(x) or torch.isfinite(x).all():
             return frozenset()
         kinds = {math.inf: torch.isposinf(x), -math.inf: torch.isneginf(x), None: torch.isnan(x)}
         return frozenset(kind for kind, where in kinds.items() if where.any())
+
+
+def _is_freed(x: Tensor) -> bool:
+    """Whether there is no memory to read, as FSDP2 has it of a layer's weights between its uses."""
+    with torch._C.DisableTorchFunction():
+        return not x.untyped_storage().size()
 
 
 def _not_finite_numbers(arguments: Any) -> frozenset[float | None]:

@@ -259,6 +259,31 @@ def test_nothing_of_the_model_changes() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_memory_that_is_freed_between_uses_is_not_read(value: float) -> None:
+    """As FSDP2 has it: a weight's memory comes and goes, and no version of it counts that."""
+    weight = torch.empty(4)
+    memory = weight.untyped_storage()
+
+    def use(x: Tensor) -> Tensor:
+        memory.resize_(0)
+        weight.untyped_storage().resize_(16)  # called on a tensor without memory
+        # As a collective call writes it, which is no function of torch's.
+        with (
+            torch._C.DisableTorchFunction(),
+            torch.autograd._unsafe_preserve_version_counter(weight),
+        ):
+            weight.fill_(value)
+        return (x * weight * 1e3).exp()
+
+    found = blamed(Body(use, 1.0), ONE)
+    if math.isnan(value):
+        assert found is None
+    else:
+        assert found is not None
+        assert found.operation.function.startswith("torch.Tensor.exp(")
+
+
 def test_inputs_changed_since_cannot_be_gone_back_to() -> None:
     model = Body(exponential, 100.0)
     calls = Calls(model)
