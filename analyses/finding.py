@@ -113,6 +113,16 @@ def passed(row: "pd.Series[Any]") -> str:
     return f"{row['site']} ({row['direction']}), step {row['step']}"
 
 
+def on_rank(row: "Mapping[Any, Any] | pd.Series[Any]") -> str:
+    """Which of several processes a row is of, to be put behind its step; of the first, nothing.
+
+    >>> on_rank({"rank": 1}), on_rank({"rank": 0}), on_rank({})
+    (' on rank 1', '', '')
+    """
+    rank = row.get("rank")
+    return "" if pd.isna(rank) or not rank else f" on rank {int(rank)}"
+
+
 def place(site: str, direction: str) -> str:
     """A site as the verdict names it: said to be the gradient where it is."""
     return site if direction == "forward" else f"{site} gradient"

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from gradlab.analyses.finding import Finding, counted, listed
+from gradlab.analyses.finding import Finding, counted, listed, on_rank
 
 _HELD = {"inf": "infinite", "nan": "NaN", "both": "infinite or NaN"}
 
@@ -60,7 +60,7 @@ def input_findings(faults: pd.DataFrame) -> list[Finding]:
     later = f"; at {counted(more, 'later step')} too" if more else ""
     sentence = (
         f"The model's argument {first['name']} held {_entries(first)} at step {first['step']}"
-        f"{_rank(first)}: they were in the input before it came to the model{later}."
+        f"{on_rank(first)}: they were in the input before it came to the model{later}."
     )
     return [Finding("input not finite", sentence)]
 
@@ -101,7 +101,7 @@ def _first_of(rows: pd.DataFrame, how: str) -> str:
     after = {"update": "the optimizer's update of step", "parameter": "before the pass of step"}
     since = after.get(first["what"], "step")
     sentence = (
-        f"{first['name']}: {_entries(first)} since {since} {first['step']}{_rank(first)}{how}"
+        f"{first['name']}: {_entries(first)} since {since} {first['step']}{on_rank(first)}{how}"
     )
     return f"{sentence}; {names} in all." if names > 1 else f"{sentence}."
 
@@ -143,7 +143,3 @@ def _entries(row: Row) -> str:
     held = _HELD[row["kind"]]
     count: int | None = int(row["count"]) if pd.notna(row["count"]) else None
     return f"{held} entries" if count is None else f"{count} of {row['numel']} entries {held}"
-
-
-def _rank(row: Row) -> str:
-    return f" on rank {row['rank']}" if row["rank"] else ""

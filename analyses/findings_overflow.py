@@ -12,6 +12,7 @@ from gradlab.analyses.finding import (
     counted,
     figure,
     made_by,
+    on_rank,
     passed,
     place,
     spans,
@@ -87,10 +88,10 @@ def _not_finite(row: "pd.Series[Any]", looks: "pd.Series[int]", *, narrow: bool)
     entries = f"{count} {'entry' if count == 1 else 'entries'}"
     if row.get("producer") == "the loss":
         sentence = from_the_loss(
-            row["site"], step, f"was not finite{f' in {entries}' if count else ''}"
+            row["site"], step, f"was not finite{on_rank(row)}{f' in {entries}' if count else ''}"
         )
     else:
-        sentence = f"At {passed(row)}" + (f": {entries}" if count else "")
+        sentence = f"At {passed(row)}{on_rank(row)}" + (f": {entries}" if count else "")
         sentence += came_from(row.to_dict()) if "producer" in row else ""
         sentence += made_by(row.to_dict())
     if not narrow:
@@ -105,7 +106,7 @@ def _first(
     event: Mapping[Any, Any], steps: pd.DataFrame, all_steps: "pd.Series[int]", broke: int | None
 ) -> Finding:
     at = steps[steps["step"] == event["step"]]
-    facts = [f"step {event['step']}"]
+    facts = [f"step {event['step']}{on_rank(event)}"]
     if len(at) and pd.notna(at["lr"].iloc[0]):
         facts.append(f"LR {figure(at['lr'].iloc[0])}")
     if pd.notna(event["loss_scale"]) and event["loss_scale"] != 1:
@@ -114,7 +115,9 @@ def _first(
         facts.append("skipped")
     producer = event["producer"] if pd.notna(event["producer"]) else _name(event)
     if producer == "the loss":
-        sentence = from_the_loss(event["site"], event["step"], f"was not finite: {_kind(event)}")
+        sentence = from_the_loss(
+            event["site"], event["step"], f"was not finite{on_rank(event)}: {_kind(event)}"
+        )
     elif (cause := came_from(event)) and not producer.endswith(BETWEEN):
         sentence = f"{_name(event)} ({', '.join(facts)}): {_kind(event)}{cause}"
     else:

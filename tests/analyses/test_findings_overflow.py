@@ -2,6 +2,7 @@ import math
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.runs.verdict import Verdict
@@ -146,3 +147,18 @@ def test_what_was_not_looked_at_or_counted_is_not_claimed() -> None:
     wide.loc[wide["site"] == "embed", "nonfinite"] = 1
     (began,) = overflow_findings(steps(20), events(), wide)
     assert began.sentence.startswith("At embed (backward), step 0: 1 entry; ")
+
+
+@pytest.mark.parametrize("producer", ["the loss", None])
+@pytest.mark.parametrize("rank", [0, 1, None])
+def test_another_process_than_the_first_is_named(rank: int | None, producer: str | None) -> None:
+    at = {"rank": rank, "direction": "backward", "producer": producer}
+    (overflow,) = overflow_findings(steps(9), events((3, 5, "embed"), **at), None)
+    fault = {"step": [3], "name": ["embed"], "what": "gradient", "kind": "inf", "count": 2}
+    faults = pd.DataFrame(fault).assign(**at, function=None, source=None)
+    bfloat = headroom(range(9)).assign(dtype="bfloat16")
+    (first,) = overflow_findings(steps(9), events(), bfloat, None, faults)
+    assert first.what == "first not finite"
+    for finding in (overflow, first):
+        assert ("on rank 1" in finding.sentence) == (rank == 1)
+        assert ("rank" in finding.sentence) == (rank == 1)
