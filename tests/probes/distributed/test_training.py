@@ -1,12 +1,8 @@
 """Two processes record what one would on the whole batch."""
 
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import timedelta
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+from two_processes import PROCESSES, one_of_two, run_in_two
 
 import gradlab
 from gradlab.errors import GradlabError
@@ -32,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
 ]
 
-PROCESSES, STEPS, BATCH, WIDTH, VOCAB = 2, 3, 8, 6, 13
+STEPS, BATCH, WIDTH, VOCAB = 3, 8, 6, 13
 TABLES = {"grad_norms": ["param"], "scales": ["param", "index"], "optimizer": ["param"]}
 
 
@@ -131,48 +128,19 @@ def unsynchronised(model: nn.Module, last: bool) -> Any:
     return nullcontext()
 
 
-def work(rank: int, port: int, folder: str) -> None:
+def work(rank: str, port: str, folder: str) -> None:
     """One of the processes: every case after the other."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=60))
-    try:
+    with one_of_two(rank, port) as mine:
         for kind, micro in CASES:
-            run = train(WRAPPERS[kind], micro, Path(folder) / f"{kind}{micro}-{rank}")
-            assert (run is None) == (rank > 0)
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+            run = train(WRAPPERS[kind], micro, Path(folder) / f"{kind}{micro}-{mine}")
+            assert (run is None) == (mine > 0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where several processes, each this file as a script, have recorded every case."""
+    """Where both processes have recorded every case."""
     folder = tmp_path_factory.mktemp("together")
-    settings = (str(free_port()), str(folder))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), *settings],
-            stderr=subprocess.PIPE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    run_in_two(__file__, str(folder))
     assert {path.name for path in folder.iterdir()} == {f"{kind}{n}-0" for kind, n in CASES}
     return folder
 
@@ -206,4 +174,4 @@ def by_site(run: Run) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    work(*sys.argv[1:])
