@@ -94,9 +94,11 @@ def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
     if empty:
         found.append(Finding("no rows yet", f"Nothing was recorded in {', '.join(empty)}."))
     missing = [name for name in PROBES if name not in tables]
+    if run.attached and {"grad_norms", "headroom"} <= tables.keys() and "scales" in missing:
+        missing.remove("scales")  # attach takes them by default, where a model has any
     if missing:
         if run.attached:
-            how = ", ".join(f"{PROBES[name]}()" for name in missing)
+            how = ", ".join(f"gradlab.probes.{PROBES[name]}()" for name in missing)
             how = f"gradlab.attach(…, probes=[…, {how}])"
         else:
             how = " ".join(f"--probes {name}" for name in missing)

@@ -12,6 +12,9 @@ DIVERGED = 1e3
 _EACH, _LAYERS = 1.5, 4
 """From layer to layer, and over so many layers at least, sizes must grow to be said to."""
 
+_JUMP, _BEFORE = 10.0, 20
+"""Times the median of so many losses before it, for a loss that is also the largest so far."""
+
 
 def growth_findings(steps: pd.DataFrame, headroom: pd.DataFrame | None) -> list[Finding]:
     """That the training diverged, or that what was not finite had grown layer by layer.
@@ -20,7 +23,7 @@ def growth_findings(steps: pd.DataFrame, headroom: pd.DataFrame | None) -> list[
         steps: The run's `steps`.
         headroom: Its `headroom`, or None.
     """
-    found = _diverged(steps)
+    found = _diverged(steps) or _jumped(steps)
     return found if headroom is None else [*found, *_exploded(headroom)]
 
 
@@ -42,6 +45,30 @@ def _diverged(steps: pd.DataFrame) -> list[Finding]:
             "learning rate, a warm-up or clipping keeps updates from growing so.",
         )
     ]
+
+
+def _jumped(steps: pd.DataFrame) -> list[Finding]:
+    """The first loss far above all before it, and the learning rate that led to it."""
+    known = steps[np.isfinite(steps["loss"].to_numpy(np.float64))].reset_index(drop=True)
+    loss = known["loss"]
+    usual = loss.rolling(_BEFORE, min_periods=5).median().shift()
+    jumps = np.flatnonzero((loss >= _JUMP * usual) & (loss > loss.cummax().shift()) & (usual > 0))
+    if not len(jumps):
+        return []
+    at = int(jumps[0])
+    row, before = known.iloc[at], known.iloc[max(0, at - _BEFORE) : at]
+    sentence = (
+        f"At step {row['step']:.0f} the loss was {figure(row['loss'] / usual[at])} times the median of "
+        f"the {len(before)} before it ({row['loss']:.4g}, {usual[at]:.4g})"
+    )
+    rates = pd.concat([before["lr"], known["lr"].iloc[[at]]])
+    highest = rates.idxmax() if rates.notna().any() else at
+    if rates[highest] >= _JUMP * rates.median() > 0:
+        sentence += (
+            f"; the learning rate was {figure(rates[highest])} at step {known['step'][highest]:.0f}, "
+            f"{figure(rates.median())} at most others"
+        )
+    return [Finding("loss jumped", f"{sentence}.")]
 
 
 def _exploded(headroom: pd.DataFrame) -> list[Finding]:

@@ -87,9 +87,8 @@ def _not_finite(row: "pd.Series[Any]", looks: "pd.Series[int]", *, narrow: bool)
     count = 0 if pd.isna(row["nonfinite"]) else int(row["nonfinite"])
     entries = f"{count} {'entry' if count == 1 else 'entries'}"
     if row.get("producer") == "the loss":
-        sentence = from_the_loss(
-            row["site"], step, f"was not finite{on_rank(row)}{f' in {entries}' if count else ''}"
-        )
+        held = f"was not finite{on_rank(row)}{f' in {entries}' if count else ''}"
+        sentence = from_the_loss(row["site"], step, held, row.get("kind"))
     else:
         sentence = f"At {passed(row)}{on_rank(row)}" + (f": {entries}" if count else "")
         sentence += came_from(row.to_dict()) if "producer" in row else ""
@@ -116,7 +115,10 @@ def _first(
     producer = event["producer"] if pd.notna(event["producer"]) else _name(event)
     if producer == "the loss":
         sentence = from_the_loss(
-            event["site"], event["step"], f"was not finite{on_rank(event)}: {_kind(event)}"
+            event["site"],
+            event["step"],
+            f"was not finite{on_rank(event)}: {_kind(event)}",
+            event["kind"],
         )
     elif (cause := came_from(event)) and not producer.endswith(BETWEEN):
         sentence = f"{_name(event)} ({', '.join(facts)}): {_kind(event)}{cause}"
@@ -136,13 +138,18 @@ def _first(
     return Finding("first overflow", f"{sentence}.")
 
 
-def from_the_loss(site: str, step: int, held: str) -> str:
+def from_the_loss(site: str, step: int, held: str, kind: str | None) -> str:
     """That a gradient was not finite as it came to the model's output."""
-    return (
+    sentence = (
         f"From the loss, outside the model: every output was finite, and at step {step} the "
-        f"gradient that arrived at the output of {site} {held}. Where targets are missing, choose "
-        "the entries before computing with them: 0 times NaN is NaN"
+        f"gradient that arrived at the output of {site} {held}"
     )
+    if kind == "nan":  # inf is another matter: a logarithm or a root of 0
+        sentence += (
+            ". Where targets are missing, choose the entries before computing with them: 0 times "
+            "NaN is NaN"
+        )
+    return sentence
 
 
 def _kind(event: Mapping[Any, Any]) -> str:

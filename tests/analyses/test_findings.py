@@ -135,7 +135,8 @@ def test_a_run_of_another_loop() -> None:
     assert found["no rows yet"] == "Nothing was recorded in grad_norms."
     assert found["not recorded"] == (
         "headroom, scales, scores, optimizer; to have them: gradlab.attach(…, probes=[…, "
-        "Headroom(), LearnedScales(), AttentionScores(), OptimizerHealth()])."
+        "gradlab.probes.Headroom(), gradlab.probes.LearnedScales(), "
+        "gradlab.probes.AttentionScores(), gradlab.probes.OptimizerHealth()])."
     )
     assert set(found) == {"run", "end", "no rows yet", "not recorded"}
 

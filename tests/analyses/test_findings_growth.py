@@ -9,8 +9,12 @@ from gradlab.analyses.findings_growth import growth_findings
 NAN, INF = math.nan, math.inf
 
 
-def course(losses: list[float], norms: list[float]) -> pd.DataFrame:
-    return pd.DataFrame({"step": range(len(losses)), "loss": losses, "grad_norm": norms})
+def course(
+    losses: list[float], norms: list[float], rates: list[float] | None = None
+) -> pd.DataFrame:
+    rates = rates or [1e-3] * len(losses)
+    columns = {"step": range(len(losses)), "loss": losses, "grad_norm": norms, "lr": rates}
+    return pd.DataFrame(columns)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +105,33 @@ def test_a_mismatch_that_is_extreme_has_its_word(ratio: float, word: str | None)
     (found,) = mismatch_findings(table, top=5)
     for each in ("vanish", "explode"):
         assert (f"gradients {each} towards the first layers" in found.sentence) == (each == word)
+
+
+FALLING = [2.0 * 0.9**step for step in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "jumped"),
+    [
+        ([*FALLING, 50.0, 2.0, 1.0], True),
+        ([*FALLING, NAN, 50.0], True),
+        ([*FALLING, 1.5, 0.1], False),  # no larger than the first
+        ([1e-3, 1e-3, 5.0], False),  # too early to say what is usual
+        ([1.0 + step for step in range(40)], False),  # it rises, and does not jump
+        ([0.0] * 10 + [1.0], False),
+        ([-1.0] * 10 + [5.0], False),
+        ([NAN] * 10, False),
+    ],
+)
+def test_a_loss_that_jumps(losses: list[float], jumped: bool) -> None:
+    found = growth_findings(course(losses, [1.0] * len(losses)), None)
+    assert [finding.what for finding in found] == ["loss jumped"] * jumped
+
+
+def test_the_rate_that_made_it_jump_is_told() -> None:
+    rates = [0.05] * 29 + [100.0, 0.05]
+    (found,) = growth_findings(course([*FALLING, 50.0], [1.0] * 31, rates), None)
+    assert "At step 30 the loss was" in found.sentence
+    assert "the learning rate was 100 at step 29, 0.05 at most others" in found.sentence
+    (found,) = growth_findings(course([*FALLING, 50.0], [1.0] * 31), None)
+    assert "learning rate" not in found.sentence

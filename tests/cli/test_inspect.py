@@ -101,7 +101,7 @@ def test_a_run_of_ones_own_loop(tmp_path: Path) -> None:
     assert "run A Sequential, trained by a loop of its own (gradlab.attach)." in out
     assert "which gradlab.attach does not judge: 3 steps recorded, the last 2." in out
     assert "no tensor that was looked at is FP16" in out
-    assert "AttentionScores(), OptimizerHealth()" in out
+    assert "gradlab.probes.AttentionScores()" in out
 
 
 @pytest.mark.parametrize(
