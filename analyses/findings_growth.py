@@ -58,15 +58,15 @@ def _jumped(steps: pd.DataFrame) -> list[Finding]:
     at = int(jumps[0])
     row, before = known.iloc[at], known.iloc[max(0, at - _BEFORE) : at]
     sentence = (
-        f"At step {row['step']:.0f} the loss was {figure(row['loss'] / usual[at])} times the median of "
-        f"the {len(before)} before it ({row['loss']:.4g}, {usual[at]:.4g})"
+        f"At step {row['step']:.0f} the loss was {figure(row['loss'] / usual[at])} times the "
+        f"median of the {len(before)} before it ({row['loss']:.4g}, {usual[at]:.4g})"
     )
     rates = pd.concat([before["lr"], known["lr"].iloc[[at]]])
     highest = rates.idxmax() if rates.notna().any() else at
     if rates[highest] >= _JUMP * rates.median() > 0:
         sentence += (
-            f"; the learning rate was {figure(rates[highest])} at step {known['step'][highest]:.0f}, "
-            f"{figure(rates.median())} at most others"
+            f"; the learning rate was {figure(rates[highest])} at step "
+            f"{known['step'][highest]:.0f}, {figure(rates.median())} at most others"
         )
     return [Finding("loss jumped", f"{sentence}.")]
 

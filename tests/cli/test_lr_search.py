@@ -146,7 +146,7 @@ def test_a_search_without_an_ended_run_says_so(
     [
         (["--arch", "normfomer"], "did you mean 'normformer'"),
         (["--lr", "0"], "lr = 0.0 should be greater than 0"),
-        (["--schedule", "ramp"], "--schedule ramp has no learning rate to compare at"),
+        (["--schedule", "ramp"], "schedule = ramp has no learning rate to compare at"),
         (["--warmup", "6"], "--warmup 6 leaves none of the 6 steps"),
         (["--val-batches", "0"], "val_batches = 0 should be greater than or equal to 1"),
         (["--lr", "1e-3", "--lr", "1.0000001e-3"], "two runs of the study have the same name"),
