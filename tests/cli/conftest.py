@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from made_up_runs import STEPS, write_headroom, write_steps
 
+import gradlab.pages.pictures  # noqa: F401 (before a test replaces what it imports)
 from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.data.corpus import load_corpus
 from gradlab.models.presets import model_config
