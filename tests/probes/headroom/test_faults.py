@@ -217,6 +217,7 @@ def test_a_loss_that_was_given_and_is_not_finite(
         for step in range(3):
             for loss in losses if step == 1 else [0.5] * (step != 2):
                 probes.loss(loss)
+            optimizer.zero_grad()
             model(torch.ones(2, 4)).sum().backward()
             optimizer.step()
     (row,) = probes.table("faults").to_dict("records")
