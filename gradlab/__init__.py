@@ -3,8 +3,13 @@
 Importing it is light: torch and pandas come with the first name that needs them.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# cuBLAS and torch read it once, at a process's first product on CUDA. Without it `train` could not
+# use deterministic kernels there.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 if TYPE_CHECKING:
     from gradlab import probes, studies

@@ -1,12 +1,12 @@
 """The device that a run trains on, and what makes it repeatable there."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-from gradlab.errors import ConfigError, unknown
+from gradlab.errors import ConfigError, GradlabError, unknown
 
 
 def resolve_device(name: str) -> torch.device:
@@ -31,17 +31,50 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def repeatable(device: torch.device, seed: int) -> Iterator[None]:
-    """Draw dropout from `seed` and, on CUDA, use deterministic kernels; undone on leaving."""
+    """Draw dropout from `seed` and, on CUDA, use deterministic kernels; undone on leaving.
+
+    Raises:
+        GradlabError: CUDA multiplied matrices in this process before it was set up for that.
+    """
     on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if not on_cuda:
+            yield
+            return
+        with torch.cuda.device(device):  # torch.manual_seed reseeds those of all devices
+            torch.cuda.manual_seed(seed)
+        with _deterministic_kernels(device):
+            yield
+
+
+@contextmanager
+def _deterministic_kernels(device: torch.device) -> Iterator[None]:
     was = torch.are_deterministic_algorithms_enabled()
     was_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        torch.manual_seed(seed)
-        if on_cuda:
-            # cuBLAS reads it once, when it starts; without it, deterministic mode refuses it.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(was, warn_only=was_warn_only)
+    memory: Any = torch.utils.deterministic
+    was_filling = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # Every new tensor would be filled with NaN first. None of ours is read before it is written.
+    memory.fill_uninitialized_memory = False
+    try:
+        _check_products(device)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=was_warn_only)
+        memory.fill_uninitialized_memory = was_filling
+
+
+def _check_products(device: torch.device) -> None:
+    """Refuse what torch would refuse at the first product, in words that name the way out."""
+    one = torch.ones(1, 1, device=device)
+    try:
+        torch.mm(one, one)
+    except RuntimeError as error:
+        if "CUBLAS_WORKSPACE_CONFIG" not in str(error):
+            raise
+        raise GradlabError(
+            "CUDA was used in this process before it was set up to repeat to the bit: import "
+            "gradlab before the first matrix product, or set CUBLAS_WORKSPACE_CONFIG=:4096:8 in "
+            "the environment."
+        ) from error

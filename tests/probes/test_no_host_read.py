@@ -1,11 +1,12 @@
 """Between two flushes nothing in gradlab waits for a number of the device."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from devices import never_waiting
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -134,15 +135,6 @@ def test_between_flushes_on_a_cpu(scaled: bool) -> None:
     assert set(attached.table("steps")["skipped"]) == ({True} if scaled else {False})
 
 
-@contextmanager
-def syncs_forbidden() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("scaled", [False, True])
 def test_between_flushes_on_a_gpu(scaled: bool) -> None:
@@ -152,7 +144,7 @@ def test_between_flushes_on_a_gpu(scaled: bool) -> None:
     tokens = tokens_on("cuda")
     with gradlab.attach(model, optimizer, scaler=scaler, probes=probes(), window=10) as attached:
         for step in range(6):
-            with syncs_forbidden() if step else nullcontext():  # the first makes buffers
+            with never_waiting() if step else nullcontext():  # the first makes buffers
                 optimizer.zero_grad()
                 with torch.autocast("cuda", torch.float16, enabled=scaled):
                     loss = loss_of(model, tokens)

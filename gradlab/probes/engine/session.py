@@ -16,6 +16,7 @@ from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.distributed.processes import Processes
 from gradlab.probes.distributed.shards import whole
+from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.engine.backward_end import BackwardEnd
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.own_hook import LeftOut, own
@@ -152,11 +153,12 @@ class Session:
 
     def end_step(self) -> None:
         """The current step is over: take its readings and begin the next."""
-        readings = {
-            index: reading
-            for index, (probe, _) in enumerate(self._probes)
-            if probe.active and (reading := probe.after_step())
-        }
+        with own_arithmetic():
+            readings = {
+                index: reading
+                for index, (probe, _) in enumerate(self._probes)
+                if probe.active and (reading := probe.after_step())
+            }
         reached = bool(self._stepped)
         self._pending.append(
             PendingStep(
@@ -282,6 +284,8 @@ class Session:
             probe.saw_forward = False
             if probe.active:
                 self._active.append(probe)
+        with own_arithmetic():
+            for probe in self._active:
                 probe.begin(step)
 
     def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
@@ -307,7 +311,7 @@ class Session:
         """Have the probes look at gradients that are whole."""
         one = self._one_on(next(iter(changed.values())).device)
         self._loss_scale = one if self._scaler is None else self._scaler.scale(one)
-        with torch.no_grad():
+        with own_arithmetic():
             for probe in self._active:
                 probe.after_backward(changed, self._loss_scale)
 
@@ -344,7 +348,7 @@ class Session:
     def _about_to_step(self) -> None:
         # A step may be known to be over only after its schedule has moved on.
         self._lr = _learning_rate(self._subject.optimizers)
-        with torch.no_grad():
+        with own_arithmetic():
             for probe in self._active:
                 probe.before_step()
 

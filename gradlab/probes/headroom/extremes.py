@@ -78,7 +78,10 @@ class _Buffer:
         """Take in a tensor: what `Extremes.last` then is."""
         row = self.used
         if row == len(self._pairs):
-            self._hold(torch.cat([self.numbers, torch.empty_like(self.numbers)]))
+            # Not by torch.cat, which autocast refuses where types mix.
+            more = self.numbers.new_empty(2 * row, 2)
+            more[:row] = self.numbers
+            self._hold(more)
         self.used += 1
         pair = self._pairs[row]
         torch.aminmax(x, out=pair)

@@ -1,0 +1,89 @@
+"""What makes a run repeatable on its device, and that nothing of it stays behind."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from devices import DEVICES
+
+from gradlab.training.device import repeatable
+
+VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def settings() -> tuple[Any, ...]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_dropout_repeats_and_nothing_stays_behind(device: str) -> None:
+    before = settings()
+    draws = []
+    for seed in (1, 1, 2):
+        states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        with repeatable(torch.device(device), seed):
+            draws.append([torch.rand(3, device=on).tolist() for on in ("cpu", device)])
+            if device == "cuda":
+                assert settings() == (True, False, False)
+                assert all(
+                    torch.equal(now, states[2 + at])
+                    for at, now in enumerate(torch.cuda.get_rng_state_all()[1:])
+                )
+        after = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        assert all(map(torch.equal, states, after))
+        assert settings() == before
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_error_leaves_nothing_behind(device: str) -> None:
+    before = settings()
+    with pytest.raises(KeyError), repeatable(torch.device(device), 0):
+        raise KeyError
+    assert settings() == before
+
+
+@pytest.mark.parametrize("given", [None, ":16:8"])
+def test_importing_gradlab_lets_cublas_repeat_unless_the_user_has_said_how(
+    given: str | None,
+) -> None:
+    others = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    code = f"import gradlab, os, sys; print(os.environ['{VARIABLE}'], 'torch' in sys.modules)"
+    env = others | ({} if given is None else {VARIABLE: given})
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [given or ":4096:8", "False"]
+
+
+LATE = """
+import torch
+one = torch.ones(2, 2, device="cuda")
+one @ one
+from gradlab.errors import GradlabError
+from gradlab.training.device import repeatable
+try:
+    with repeatable(torch.device("cuda"), 0):
+        one @ one
+except GradlabError as error:
+    print(error)
+print(torch.are_deterministic_algorithms_enabled())
+"""
+
+
+@pytest.mark.gpu
+def test_what_was_multiplied_before_the_import_is_named() -> None:
+    others = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], env=others, capture_output=True, text=True, check=True
+    )
+    sentence, left = done.stdout.splitlines()
+    assert VARIABLE in sentence
+    assert left == "False"
