@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from gradlab.config import PrecisionConfig
+from gradlab.precision.device_facts import CUDA_FLAGS
 from gradlab.precision.emulation import emulated_fp16
 
 _PRODUCT_DTYPES = {
@@ -59,16 +61,14 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.product_dtype)
 
     def arithmetic(self) -> AbstractContextManager[object]:
-        """The context for a whole step, forward and backward: how half products are summed.
+        """The context for a whole step, forward and backward: how products are made.
 
         On a CPU, fp16 products are emulated (`gradlab.emulated_fp16`). On CUDA they are the
-        hardware's, with accumulation in less than fp32 switched off; the settings found are put
-        back on leaving.
+        hardware's, with accumulation in less than fp32 switched off, and those of fp32 keep all
+        their bits (no TF32); the settings found are put back on leaving.
         """
-        if self.product_dtype is torch.float32:
-            return nullcontext()
         if self.device.type == "cuda":
-            return _cuda_sums_in_fp32()
+            return _cuda_products_as_named()
         if self.device.type == "cpu" and self.product_dtype is torch.float16:
             return emulated_fp16()
         return nullcontext()
@@ -95,26 +95,21 @@ def resolve(config: PrecisionConfig, device: torch.device) -> Precision:
     )
 
 
-_CUDA_FLAGS = (
-    "allow_fp16_accumulation",
-    "allow_fp16_reduced_precision_reduction",
-    "allow_bf16_reduced_precision_reduction",
-)
-
-
 @contextmanager
-def _cuda_sums_in_fp32() -> Iterator[None]:
-    """Accumulators and split-K reductions of half products in fp32, on every CUDA device."""
+def _cuda_products_as_named() -> Iterator[None]:
+    """Accumulators and split-K reductions of half products in fp32, fp32 operands not rounded."""
     matmul = torch.backends.cuda.matmul
 
     def setting(name: str, allowed: bool) -> bool | tuple[bool, bool]:
         # A reduction's second flag, whether K may be split at all, is reset if it is left out.
         return allowed if getattr(matmul, f"{name}_split_k", True) else (allowed, False)
 
-    found = {name: setting(name, getattr(matmul, name)) for name in _CUDA_FLAGS}
+    found: dict[str, Any] = {name: setting(name, getattr(matmul, name)) for name in CUDA_FLAGS}
+    wanted: dict[str, Any] = {name: setting(name, False) for name in CUDA_FLAGS}
+    found["fp32_precision"], wanted["fp32_precision"] = matmul.fp32_precision, "ieee"
     try:
-        for name in _CUDA_FLAGS:
-            setattr(matmul, name, setting(name, False))
+        for name, value in wanted.items():
+            setattr(matmul, name, value)
         yield
     finally:
         for name, value in found.items():

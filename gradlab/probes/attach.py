@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from gradlab.errors import GradlabError, GradlabWarning, in_words, unknown
+from gradlab.precision.device_facts import device_facts
 from gradlab.probes.arguments import flag, probes_of, run_folder, scaler_of, sinks_of, whole_number
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.processes import processes_of
@@ -375,7 +376,7 @@ def _info(subject: Subject, probes: Sequence[Probe]) -> dict[str, Any]:
     return {
         "model": type(subject.model).__name__,
         "params": sum(parameter.numel() for parameter in subject.model.parameters()),
-        "device": {"type": first.device.type, "threads": torch.get_num_threads()},
+        "device": device_facts(first.device),
         "narrow_scales": {
             name: dtype_name(scale.dtype)
             for name, scale in trained.items()

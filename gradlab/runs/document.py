@@ -40,6 +40,9 @@ class Device(_Part):
     type: str | None = None
     name: str | None = None
     threads: _Count | None = None
+    capability: str | None = None
+    cuda: str | None = None
+    matmul: dict[str, bool | str] | None = None
 
 
 class CorpusFacts(_Part):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gradlab.config import PrecisionConfig
 from gradlab.errors import ConfigError, GradlabError, unknown
 
 
@@ -27,6 +28,22 @@ def resolve_device(name: str) -> torch.device:
         here = f"this machine has {count} CUDA device(s)" if count else "there is no CUDA here"
         raise ConfigError(f"device {name!r}: {here}; use --device cpu, or auto.")
     return torch.device(name)
+
+
+def check_format(config: PrecisionConfig, device: torch.device) -> None:
+    """Refuse bf16 on a GPU that was made before it.
+
+    Raises:
+        ConfigError: This one was.
+    """
+    if config.name != "bf16" or device.type != "cuda" or torch.version.hip:
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise ConfigError(
+            f"bf16 needs a GPU of compute capability 8.0 or higher, and "
+            f"{torch.cuda.get_device_name(device)} has {major}.{minor}: use precision fp16 or fp32."
+        )
 
 
 @contextmanager

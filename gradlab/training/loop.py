@@ -15,6 +15,7 @@ from gradlab.data.corpus import Corpus, load_corpus
 from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import in_words
 from gradlab.models.loss import next_token_loss
+from gradlab.precision.device_facts import device_facts
 from gradlab.probes.engine.session import Session
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.named import named_probes
@@ -23,9 +24,9 @@ from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
-from gradlab.training.device import repeatable, resolve_device
+from gradlab.training.device import check_format, repeatable, resolve_device
 from gradlab.training.interrupt import interrupt_between_steps
-from gradlab.training.memory_needed import check_memory
+from gradlab.training.memory_needed import check_memory, memory_in_words
 from gradlab.training.progress import Progress
 from gradlab.training.recording import Recording
 from gradlab.training.stability import StabilityMonitor
@@ -52,16 +53,18 @@ def train(
         The finished run: its tables, and `.verdict`.
 
     Raises:
-        GradlabError: A corpus, device or folder that cannot be used; a disk that is full.
+        GradlabError: A corpus, device or folder that cannot be used; a disk or memory that is full.
         KeyboardInterrupt: Passed on once everything recorded so far has been written.
     """
     device = resolve_device(config.device)
+    check_format(config.precision, device)
     check_memory(config, device)
     corpus = load_corpus(
         config.data, seq_len=config.model.max_seq_len, vocab_size=config.model.vocab_size
     )
     with repeatable(device, config.seed):
-        learner = make_learner(config, device)
+        with memory_in_words(config, device):
+            learner = make_learner(config, device)
         probes = named_probes(config.record)
         info = _info(corpus, device, learner)
         writer = RunWriter(Path(out), config, info) if out else MemoryWriter(config, info)
@@ -73,7 +76,7 @@ def train(
         with closing(session) if session else nullcontext():
             try:
                 # Opened once here: entering it costs more than a small model's product.
-                with learner.precision.arithmetic():
+                with memory_in_words(config, device), learner.precision.arithmetic():
                     _run_steps(config, corpus, device, learner, recording, progress)
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
@@ -188,13 +191,10 @@ def _subject(learner: Learner) -> Subject:
 
 def _info(corpus: Corpus, device: torch.device, learner: Learner) -> dict[str, Any]:
     """What `run.json` says of a run beside its config."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    with learner.precision.arithmetic():
+        facts = device_facts(device)
     return {
-        "device": {
-            "type": device.type,
-            "name": name or platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        "device": {"name": platform.processor() or platform.machine(), **facts},
         "corpus": {"name": corpus.name, "sha256": corpus.sha256},
         "params": sum(parameter.numel() for parameter in learner.model.parameters()),
     }

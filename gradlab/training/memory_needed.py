@@ -1,6 +1,9 @@
-"""Whether a run can fit into memory at all, asked before anything is built."""
+"""Whether a run fits into memory: asked before anything is built, and said where it does not."""
 
 import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,7 +19,7 @@ def check_memory(config: RunConfig, device: torch.device) -> None:
     """Refuse a run that cannot fit, by what it takes at the very least.
 
     A run that passes may still run out of memory: only weights, gradients, one matrix of logits and
-    the tokens of a step are counted.
+    the tokens of a step are counted; `memory_in_words` is for that.
 
     Raises:
         GradlabError: It takes more than the device has.
@@ -34,6 +37,37 @@ def check_memory(config: RunConfig, device: torch.device) -> None:
             f"the run needs at least {_gigabytes(needed)} of memory and {device.type} has "
             f"{_gigabytes(there)}: choose a smaller model, batch_size or max_seq_len."
         )
+
+
+@contextmanager
+def memory_in_words(config: RunConfig, device: torch.device) -> Iterator[None]:
+    """Say what to lower where memory runs out within.
+
+    Raises:
+        GradlabError: It did.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # which hold on to what filled it
+        raise GradlabError(
+            f"{device.type} ran out of memory: choose a smaller batch_size (it is "
+            f"{config.batch_size}; accumulation makes up for it), max_seq_len "
+            f"({config.model.max_seq_len}) or model."
+        ) from error
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether it was memory; torch has a type of its own for most of a GPU's ways to say so."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return any(words in said for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def _memory(device: torch.device) -> int | None:

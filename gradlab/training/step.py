@@ -101,6 +101,7 @@ def training_step(learner: Learner, batches: Sequence[MicroBatch], lr: float) ->
             with learner.precision.autocast():
                 logits = learner.model(inputs)
             loss = next_token_loss(logits, targets) / len(batches)
+            del logits  # the largest tensor of all, which no backward pass needs
             scaler.scale(loss).backward()
             losses.append(loss.detach())
     if masters:

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from gradlab.config import PrecisionConfig
 from gradlab.precision.contractions import kernels
+from gradlab.precision.device_facts import CUDA_FLAGS, device_facts
 from gradlab.precision.precision import Precision, resolve
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -68,22 +69,19 @@ def test_fp16_products_overflow_and_round_as_on_a_tensor_core():
         assert (torch.tensor([[1 + 2.0**-12]]) @ torch.tensor([[1024.0]])).item() == 1024
 
 
-@pytest.mark.parametrize("name", ["bf16", "fp16", "fp16-pure"])
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16", "fp16-pure"])
 @pytest.mark.parametrize("found", [True, False])
-def test_cuda_sums_half_products_in_fp32_and_settings_come_back(name, found):
+def test_cuda_multiplies_as_named_and_settings_come_back(name, found):
     matmul = torch.backends.cuda.matmul
-    flags = (
-        "allow_fp16_accumulation",
-        "allow_fp16_reduced_precision_reduction",
-        "allow_bf16_reduced_precision_reduction",
-    )
-    before = {flag: getattr(matmul, flag) for flag in flags}
+    before = {flag: getattr(matmul, flag) for flag in (*CUDA_FLAGS, "fp32_precision")}
+    given = dict.fromkeys(CUDA_FLAGS, found) | {"fp32_precision": "tf32" if found else "ieee"}
     try:
-        for flag in flags:
-            setattr(matmul, flag, found)
+        for flag, value in given.items():
+            setattr(matmul, flag, value)
         with precision(name, CUDA).arithmetic():
-            assert not any(getattr(matmul, flag) for flag in flags)
-        assert all(getattr(matmul, flag) is found for flag in flags)
+            assert not any(getattr(matmul, flag) for flag in CUDA_FLAGS)
+            assert matmul.fp32_precision == "ieee"
+        assert {flag: getattr(matmul, flag) for flag in given} == given
     finally:
         for flag, value in before.items():
             setattr(matmul, flag, value)
@@ -103,16 +101,6 @@ def test_cuda_setting_of_split_k_is_left_alone():
         assert not matmul.allow_fp16_reduced_precision_reduction_split_k
     finally:
         matmul.allow_fp16_reduced_precision_reduction = before
-
-
-def test_fp32_leaves_cuda_settings_alone():
-    before = torch.backends.cuda.matmul.allow_fp16_accumulation
-    try:
-        torch.backends.cuda.matmul.allow_fp16_accumulation = True
-        with precision("fp32", CUDA).arithmetic():
-            assert torch.backends.cuda.matmul.allow_fp16_accumulation
-    finally:
-        torch.backends.cuda.matmul.allow_fp16_accumulation = before
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16", "fp16-pure"])
@@ -165,3 +153,27 @@ def test_fp16_on_cuda_is_the_hardware_s():
         y = x @ torch.ones(64, 64, device=CUDA)
     assert y.dtype is torch.float16
     assert (y == 2112).all()  # 2048 + 63 is a tie that rounds to 2112; fp16 sums stay at 2048
+
+
+@pytest.mark.gpu
+def test_fp32_on_cuda_keeps_its_bits():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    x = torch.full((256, 256), 1 + 2.0**-20, device=CUDA)
+    try:
+        matmul.fp32_precision = "tf32"
+        with precision("fp32", CUDA).arithmetic():
+            y = x @ torch.eye(256, device=CUDA)
+    finally:
+        matmul.fp32_precision = before
+    assert torch.equal(y, x)  # TF32 has 10 bits
+
+
+@pytest.mark.gpu
+def test_a_record_says_how_cuda_multiplies():
+    with precision("fp32", CUDA).arithmetic():
+        facts = device_facts(CUDA)
+    assert facts["matmul"] == dict.fromkeys(CUDA_FLAGS, False) | {"fp32_precision": "ieee"}
+    assert facts["name"] == torch.cuda.get_device_name()
+    assert facts["capability"].replace(".", "").isdigit()
+    assert facts["cuda"] == torch.version.cuda

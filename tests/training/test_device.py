@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from devices import DEVICES
 
-from gradlab.training.device import repeatable
+from gradlab.config import PrecisionConfig
+from gradlab.errors import ConfigError
+from gradlab.training.device import check_format, repeatable
 
 VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -87,3 +90,16 @@ def test_what_was_multiplied_before_the_import_is_named() -> None:
     sentence, left = done.stdout.splitlines()
     assert VARIABLE in sentence
     assert left == "False"
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)])
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_bf16_is_refused_on_a_gpu_made_before_it(
+    capability: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an older one")
+    refused = name == "bf16" and capability < (8, 0)
+    with pytest.raises(ConfigError, match=r"an older one has 7\.5") if refused else nullcontext():
+        check_format(PrecisionConfig(name=name), torch.device("cuda"))
+    check_format(PrecisionConfig(name=name), torch.device("cpu"))
