@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 JOBS ?= 2
+DEVICE ?= cuda
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ DEVELOP := $(VENV)/.installed-dev
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install stability test pytest processors test-long test-processors test-versions \
-	lint docs bench clean
+	lint docs bench gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -69,6 +70,9 @@ bench: export OMP_NUM_THREADS = 1
 bench: $(INSTALLED)  ## What FP16 emulation and gradlab's own step cost, as ratios
 	$(BIN)/python benchmarks/emulation.py
 	$(BIN)/python benchmarks/training_step.py
+
+gpu: $(DEVELOP)  ## What needs a CUDA card, in 8 minutes at most; DEVICE=cpu tries it at a tiny size
+	$(BIN)/python -m benchmarks.gpu --device $(DEVICE)
 
 clean:  ## Remove .venv, caches and build outputs; studies and runs stay
 	rm -rf $(VENV) build dist docs/api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What needs a GPU, in stages that resume: `python -m benchmarks.gpu`."""
