@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = {"python": ("-u",), "gradlab": ("-uc", "from gradlab.cli.start import run; run()")}
 MOST_BYTES = 16 * 2**20
 SECONDS_TO_SAVE = 10
+ON_A_CPU = 10
+"""Times the limit, which is of a card, that a tiny trial on a CPU may take."""
 LINES = 40
 """Of the log of a stage that did not end are shown."""
 
@@ -64,9 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         began = time.monotonic()
         left = ends - began
         spare = left - sum(other.limit for other in waiting)
-        ended = perform(
-            stage, folder, max(stage.limit, spare) if stage.resumes else stage.limit, left
-        )
+        limit = max(stage.limit, spare) if stage.resumes else stage.limit
+        ended = perform(stage, folder, ON_A_CPU * limit if on_cpu else limit, left)
         seconds = time.monotonic() - began
         print(f"{stage.name}: {ended}, {seconds:.0f} s", flush=True)
         if ended == "done":

@@ -50,7 +50,11 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
     )
     last = "--steps 4" if small else "--steps 300 --warmup 100 --precision fp16"
     on_cpu = "-m 'not gpu' -n 1 tests/precision/test_precision.py"
-    tests = on_cpu if device == "cpu" else "-m gpu -n 4"
+    tests = (
+        on_cpu
+        if device == "cpu"
+        else "-m gpu -n 4 tests/training tests/precision tests/probes tests/models"
+    )
     return (
         Stage("tests", 90, (f"python -m pytest -q -p no:cacheprovider {tests}",)),
         Stage("fp16", 75, (f"python -m benchmarks.gpu.fp16 --device {device} --out OUT {tiny}",)),
