@@ -8,6 +8,11 @@ import pytest
 import torch
 
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
+LONG_ON_CPU = (
+    pytest.param("cpu", marks=pytest.mark.long),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+)
+"""For what other tests show of a CPU in less time."""
 
 
 @contextmanager

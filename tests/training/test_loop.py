@@ -256,10 +256,3 @@ def test_an_unknown_device_is_refused(make_config: Make, name: str) -> None:
 def test_cuda_where_there_is_none_is_refused(make_config: Make) -> None:
     with pytest.raises(ConfigError, match="there is no CUDA here"):
         train(make_config(device="cuda"))
-
-
-@pytest.mark.gpu
-def test_a_gpu_run_repeats_to_the_bit_and_never_waits(make_config: Make) -> None:
-    config = make_config(device="cuda", record=RecordConfig(window=4))
-    one, two = train(config).table("steps"), train(config).table("steps")
-    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
