@@ -7,9 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-FP16_MAX = 65504.0
-"""Largest finite FP16 number."""
-
 
 @dataclass(frozen=True, eq=False)
 class Finding:

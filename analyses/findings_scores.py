@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.finding import FP16_MAX, Finding, bits, counted, figure, passed
+from gradlab.analyses.finding import Finding, bits, counted, figure, passed
 from gradlab.analyses.headroom import not_finite
+from gradlab.fp16 import FP16_MAX
 
 NEAR_BITS = 2.0
 """A score this near to FP16's limit is worth a warning: it may double in a few steps."""

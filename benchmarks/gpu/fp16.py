@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import gradlab
-from gradlab.probes.statistics import FP16_OVERFLOW
+from gradlab.fp16 import FP16_OVERFLOW
 
 SHAPES = {
     "mm 512": (512, 512, 512),

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from gradlab.config import RunConfig
+from gradlab.fp16 import headroom_bits
 from gradlab.probes.engine.session import Session
 from gradlab.probes.engine.window import RecordedStep
 from gradlab.probes.headroom.overflows import site_label
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.sites import SiteStep
-from gradlab.probes.statistics import headroom_bits
 from gradlab.probes.tables import Tables, append
 from gradlab.runs.verdict import Reason, Verdict
 from gradlab.training.progress import Progress

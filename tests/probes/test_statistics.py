@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gradlab.probes.statistics import details, extremes, headroom_bits
+from gradlab.fp16 import headroom_bits
+from gradlab.probes.statistics import details, extremes
 
 halves = hnp.arrays(np.float16, st.integers(1, 40), elements=st.floats(width=16, allow_nan=True))
 

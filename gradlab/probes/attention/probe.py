@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.fp16 import FP16_MAX
 from gradlab.models.attention import CausalSoftmax, Scores
 from gradlab.probes.attention.bounds import (
     FusedCall,
@@ -27,7 +28,6 @@ from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, select
 from gradlab.probes.sites import in_backward
-from gradlab.probes.statistics import FP16_MAX
 
 NEAR_LIMIT = FP16_MAX / 4
 """Where an upper bound reaches this, it is worth knowing the score itself."""

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradlab.fp16 import FP16_OVERFLOW
 from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.selection import clean_name
 from gradlab.probes.sites import HANDED, floats_of, has_extremes
-from gradlab.probes.statistics import FP16_OVERFLOW, extremes
+from gradlab.probes.statistics import extremes
 
 
 def cause_of(site: str, module: nn.Module, given: Any, dtype: torch.dtype) -> str | None:

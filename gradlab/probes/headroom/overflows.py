@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
+from gradlab.fp16 import FP16_OVERFLOW
 from gradlab.probes.faults import NotFinite, kind_of
 from gradlab.probes.probe import Columns, Step
 from gradlab.probes.roles import role
 from gradlab.probes.sites import HANDED, Place, SiteStep
-from gradlab.probes.statistics import FP16_OVERFLOW
 
 Kind = Literal["inf", "nan", "both", "cast"]
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gradlab.fp16 import headroom_bits
 from gradlab.probes.probe import Columns
 from gradlab.probes.roles import role
 from gradlab.probes.sites import Details, Place, SiteStep
-from gradlab.probes.statistics import headroom_bits
 
 
 def site_step(step: int, columns: Columns) -> SiteStep:
