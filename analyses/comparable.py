@@ -37,8 +37,7 @@ def check_comparable(runs: Sequence[Run], *, free: Collection[str] = ()) -> None
                 f"{name_of(run)} and {name_of(runs[0])} do not compare: their {word} differ."
             )
     seen: dict[Hashable, Run] = {}
-    for run in runs:
-        key = run_key(run)
+    for run, key in zip(runs, run_keys(runs), strict=True):
         if key in seen:
             size, arch, seed = key
             kind = f"{arch} with seed {seed}" + (f" at {size}" if "sizes" in free else "")
@@ -51,8 +50,11 @@ def check_comparable(runs: Sequence[Run], *, free: Collection[str] = ()) -> None
 def what_differs(one: Run, other: Run, *, free: Collection[str] = ()) -> str | None:
     """The first thing that keeps two runs from being compared, in a word; None if nothing does.
 
-    Of a loop of the user's own nothing is known that could be compared.
+    Of a loop of the user's own nothing is known that could tell: two are compared as they are
+    given.
     """
+    if one.attached and other.attached:
+        return None
     if one.attached or other.attached:
         return "loops"
     differing = (word for word, read in _SAME.items() if read(one) != read(other))
@@ -75,15 +77,57 @@ def comparable_groups(runs: Iterable[Run], *, free: Collection[str] = ()) -> lis
     return groups
 
 
-def run_key(run: Run) -> tuple[str, str, int]:
-    """What tells the runs of a group apart: size, architecture, seed.
+RunKey = tuple[str, str, int]
+"""Size, architecture, seed."""
 
-    A run of a loop of the user's own is its model, or its folder, and seed 0.
+
+def run_key(run: Run) -> RunKey:
+    """What a run is among others: size, architecture, seed.
+
+    One of a loop of the user's own has its model for a size, the name of its folder (or the model)
+    for an architecture, and seed 0.
     """
-    if run.attached:
-        model = str(run.info.get("model", "a model"))
-        return model, model if run.path is None else run.path.name, 0
-    return run.config.size, run.config.arch, run.config.seed
+    return run_keys([run])[0]
+
+
+def run_keys(runs: Sequence[Run]) -> list[RunKey]:
+    """What tells runs apart: `run_key` of each, the runs of loops of the user's own by name.
+
+    Behind a name stands what differs in the runs' `meta`: `mine (norm=pre)`. Names that are still
+    the same have a number.
+    """
+    own = [run for run in runs if run.attached]
+    names = dict(zip(map(id, own), _names(own), strict=True))
+    return [
+        (_model(run), names[id(run)], 0)
+        if run.attached
+        else (run.config.size, run.config.arch, run.config.seed)
+        for run in runs
+    ]
+
+
+def seed_of(run: Run) -> int | None:
+    """A run's seed, which of a loop of the user's own is not known."""
+    return None if run.attached else run.config.seed
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """A name of its own for each run of a loop of the user's own."""
+    metas = [run.info.get("meta") or {} for run in runs]
+    keys = dict.fromkeys(key for meta in metas for key in meta)
+    differing = [key for key in keys if any(meta.get(key) != metas[0].get(key) for meta in metas)]
+    names: list[str] = []
+    for run, meta in zip(runs, metas, strict=True):
+        told = ", ".join(f"{key}={meta[key]}" for key in differing if key in meta)
+        name = _model(run) if run.path is None else run.path.resolve().name
+        name = f"{name} ({told})" if told else name
+        count = sum(other == name or other.startswith(f"{name} #") for other in names)
+        names.append(f"{name} #{count + 1}" if count else name)
+    return names
+
+
+def _model(run: Run) -> str:
+    return str(run.info.get("model", "a model"))
 
 
 def name_of(run: Run) -> str:

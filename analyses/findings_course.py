@@ -58,9 +58,7 @@ def nonfinite_losses(
         faults: Its `faults`, or None: has the losses of a loop that is not gradlab's.
         headroom: Its `headroom`, or None: says at which steps all the model gave was finite.
     """
-    bad = steps.loc[_is_lost(run, steps["loss"], faults), "step"].tolist()
-    if faults is not None:
-        bad = sorted({*bad, *faults.loc[faults["what"] == "loss", "step"]})
+    bad = lost_losses(run, steps, faults)
     if not bad:
         return []
     sentence = (
@@ -74,6 +72,14 @@ def nonfinite_losses(
                 "or from its targets"
             )
     return [Finding("loss not finite", f"{sentence}.")]
+
+
+def lost_losses(run: Run, steps: pd.DataFrame, faults: pd.DataFrame | None) -> list[int]:
+    """The steps whose loss is known to have been inf or NaN."""
+    bad = steps.loc[_is_lost(run, steps["loss"], faults), "step"].tolist()
+    if faults is not None:
+        bad = sorted({*bad, *faults.loc[faults["what"] == "loss", "step"]})
+    return [int(step) for step in bad]
 
 
 def _is_lost(run: Run, loss: "pd.Series[float]", faults: pd.DataFrame | None) -> "pd.Series[bool]":

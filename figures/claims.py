@@ -8,8 +8,8 @@ from gradlab.analyses.claim_tables import time_budget, timed_curves
 from gradlab.analyses.compute import compute_saved, summarise_saved
 from gradlab.analyses.stability_table import read_stability
 from gradlab.figures.compute import perplexity_panels
+from gradlab.figures.kind import Drawing
 from gradlab.figures.kinds import (
-    Drawing,
     draw_breaks,
     draw_gradients,
     draw_lambda,

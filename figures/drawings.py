@@ -9,7 +9,8 @@ from matplotlib import pyplot as plt
 
 from gradlab.errors import GradlabError
 from gradlab.figures import kinds
-from gradlab.figures.kinds import AS_USUAL, Choices, Drawing, Kind
+from gradlab.figures.kind import AS_USUAL, Choices, Drawing, Kind, StabilityKind
+from gradlab.figures.run_kinds import draw_headroom
 from gradlab.figures.run_sets import run_sets, safe_name, usable_runs
 from gradlab.figures.save import save
 from gradlab.runs.csv_files import write_csv
@@ -62,7 +63,7 @@ def drawings(
         for kind in (*kinds.STABILITY_KINDS, *kinds.KINDS)
     ]
     for kind in every:
-        if isinstance(kind, kinds.StabilityKind):
+        if isinstance(kind, StabilityKind):
             for name, table in stability.items():
                 suffix = f"_{name}" if len(stability) > 1 else ""
                 yield from _drawn(kind, kind.draw(table), suffix, (), note)
@@ -118,5 +119,5 @@ def study_drawings(
             roads.setdefault(name, []).append(run)
     for name, alike in roads.items():
         alike.sort(key=lambda run: run.config.seed)
-        for drawing in until_error(kinds.draw_headroom(alike), name, note):
+        for drawing in until_error(draw_headroom(alike), name, note):
             yield replace(drawing, name=name)

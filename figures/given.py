@@ -11,7 +11,7 @@ from gradlab.analyses.ending import ending
 from gradlab.analyses.stability_table import STABILITY_FILE, read_stability
 from gradlab.errors import GradlabError
 from gradlab.figures.drawings import drawings
-from gradlab.figures.kinds import Choices
+from gradlab.figures.kind import Choices
 from gradlab.runs.gather import Source, folders_of, gather
 from gradlab.runs.reader import Run
 

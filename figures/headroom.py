@@ -128,8 +128,7 @@ def headroom_panels(roads: Mapping[str, Road], *, against: str = "lr") -> Figure
         )
         for ax, (title, road) in zip(grid.flat, roads.items(), strict=False):
             _draw(ax, road, frame)
-            seed = "" if road.seed is None else f", seed {road.seed}"
-            ax.set_title(f"{title}{seed}", loc="left")
+            ax.set_title(title if road.seed is None else f"{title}, seed {road.seed}", loc="left")
         for index, ax in enumerate(grid.flat):
             ax.set_visible(index < len(roads))
             ax.tick_params(labelbottom=index + columns >= len(roads))

@@ -1,21 +1,12 @@
 """The kinds of figures that runs allow: what each shows and needs, and how it is drawn."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from gradlab.analyses.comparable import run_key
 from gradlab.analyses.compute import compute_saved, perplexity_curves, summarise_saved
 from gradlab.analyses.final_losses import final_losses
-from gradlab.analyses.gradient_study import (
-    study_gradients,
-    study_mismatch,
-    summarise_mismatch,
-    window_length,
-)
-from gradlab.analyses.headroom import tightest_by_layer
+from gradlab.analyses.gradient_study import study_gradients, study_mismatch, summarise_mismatch
 from gradlab.analyses.lr_search import losses_by_rate
 from gradlab.analyses.relative_gradients import (
     relative_gradients,
@@ -34,114 +25,18 @@ from gradlab.errors import GradlabError
 from gradlab.figures.compute import perplexity_panels
 from gradlab.figures.differences import lr_against_baseline
 from gradlab.figures.gradients import gradient_panels
-from gradlab.figures.headroom import Road, headroom_panels
+from gradlab.figures.kind import AS_USUAL, Choices, Drawing, Kind, RunsKind, StabilityKind
 from gradlab.figures.lambda_resid import lambda_resid_by_depth
 from gradlab.figures.lr_search import loss_by_rate
 from gradlab.figures.relative_gradients import relative_panels
+from gradlab.figures.run_kinds import RUN_KINDS
 from gradlab.figures.scales import scale_panels
 from gradlab.figures.stability import lr_at_break
-from gradlab.figures.style import figure_of, looks
+from gradlab.figures.style import figure_of
 from gradlab.runs.reader import Run
 
 GRADIENT_OP = "fc2"
 """The op of figure 3, as in the paper."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """What a figure leaves open.
-
-    Attributes:
-        baseline: What figures 2 and 7 compare with; None for pre-ln, or else the first.
-        compute: What figure 2 counts: `flops`, `seconds` or `tokens`.
-        average: Steps of the windows of figures 3 and 7; None for as many as the study was told,
-            or else 50, or as many as there is room for.
-    """
-
-    baseline: str | None = None
-    compute: str = "flops"
-    average: int | None = None
-
-    def baseline_of(self, runs: Sequence[Run]) -> str:
-        """The architecture asked for, else Pre-LN, else the first."""
-        if self.baseline is not None:
-            return self.baseline
-        architectures = [run.config.arch for run in runs]
-        return "pre-ln" if "pre-ln" in architectures else architectures[0]
-
-    def length_of(self, runs: Sequence[Run]) -> int:
-        """Steps of the windows of some runs."""
-        return window_length(runs) if self.average is None else self.average
-
-
-AS_USUAL = Choices()
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure and the table behind it.
-
-    Attributes:
-        name: Of its files, without an ending.
-        figure: The figure.
-        table: Its numbers with the runs behind each, if they fit a small table.
-    """
-
-    name: str
-    figure: Figure
-    table: pd.DataFrame | None = None
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of figure.
-
-    Attributes:
-        title: `figure 4`.
-        heading: What it shows, in a few words.
-        caption: How to read it, in a sentence or two.
-    """
-
-    title: str
-    heading: str
-    caption: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunsKind(Kind):
-    """A kind of figure that is made of what runs recorded.
-
-    Attributes:
-        tables: The tables that each run must have recorded.
-        remedy: How to record them.
-        draw: From comparable runs to drawings, in the order of the architectures.
-        free: What may differ between the runs of one figure
-            (`gradlab.analyses.comparable.check_comparable`).
-        by_rate: Its runs differ in their learning rate too, so that an architecture and seed are
-            in it once at each.
-        one_step: It shows one step that all runs have, which those that destabilised bring down
-            to their last: they are left out where there are others.
-        lacks: Why a run that has the tables cannot be in it, in a few words; None if it can.
-    """
-
-    tables: tuple[str, ...]
-    remedy: str
-    draw: Callable[[Sequence[Run], Choices], Iterator[Drawing]]
-    free: tuple[str, ...] = ()
-    by_rate: bool = False
-    one_step: bool = False
-    lacks: Callable[[Run], str | None] = lambda _: None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StabilityKind(Kind):
-    """A kind of figure that is made of a stability table.
-
-    Attributes:
-        draw: From the table (`gradlab.analyses.stability_table`) to drawings.
-    """
-
-    draw: Callable[[pd.DataFrame], Iterator[Drawing]]
 
 
 def draw_perplexity(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator[Drawing]:
@@ -187,23 +82,6 @@ def draw_relative(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator[
     for window in relative["window"].unique():
         figure = relative_panels(relative, window=window)
         yield Drawing(f"relative_gradients_{window}", figure, table[table["window"] == window])
-
-
-def draw_headroom(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
-    """The way to an overflow, a panel for the first seed of each architecture."""
-    roads: dict[str, Road] = {}
-    labels = looks(run_key(run)[1] for run in runs)
-    for run in runs:
-        title = labels[run_key(run)[1]].label
-        if title in roads:
-            continue
-        tightest = tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"]))
-        verdict = run.verdict
-        end = (verdict.lr, verdict.step) if verdict is not None and verdict.broke else (None, None)
-        seed = None if run.attached else run.config.seed
-        roads[title] = Road(tightest, *end, seed=seed)
-    ramp = not runs[0].attached and runs[0].config.schedule.kind == "ramp"
-    yield Drawing("headroom", headroom_panels(roads, against="lr" if ramp else "step"))
 
 
 def draw_breaks(table: pd.DataFrame) -> Iterator[Drawing]:
@@ -294,15 +172,7 @@ STABILITY_KINDS = (
 """The figures of a stability study, in the order of a page."""
 
 KINDS = (
-    RunsKind(
-        "headroom",
-        "FP16 headroom by layer",
-        "Bits left before FP16 overflows, at the tightest place of each layer: the darker, the "
-        "fewer. The vertical line is the break. The first seed of each architecture.",
-        tables=("headroom", "steps"),
-        remedy="record it with --probes headroom",
-        draw=draw_headroom,
-    ),
+    *RUN_KINDS,
     RunsKind(
         "figure 2",
         "Perplexity against compute",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gradlab.analyses.comparable import comparable_groups, name_of, run_key, what_differs
 from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
-from gradlab.figures.kinds import RunsKind
+from gradlab.figures.kind import RunsKind
 from gradlab.models.presets import ARCHITECTURES
 from gradlab.runs.reader import Run
 
@@ -93,7 +93,7 @@ def run_sets(kind: RunsKind, runs: Sequence[Run]) -> tuple[list[RunSet], list[st
         sentences.append(
             f"{kind.title} comes {len(groups)} times: not all runs compare, as their {word} differ."
         )
-    named = list(ARCHITECTURES)
+    places = {arch: place for place, arch in enumerate(ARCHITECTURES)}
     sets = []
     for group, suffix in zip(groups, _suffixes(groups), strict=True):
         taken: dict[object, Run] = {}
@@ -103,14 +103,15 @@ def run_sets(kind: RunsKind, runs: Sequence[Run]) -> tuple[list[RunSet], list[st
                 f"{kind.title} leaves out {_listed(again)}: another run of the same architecture "
                 "and seed is in it."
             )
-        places = {arch: place for place, arch in enumerate(named)}
-        ordered = sorted(taken.values(), key=lambda run: places.get(run_key(run)[1], len(named)))
+        ordered = sorted(taken.values(), key=lambda run: places.get(run_key(run)[1], len(places)))
         sets.append(RunSet(ordered, suffix))
     return sets, sentences
 
 
 def _key(kind: RunsKind, run: Run) -> object:
-    """What a figure has one run of."""
+    """What a figure has one run of; of loops of the user's own it has all."""
+    if run.attached:
+        return id(run)
     return run_key(run), run.config.schedule.lr if kind.by_rate else None
 
 

@@ -122,6 +122,11 @@ def looks(architectures: Iterable[str]) -> dict[str, Look]:
     return {name: LOOKS.get(name) or found[name] for name in names}
 
 
+def run_label(look: Look, seed: int | None) -> str:
+    """A run's architecture, and its seed where that is to be said."""
+    return look.label if seed is None else f"{look.label}, seed {seed}"
+
+
 @contextmanager
 def paper_style() -> Iterator[None]:
     """Draw with `PAPER`'s settings; the caller's come back on leaving."""

@@ -75,7 +75,7 @@ def figures(
     mpl.use("agg")
     from gradlab.figures.drawings import drawings, save_drawing
     from gradlab.figures.given import read_given
-    from gradlab.figures.kinds import Choices
+    from gradlab.figures.kind import Choices
     from gradlab.figures.save import FORMATS
     from gradlab.runs.gather import folder_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from gradlab.figures.kinds import Drawing
+    from gradlab.figures.kind import Drawing
     from gradlab.runs.study import StudyRecord
 
 

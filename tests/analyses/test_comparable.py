@@ -61,9 +61,10 @@ def test_one_size_twice_is_refused_only_within_it() -> None:
         check_comparable([recorded(size="micro"), recorded(size="micro")], free=("sizes",))
 
 
-def test_loops_of_ones_own_compare_with_nothing() -> None:
+def test_loops_of_ones_own_compare_with_no_other() -> None:
     assert what_differs(attached(), recorded()) == "loops"
-    assert len(comparable_groups([attached(), recorded(), attached()])) == 3
+    two, one = comparable_groups([attached(), recorded(), attached("GPT2")])
+    assert (len(two), len(one)) == (2, 1), "those of one's own are compared as they are given"
     assert run_key(attached()) == ("Llama", "Llama", 0)
     assert name_of(attached()) == "the run of Llama with seed 0"
-    check_comparable([attached()])
+    check_comparable([attached(), attached()])

@@ -16,7 +16,7 @@ from gradlab.config import (
     ScheduleConfig,
 )
 from gradlab.errors import GradlabError
-from gradlab.figures.kinds import Choices
+from gradlab.figures.kind import Choices
 from gradlab.models.presets import model_config
 from gradlab.runs.reader import Run, load
 from gradlab.runs.verdict import Verdict

@@ -129,7 +129,7 @@ def test_a_study_as_one_page(page: Page, whole: Path) -> None:
     for heading in ("Learning rate at the break", "Breaks against the baseline", "The layers"):
         assert heading in page.headings
     assert "FP16 headroom by layer" in page.headings
-    assert page.svgs == 4
+    assert page.svgs == 5
     runs = page.runs
     assert sorted(row[0] for row in runs[1:]) == sorted(
         file.parent.name for file in whole.glob("*/run.json")
@@ -210,7 +210,7 @@ def test_a_bad_run_is_a_sentence_and_the_rest_is_made(study: Path, tmp_path: Pat
     for sentence in ("is damaged", "newer gradlab", "the folder does not exist"):
         assert sentence in page.words
         assert sentence in result.output
-    assert page.svgs == 4
+    assert page.svgs == 5
 
 
 def test_a_damaged_table_costs_its_own_figure_only(study: Path, tmp_path: Path) -> None:

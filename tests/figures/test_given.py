@@ -39,7 +39,7 @@ def test_the_figures_of_one_run_and_of_several() -> None:
     before = plt.get_fignums()
     for source in (made_up(), [made_up(), made_up("normformer")]):
         found = gradlab.draw(source)
-        assert list(found) == ["headroom"]
+        assert list(found) == ["course", "headroom"]
         assert isinstance(found["headroom"], Figure)
         panels = [axes for axes in found["headroom"].axes if axes.lines]
         assert len(panels) == (1 if isinstance(source, Run) else 2)
