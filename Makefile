@@ -38,7 +38,8 @@ pytest: $(DEVELOP)
 # What numbers depend on, as processors without AVX-512, or without any wide vectors, compute it.
 NUMBERS := tests/precision tests/training/test_loop.py tests/training/test_step.py \
 	tests/probes/headroom tests/probes/test_right_values.py tests/probes/test_fault_injection.py \
-	tests/probes/test_gradient_statistics.py tests/project/test_versions.py
+	tests/probes/test_gradient_statistics.py tests/project/test_versions.py \
+	--ignore tests/probes/headroom/test_compiled.py  # most of their time, and about graphs
 DEFAULT := ATEN_CPU_CAPABILITY=default
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 
