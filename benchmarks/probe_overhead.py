@@ -9,7 +9,8 @@ every turn. `ratio` is the median over turns of a contestant's time over the bar
 turn, with its 95 % interval; `total` is all of its time over all of the bare step's, with what it
 does only now and then. gradlab, wandb, DebugUnderflowOverflow and trainscope do different amounts
 of work: all are in their default configuration, at every step. `extra` is the median difference in
-time; at `--width 12` the step is mostly fixed costs, and so is what a contestant adds to it.
+time; at `--width 12` the step is mostly fixed costs, and so is what a contestant adds to it, and
+with `--model chain`, 1,000 linear maps of 8 × 8 one after another, all of it is.
 
 The errors are of the norm that a tool reports for each parameter, against float64, the largest one:
 on this model at its last step, and on a normal gradient of the size of an embedding, 51200 × 768.
@@ -49,7 +50,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a model and its batches."""
+    """Of a model and its batches; without a vocabulary, of a chain of linear maps."""
 
     width: int
     n_heads: int
@@ -61,6 +62,7 @@ class Shape:
 
 SHAPES = {
     "14M": Shape(width=384, n_heads=6, n_layers=6, vocab=8192, batch=8, length=128),
+    "chain": Shape(width=8, n_heads=1, n_layers=1000, vocab=0, batch=8, length=1),
     "125M": Shape(width=768, n_heads=12, n_layers=12, vocab=51200, batch=8, length=1024),
 }
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -100,6 +102,15 @@ class PlainGPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return F.linear(self.ln_f(x), self.tokens.weight)
+
+
+class Chain(nn.Sequential):
+    """Linear maps one after another, rotations at first: nothing grows or vanishes on the way."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(*(nn.Linear(shape.width, shape.width) for _ in range(shape.n_layers)))
+        for layer in self:
+            nn.init.orthogonal_(layer.weight)
 
 
 class NormalGradient(nn.Module):
@@ -175,14 +186,17 @@ class Setting:
 def on_model(name: str, setting: Setting) -> Training:
     shape, device = setting.shape, setting.device
     torch.manual_seed(0)
-    model = PlainGPT(shape).to(device)
-    batch = torch.randint(shape.vocab, (shape.batch, shape.length + 1)).to(device)
+    model = (PlainGPT(shape) if shape.vocab else Chain(shape)).to(device)
+    tokens = torch.randint(shape.vocab or 1, (shape.batch, shape.length + 1)).to(device)
+    numbers = torch.randn(shape.batch, shape.width, device=device)
     dtype = AUTOCAST.get(setting.precision)
 
     def loss() -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            logits = model(batch[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+            output: Tensor = model(tokens[:, :-1] if shape.vocab else numbers)
+        if not shape.vocab:
+            return output.float().square().mean()
+        return F.cross_entropy(output.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
     return Training(model, loss, name, setting.folder / "model", setting.precision == "fp16")
 
@@ -235,12 +249,10 @@ def median_interval(values: list[float]) -> tuple[float, float, float]:
 def seconds_to_read(setting: Setting) -> float:
     """Of one `torch.aminmax` of every output and gradient there: the least headroom can cost."""
     shape, width = setting.shape, setting.shape.width
-    widths = [width, 3 * width, width, width, 4 * width, width, width] * shape.n_layers
+    block = [width, 3 * width, width, width, 4 * width, width, width]
+    widths = [*block * shape.n_layers, width, width] if shape.vocab else [width] * shape.n_layers
     tokens, dtype = shape.batch * shape.length, AUTOCAST.get(setting.precision)
-    sites = [
-        torch.randn(tokens, each, device=setting.device, dtype=dtype)
-        for each in 2 * [*widths, width, width]
-    ]
+    sites = [torch.randn(tokens, each, device=setting.device, dtype=dtype) for each in 2 * widths]
     times = []
     for _ in range(5):
         setting.now()
@@ -263,7 +275,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each contestant")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="which time is taken")
-    parser.add_argument("--model", choices=SHAPES, default="14M", help="by its parameters")
+    parser.add_argument("--model", choices=SHAPES, default="14M", help="chain, or a GPT")
     parser.add_argument("--width", type=int, help="of the model, a multiple of its heads")
     parser.add_argument("--device", default="cpu", help="where to train: cpu, or cuda")
     parser.add_argument("--precision", choices=["fp32", *AUTOCAST], default="fp32", help="autocast")
