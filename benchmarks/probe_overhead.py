@@ -108,8 +108,9 @@ class Chain(nn.Sequential):
     """Linear maps one after another, rotations at first: nothing grows or vanishes on the way."""
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__(*(nn.Linear(shape.width, shape.width) for _ in range(shape.n_layers)))
-        for layer in self:
+        layers = [nn.Linear(shape.width, shape.width) for _ in range(shape.n_layers)]
+        super().__init__(*layers)
+        for layer in layers:
             nn.init.orthogonal_(layer.weight)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
 _SMALL = 4096
 """Up to this many entries, gradients of one size are copied into a matrix: 100 calls become one."""
@@ -35,7 +36,7 @@ def gradient_statistics(gradients: Sequence[Tensor]) -> Tensor:
     """
     if not gradients:
         return torch.zeros(0, 4, dtype=torch.float64)
-    entries = [_entries(gradient) for gradient in gradients]
+    entries = [_dense(gradient) for gradient in gradients]
     return _on_cpu(entries) if entries[0].device.type == "cpu" else _whole(entries)
 
 
@@ -48,8 +49,8 @@ def _whole(entries: Sequence[Tensor]) -> Tensor:
     return torch.stack(rows)
 
 
-def _entries(gradient: Tensor) -> Tensor:
-    """The entries that a gradient stores, 1-D in the order of memory: a view unless it has gaps."""
+def _dense(gradient: Tensor) -> Tensor:
+    """The entries that a gradient stores, in the order of memory: a view, with gaps if it has."""
     if gradient.layout is not torch.strided:
         gradient = (gradient.coalesce() if gradient.is_sparse else gradient).values()
     if gradient.is_complex():
@@ -57,7 +58,7 @@ def _entries(gradient: Tensor) -> Tensor:
     if not gradient.is_contiguous():
         strides = gradient.stride()
         gradient = gradient.permute(sorted(range(gradient.dim()), key=lambda dim: -strides[dim]))
-    return gradient.reshape(-1)
+    return gradient
 
 
 def _pieces(entries: Sequence[Tensor], chunk: int) -> Iterator[tuple[list[int], Tensor]]:
@@ -69,14 +70,15 @@ def _pieces(entries: Sequence[Tensor], chunk: int) -> Iterator[tuple[list[int], 
     for owner, values in enumerate(entries):
         size = values.numel()
         if size > _SMALL:
-            for part in values.unsqueeze(0).split(chunk, 1):
+            for part in values.reshape(1, -1).split(chunk, 1):
                 yield [owner], part
         elif size:
             small[size, values.dtype].append(owner)
     for (size, _), owners in small.items():
         for start in range(0, len(owners), chunk // size):
             some = owners[start : start + chunk // size]
-            yield some, torch.stack([entries[owner] for owner in some])
+            flat = _flatten_dense_tensors([entries[owner] for owner in some])
+            yield some, flat.view(len(some), size)
 
 
 def _statistics(values: Tensor) -> Tensor:
@@ -115,22 +117,28 @@ def _on_cpu(entries: Sequence[Tensor]) -> Tensor:
         sums.append(magnitude.sum(-1))
         largest.append(magnitude.amax(-1))
         squares.append(torch.mul(magnitude, magnitude, out=magnitude).sum(-1))
-    result = torch.zeros(len(entries), 4, dtype=torch.float64)
     if not owners:
-        return result
-    owner = torch.tensor(owners)
-    result[:, 0].index_add_(0, owner, torch.cat(sums).double())
-    result[:, 1].index_add_(0, owner, torch.cat(squares).double())
-    result[:, 2].scatter_reduce_(0, owner, torch.cat(largest).double(), "amax")
+        return torch.zeros(len(entries), 4, dtype=torch.float64)
+    columns = [torch.cat(column).double() for column in (sums, squares, largest)]
+    result = _together(owners, torch.stack([*columns, torch.zeros_like(columns[0])], 1), entries)
 
     total, square, top, _ = result.unbind(1)
     floor = torch.tensor([values.numel() * _FP32_MEAN_SQUARE for values in entries])
     suspect = ~(total + square).isfinite() | ((square < floor) & (top > 0))
     # How many there are is a shape, which a CPU knows without anything to wait for.
-    if len(suspect.nonzero()):
-        for row, values, again in zip(result, entries, suspect, strict=True):
-            if len(again.nonzero()):
-                parts = torch.cat([_statistics(part) for _, part in _pieces([values], chunk)])
-                row.copy_(parts.sum(0))
-                row[2] = parts[:, 2].amax()
+    again = suspect.nonzero().flatten()
+    if len(again):
+        suspects = [entries[index] for index in again.tolist()]
+        pieces = [(members, _statistics(values)) for members, values in _pieces(suspects, chunk)]
+        owners = [owner for members, _ in pieces for owner in members]
+        result[again] = _together(owners, torch.cat([rows for _, rows in pieces]), suspects)
+    return result
+
+
+def _together(owners: Sequence[int], rows: Tensor, entries: Sequence[Tensor]) -> Tensor:
+    """(rows, 4) of pieces, with the gradient that each is of -> (n, 4) of the gradients."""
+    owner = torch.tensor(owners)
+    result = torch.zeros(len(entries), 4, dtype=torch.float64).index_add_(0, owner, rows)
+    result[:, 2] = 0
+    result[:, 2].scatter_reduce_(0, owner, rows[:, 2], "amax")
     return result

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -16,6 +16,8 @@ Statistics = Callable[[Sequence[Tensor]], Tensor]
 
 def is_spread(x: Any) -> "TypeGuard[DTensor]":
     """Whether a tensor is spread over processes."""
+    if type(x) is Tensor or type(x) is nn.Parameter:
+        return False
     # Importing that module takes as long as torch, and without it there can be no such tensor.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)

@@ -85,7 +85,8 @@ class BackwardEnd:
             self._compare(name, parameter)
         if name not in self._taken:
             self._changed[name] = parameter
-        self._queue()
+        if torch._C._current_graph_task_id() != self._queued_in:
+            self._queue()
 
     def _compare(self, name: str, parameter: nn.Parameter) -> None:
         """Whether all that happened to a gradient since the last pass is that this one added."""

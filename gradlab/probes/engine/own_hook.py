@@ -9,6 +9,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,13 @@ class OwnHook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (nullcontext(), "__exit__")  # takes anything, and does nothing
+
+
+class OwnTensorHook(partial[Any]):
+    """The same for a tensor's hook, which no tracing calls: without a call of its own in Python."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")
 
 
 # What torch.compile meets outside its graph, as the hooks of the outermost module, it would make
@@ -83,10 +91,12 @@ def own(handles: Iterable[RemovableHandle], model: nn.Module) -> Sequence[LeftOu
     Returns:
         To be removed with the handles.
     """
+    of_modules = {id(getattr(module, n)) for module in model.modules() for n in _HOOKS}
     for handle in handles:
         hooks = handle.hooks_dict_ref()
         if hooks is not None and handle.id in hooks:
-            hooks[handle.id] = OwnHook(hooks[handle.id])
+            kind = OwnHook if id(hooks) in of_modules else OwnTensorHook
+            hooks[handle.id] = kind(hooks[handle.id])
     return [
         LeftOut(module, _without_hooks)
         for module in model.modules()

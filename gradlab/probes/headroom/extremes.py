@@ -39,10 +39,9 @@ class Extremes:
         buffer = self._buffers.get(kind)
         if buffer is None:
             buffer = self._buffers[kind] = _Buffer(*kind)
-        row = buffer.used
+        self._taken.append((buffer, buffer.used))
         self.last = low, high = buffer.take(x)
-        self._taken.append((buffer, row))
-        return math.isfinite(low) and math.isfinite(high)
+        return low > -math.inf and high < math.inf
 
     def together(self) -> tuple[Tensor, list[int]]:
         """What was taken since `clear`, something at least.
@@ -69,6 +68,7 @@ class _Buffer:
 
     def _hold(self, numbers: Tensor) -> None:
         self.numbers = numbers  # (rows, 2)
+        self._on_cpu = numbers.is_cpu
         self._pairs = [row.unbind() for row in numbers]
         # NumPy has no bfloat16.
         readable = numbers.is_cpu and numbers.dtype is not torch.bfloat16
@@ -85,7 +85,7 @@ class _Buffer:
         self.used += 1
         pair = self._pairs[row]
         torch.aminmax(x, out=pair)
-        if not x.is_cpu:
+        if not self._on_cpu:
             return 1.0, 1.0
         if self._number is None:
             return pair[0].float().numpy().item(), pair[1].float().numpy().item()

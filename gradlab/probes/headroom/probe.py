@@ -223,13 +223,12 @@ class Headroom(Probe):
             looks.trace(output)
         elif self._is_new(name, has_graph=torch.is_grad_enabled()):
             for suffix, tensor in floats_of(output):
-                if not self._is_last_output(tensor):
+                last, made = self._last_output, (weakref.ref(tensor), version_of(tensor))
+                self._last_output = made
+                # A module may only pass on what a part of it gave, unchanged.
+                if last is None or last[0]() is not tensor or last[1] != made[1]:
                     self._on_output(name + suffix, masking, module, (args, kwargs), tensor)
-                    self._outputs[id(tensor)] = (
-                        name + suffix,
-                        weakref.ref(tensor),
-                        version_of(tensor),
-                    )
+                    self._outputs[id(tensor)] = (name + suffix, *made)
 
     def _on_compiled(
         self, name: str, masking: Masking, module: nn.Module, suffix: str, output: Tensor
@@ -260,11 +259,6 @@ class Headroom(Probe):
         self.saw_forward = True
         return True
 
-    def _is_last_output(self, tensor: Tensor) -> bool:
-        """Whether the module only passes on what a part of it gave, unchanged."""
-        last, self._last_output = self._last_output, (weakref.ref(tensor), version_of(tensor))
-        return last is not None and last[0]() is tensor and last[1] == version_of(tensor)
-
     def _on_inputs(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         named = (*zip(self._arguments, args, strict=False), *kwargs.items())
         for position, (name, given) in enumerate(named):
@@ -280,7 +274,9 @@ class Headroom(Probe):
         if self.active:
             look: Look = (name, "forward", tensor.dtype, masks, True)
             finite = self._seen.take(look, _plain(tensor), tensor.numel())
-            self._given_lost |= not finite and not (masks and self._seen.last[1] < math.inf)
+            self._given_lost |= not finite and not (
+                masks and self._seen.extremes.last[1] < math.inf
+            )
 
     def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
         """The model returns: what its outputs are."""
@@ -301,21 +297,21 @@ class Headroom(Probe):
     def _on_output(
         self, name: str, masking: Masking, module: nn.Module, given: Any, output: Tensor
     ) -> None:
-        seen, x, numel = self._seen, _plain(output), _entries(module, output)
+        seen, x, numel, dtype = self._seen, _plain(output), output.numel(), output.dtype
         if isinstance(module, Scores):
-            x = x.tril()
+            x, numel = x.tril(), _entries(module, output)
         masks = masking == "always" or (
             masking == "square" and is_square(output) and not seen.broken
         )
-        if self._dtypes.get(name) is not output.dtype:
-            self._dtypes[name] = output.dtype
-            self._note_use(name, module, given, output.dtype)
-        look: Look = (name, "forward", output.dtype, masks, False)
-        finite = seen.take(look, x, numel) or (masks and seen.last[1] < math.inf)
+        if self._dtypes.get(name) is not dtype:
+            self._dtypes[name] = dtype
+            self._note_use(name, module, given, dtype)
+        look: Look = (name, "forward", dtype, masks, False)
+        finite = seen.take(look, x, numel) or (masks and seen.extremes.last[1] < math.inf)
         seen.lost |= not finite
         if not finite and not seen.broken:
             seen.broken = True
-            cause = cause_of(name, module, given, output.dtype)
+            cause = cause_of(name, module, given, dtype)
             if given is None and cause is None and self._given_lost:
                 cause = HANDED  # by the model's input, as nothing before this was not finite
             if cause is not None:
@@ -324,7 +320,7 @@ class Headroom(Probe):
         if output.requires_grad and not output.is_leaf:
             output.register_hook(partial(self._on_output_gradient, name, numel, False))
             # A single number may be a loss that has nothing to add.
-            is_zero = numel > 1 and not any(seen.last)
+            is_zero = numel > 1 and not any(seen.extremes.last)
             if is_zero and makes_zeros(module, given):
                 seen.zeroed.append(seen.index(look))
 

@@ -21,6 +21,7 @@ class Seen:
 
     Attributes:
         rank: Of the process that looks.
+        extremes: Of all that was taken.
         causes: Of outputs that were not finite, by their place's index.
         ends: Sites whose outputs the model returned.
         inside: Sites that compiled graphs gave.
@@ -34,7 +35,7 @@ class Seen:
         self.rank = rank
         self._places: list[Place] = []
         self._index: dict[Look, int] = {}
-        self._extremes = Extremes()
+        self.extremes = Extremes()
         self.begin(sampled=False, counting=False)
 
     def begin(self, *, sampled: bool, counting: bool) -> None:
@@ -51,12 +52,7 @@ class Seen:
         self.inside: set[str] = set()
         self.zeroed: list[int] = []
         self.broken = self.lost = self.fp16 = False
-        self._extremes.clear()
-
-    @property
-    def last(self) -> tuple[float, float]:
-        """The extremes of the tensor taken last, as `Extremes.last` has them."""
-        return self._extremes.last
+        self.extremes.clear()
 
     def index(self, look: Look) -> int:
         """A place's, from its first look on."""
@@ -69,8 +65,9 @@ class Seen:
         """Take in a tensor; False if it is on a CPU, where that costs nothing, and not finite."""
         if not x.numel():
             return True
-        self.fp16 |= x.dtype is torch.float16
-        is_finite = self._extremes.take(x)
+        if x.dtype is torch.float16:
+            self.fp16 = True
+        is_finite = self.extremes.take(x)
         self._order.append(self.index(look))
         self._entries.append(numel)
         if self._counting or not is_finite:
@@ -100,7 +97,7 @@ class Seen:
         """
         if not self._order:
             return None
-        numbers, rows = self._extremes.together()
+        numbers, rows = self.extremes.together()
         labels: Columns = {
             "places": tuple(self._places),
             "order": [self._sums.get(index, index) for index in self._order],
