@@ -70,7 +70,8 @@ class SiteStep:
     that are no sites, `ends` the sites whose outputs the model returned, `zeroed` the places that
     were all zero though their module was handed numbers and has weights. `operation` is the
     function that made the first thing that was not finite, and the line that called it. `ranks` has
-    the first process that saw a place not finite.
+    the first process that saw a place not finite. At places of `bounded` that are finite, `low` and
+    `high` are bounds.
     """
 
     step: int
@@ -87,6 +88,7 @@ class SiteStep:
     zeroed: frozenset[int] = frozenset()
     operation: tuple[str | None, str | None] = (None, None)
     ranks: Mapping[int, int] = field(default_factory=dict)
+    bounded: frozenset[int] = frozenset()
 
     def finite(self, index: int) -> bool:
         """Whether every entry at that place is finite, but for −inf that masks."""

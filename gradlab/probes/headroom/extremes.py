@@ -5,6 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+from gradlab.fp16 import FP16_OVERFLOW
+
+_LARGE = 2**15
+"""Entries from which a sum of squares is read in less time than extremes are."""
+_MEAN_SQUARE = 1e-30
+"""Below it, the squares of many entries are below the range of fp32."""
 _ROWS = 128
 """Rows of a new buffer; one that is full doubles."""
 
@@ -35,13 +41,53 @@ class Extremes:
         Returns:
             False if it is on a CPU, where nothing waits for this look, and not finite.
         """
+        buffer = self._next_row(x)
+        pair = buffer.pairs[buffer.used]
+        torch.aminmax(x, out=pair)
+        if buffer.number is not None:
+            low, high = buffer.number(buffer.used, 0), buffer.number(buffer.used, 1)
+        elif buffer.numbers.is_cpu:
+            low, high = pair[0].float().numpy().item(), pair[1].float().numpy().item()
+        else:
+            low, high = Extremes.last
+        buffer.used += 1
+        self.last = low, high
+        is_finite: bool = -math.inf < low and high < math.inf
+        return is_finite
+
+    def take_bound(self, x: Tensor) -> bool:
+        """Take in what no entry of a large tensor exceeds: the root of the sum of their squares.
+
+        That is half the work. As no square is negative, none was infinite or NaN where the sum is
+        finite; and where it is less than the square of what FP16 overflows at, so is each.
+
+        Returns:
+            Whether it was taken: not if the tensor is not fp32 and on a CPU, or its entries are so
+            small (all zero, too), so large or so many that their squares do not say that.
+        """
+        numel = x.numel()
+        if numel < _LARGE or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+            return False
+        entries = x.view(-1)
+        squares = torch.dot(entries, entries).item()
+        if not _MEAN_SQUARE * numel < squares < FP16_OVERFLOW**2:
+            return False
+        buffer, largest = self._next_row(x), math.sqrt(squares)
+        self.last = -largest, largest
+        buffer.numbers.numpy()[buffer.used] = self.last
+        buffer.used += 1
+        return True
+
+    def _next_row(self, x: Tensor) -> "_Buffer":
+        """The buffer in which a tensor comes next, with room for it."""
         kind = x.device, x.dtype
         buffer = self._buffers.get(kind)
         if buffer is None:
             buffer = self._buffers[kind] = _Buffer(*kind)
+        elif buffer.used == len(buffer.pairs):
+            buffer.grow()
         self._taken.append((buffer, buffer.used))
-        self.last = low, high = buffer.take(x)
-        return low > -math.inf and high < math.inf
+        return buffer
 
     def together(self) -> tuple[Tensor, list[int]]:
         """What was taken since `clear`, something at least.
@@ -60,33 +106,28 @@ class Extremes:
 
 
 class _Buffer:
-    """Rows of one dtype on one device."""
+    """Rows of one dtype on one device.
+
+    Attributes:
+        used: Rows that are taken.
+        numbers: (rows, 2).
+        pairs: Both numbers of each row.
+        number: Reads one, by row and column, on a CPU; not of bfloat16, which NumPy has not.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.used = 0
         self._hold(torch.empty(_ROWS, 2, device=device, dtype=dtype))
 
     def _hold(self, numbers: Tensor) -> None:
-        self.numbers = numbers  # (rows, 2)
-        self._on_cpu = numbers.is_cpu
-        self._pairs = [row.unbind() for row in numbers]
-        # NumPy has no bfloat16.
+        self.numbers = numbers
+        self.pairs = [row.unbind() for row in numbers]
         readable = numbers.is_cpu and numbers.dtype is not torch.bfloat16
-        self._number = numbers.numpy().item if readable else None
+        self.number = numbers.numpy().item if readable else None
 
-    def take(self, x: Tensor) -> tuple[float, float]:
-        """Take in a tensor: what `Extremes.last` then is."""
-        row = self.used
-        if row == len(self._pairs):
-            # Not by torch.cat, which autocast refuses where types mix.
-            more = self.numbers.new_empty(2 * row, 2)
-            more[:row] = self.numbers
-            self._hold(more)
-        self.used += 1
-        pair = self._pairs[row]
-        torch.aminmax(x, out=pair)
-        if not self._on_cpu:
-            return 1.0, 1.0
-        if self._number is None:
-            return pair[0].float().numpy().item(), pair[1].float().numpy().item()
-        return self._number(row, 0), self._number(row, 1)
+    def grow(self) -> None:
+        """Make room for as many again."""
+        # Not by torch.cat, which autocast refuses where types mix.
+        more = self.numbers.new_empty(2 * self.used, 2)
+        more[: self.used] = self.numbers
+        self._hold(more)

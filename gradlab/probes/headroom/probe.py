@@ -47,7 +47,9 @@ class Headroom(Probe):
     computes again is recorded once.
 
     Rows of `headroom` are written at the sampled steps and, once an FP16 tensor has overflowed,
-    for the `lead` steps before; `overflows` has a row for each such tensor.
+    for the `lead` steps before; `overflows` has a row for each such tensor. At a step that is not
+    on the cadence and has an event, a large fp32 tensor on a CPU has no row as long as the root of
+    the sum of its squares is under 65520 and nothing was FP16: it was finite, and is not measured.
 
     Args:
         at: Patterns over the names of modules and parameters.
@@ -140,6 +142,7 @@ class Headroom(Probe):
         self._seen.begin(
             sampled=self.due and self._looks % self._sample == 0,
             counting=self.due and self._looks % self._count == 0,
+            bounding=not self.due,
         )
         self._looks += self.due
         self._passed.clear()
@@ -180,8 +183,10 @@ class Headroom(Probe):
 
     def between(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """None; the step may turn out to have led to an overflow."""
-        self.latest = site_step(step.step, columns)
-        self._lead.append(self.latest)
+        sites = site_step(step.step, columns)
+        if not sites.bounded:
+            self.latest = sites
+        self._lead.append(sites)
         return {}
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
@@ -199,15 +204,16 @@ class Headroom(Probe):
             self._lead.clear()
         elif not due:
             self._lead.append(sites)
-        if due:
-            tables["headroom"] = headroom_rows(due)
+        if due and (rows := headroom_rows(due)):
+            tables["headroom"] = rows
         return tables
 
     def lead_up(self, until: int) -> Mapping[str, Columns]:
         """The rows of the last steps up to one that were kept back, to be written after all."""
         due = [sites for sites in self._lead if sites.step <= until]
         self._lead.clear()
-        return {"headroom": headroom_rows(due)} if due else {}
+        rows = headroom_rows(due)
+        return {"headroom": rows} if rows else {}
 
     def _on_forward(
         self,

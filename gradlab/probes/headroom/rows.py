@@ -31,6 +31,7 @@ def site_step(step: int, columns: Columns) -> SiteStep:
             # A NaN must win, and min() keeps its first argument where nothing compares.
             low[index] = lo if math.isnan(lo) else min(low[index], lo)
             high[index] = hi if math.isnan(hi) else max(high[index], hi)
+    bounded = frozenset(order[look] for look in columns["bounded"])
     merged: dict[int, Details] = {}
     counts = columns.get("counts", [])
     for at, look in enumerate(columns["counted"]):
@@ -70,6 +71,7 @@ def site_step(step: int, columns: Columns) -> SiteStep:
         frozenset(columns["zeroed"]),
         _operation(columns["operation"]),
         ranks,
+        bounded,
     )
 
 
@@ -113,7 +115,8 @@ def joined_columns(readings: Sequence[Columns]) -> Columns:
     for reading in readings:
         at = [index[place] for place in reading["places"]]
         looks = list(range(len(whole["order"]), len(whole["order"]) + len(reading["order"])))
-        becomes = {"order": at, "caused": at, "zeroed": at, "rows": looks, "counted": looks}
+        becomes = {"order": at, "caused": at, "zeroed": at}
+        becomes |= {"rows": looks, "counted": looks, "bounded": looks}
         for name, column in reading.items():
             if name in becomes:
                 column = [becomes[name][i] for i in column]
@@ -122,11 +125,14 @@ def joined_columns(readings: Sequence[Columns]) -> Columns:
 
 
 def headroom_rows(steps: Sequence[SiteStep]) -> Columns:
-    """Rows of `headroom`: those of every place that each step passed."""
+    """Rows of `headroom`: those of every place that each step passed, but for mere bounds."""
     rows = [
-        _headroom_row(sites, index, sites.places[index]) for sites in steps for index in sites.order
+        _headroom_row(sites, index, sites.places[index])
+        for sites in steps
+        for index in sites.order
+        if not (index in sites.bounded and sites.finite(index))
     ]
-    return dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
+    return dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
 
 
 _COLUMNS = (

@@ -29,18 +29,29 @@ class Seen:
         broken: Whether a CPU tensor was not finite in the forward pass.
         lost: Whether one was not in either.
         fp16: Whether a tensor was FP16.
+        had_fp16: Whether one was in this step or before.
     """
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self._places: list[Place] = []
         self._index: dict[Look, int] = {}
+        self._unbounded: set[Look] = set()
+        self.had_fp16 = False
         self.extremes = Extremes()
-        self.begin(sampled=False, counting=False)
+        self.begin(sampled=False, counting=False, bounding=False)
 
-    def begin(self, *, sampled: bool, counting: bool) -> None:
-        """A step starts: whether it is written, and all of its looks count."""
-        self._sampled, self._counting = sampled, counting
+    def begin(self, *, sampled: bool, counting: bool, bounding: bool) -> None:
+        """A step starts.
+
+        Args:
+            sampled: Whether it is written.
+            counting: Whether all of its looks count.
+            bounding: Whether a bound on a tensor's entries does, if all is finite and none is FP16:
+                overflows have the rows of the steps before.
+        """
+        self._sampled, self._counting, self._bounding = sampled, counting, bounding
+        self._bounded: list[int] = []
         self._order: list[int] = []
         self._entries: list[int] = []
         self._gradients: dict[str, int] = {}
@@ -66,8 +77,12 @@ class Seen:
         if not x.numel():
             return True
         if x.dtype is torch.float16:
-            self.fp16 = True
-        is_finite = self.extremes.take(x)
+            self.fp16 = self.had_fp16 = True
+        if self._bounding and self._is_bounded(look, x):
+            self._bounded.append(len(self._order))
+            is_finite = True
+        else:
+            is_finite = self.extremes.take(x)
         self._order.append(self.index(look))
         self._entries.append(numel)
         if self._counting or not is_finite:
@@ -75,6 +90,14 @@ class Seen:
             known = is_finite and x.is_cpu  # to have nothing that is not finite
             self._counts.append(F.pad(small_counts(x), (3, 0)) if known else details(x))
         return is_finite
+
+    def _is_bounded(self, look: Look, x: Tensor) -> bool:
+        if self.lost or self.had_fp16 or look in self._unbounded:
+            return False
+        if self.extremes.take_bound(x):
+            return True
+        self._unbounded.add(look)  # not to read it twice at every step
+        return False
 
     def has_gradient(self, name: str) -> bool:
         """Whether a parameter's gradient was taken: another look sees the sum of both."""
@@ -103,6 +126,7 @@ class Seen:
             "order": [self._sums.get(index, index) for index in self._order],
             "rows": rows,
             "entries": self._entries,
+            "bounded": self._bounded,
             "ranks": [self.rank] * len(self._order),
             "counted": self._counted,
             "caused": list(self.causes),

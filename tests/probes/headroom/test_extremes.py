@@ -53,3 +53,48 @@ def test_on_a_cpu_it_says_what_is_not_finite(dtype: torch.dtype, bad: float) -> 
 
 def test_elsewhere_nothing_is_read() -> None:
     assert Extremes().take(torch.ones(4, device="meta"))
+
+
+LARGE = 2**15
+
+
+@pytest.mark.parametrize("at", [0, 5, LARGE - 1])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 65520.0, -1e30, 3e38])
+def test_no_bound_where_an_entry_is_not_finite_or_leaves_fp16(bad: float, at: int) -> None:
+    extremes = Extremes()
+    x = torch.randn(LARGE, generator=torch.Generator().manual_seed(0))
+    assert extremes.take_bound(x)
+    x[at] = bad
+    assert not extremes.take_bound(x)
+    extremes.take(x)
+    assert len(shown(extremes)) == 2
+
+
+def test_a_bound_is_none_below_the_largest_entry() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e-10, 1e-3, 1.0, 30.0):
+        x = scale * torch.randn(LARGE, generator=generator).pow(3)
+        extremes = Extremes()
+        assert extremes.take_bound(x)
+        ((low, high),) = shown(extremes)
+        assert low == -high
+        assert x.abs().max() <= high <= 1.0001 * x.double().norm()
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.ones(LARGE - 1),
+        torch.ones(LARGE, dtype=torch.float16),
+        torch.ones(LARGE, dtype=torch.bfloat16),
+        torch.ones(LARGE, dtype=torch.float64),
+        torch.ones(2, LARGE)[:, ::2],
+        torch.zeros(LARGE),
+        torch.full((LARGE,), 1e-25),
+        torch.full((LARGE,), 1e3),
+        torch.ones(LARGE, device="meta"),
+    ],
+    ids=["small", "fp16", "bf16", "fp64", "gaps", "zero", "tiny", "many", "meta"],
+)
+def test_no_bound_where_squares_say_nothing_or_cost_more(x: Tensor) -> None:
+    assert not Extremes().take_bound(x)
