@@ -1,6 +1,7 @@
 """What a tensor's entries say about its number format, computed on its device."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ _EXACT_FP32 = 2**24
 """Up to this many, ones add up exactly in fp32."""
 _CHUNK = 131072
 """Entries of a CPU tensor taken at a time: what passes after the first read is then in cache."""
+
+_PIECE = 2**24
+"""Entries of which `details` are taken at a time."""
 
 
 def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,9 +33,9 @@ def is_finite_on_cpu(low: Tensor, high: Tensor) -> bool:
 def small_counts(x: Tensor) -> Tensor:
     """(2,) fp64: count of entries of 2^-14 or more in magnitude, count of non-zero entries.
 
-    Inf counts as both, NaN as non-zero.
+    For tensors on a CPU. Inf counts as both, NaN as non-zero.
     """
-    whole = x.device.type != "cpu" or x.numel() <= _CHUNK or not x.is_contiguous()
+    whole = x.numel() <= _CHUNK or not x.is_contiguous()
     parts = [x] if whole else x.view(-1).split(_CHUNK)
     # New buffers for each part would cost more than the counts: the system clears their pages.
     magnitude = torch.empty_like(parts[0])
@@ -55,14 +59,34 @@ def _wide(x: Tensor) -> torch.dtype:
 def details(x: Tensor) -> Tensor:
     """Five fp64 numbers of a tensor, on its device.
 
+    What it computes with is never as large as a large tensor: a GPU has no room for that.
+
     Returns:
         (5,): max |x| over the finite entries (0 if none), count of infinite entries, count of
-        NaNs, then `small_counts`.
+        NaNs, then those of `small_counts`.
     """
+    parts = [_details(part) for part in _pieces(x)]
+    if len(parts) == 1:
+        return parts[0]
+    together = torch.stack(parts)
+    return torch.cat([together[:, :1].amax(0), together[:, 1:].sum(0)])
+
+
+def _details(x: Tensor) -> Tensor:
     magnitude = x.abs()
-    infinite = torch.isinf(magnitude)
-    nan = torch.isnan(magnitude)
-    finite = magnitude.masked_fill(infinite | nan, 0)
-    return torch.cat(
-        [torch.stack([finite.amax().double(), infinite.sum(), nan.sum()]), small_counts(x)]
-    )
+    finite = magnitude.nan_to_num(nan=0.0, posinf=0.0).amax()
+    infinite, nan = magnitude == math.inf, magnitude != magnitude
+    conditions = (infinite, nan, magnitude >= FP16_MIN_NORMAL, magnitude != 0)
+    return torch.stack([finite.double(), *(condition.sum() for condition in conditions)])
+
+
+def _pieces(x: Tensor) -> Iterator[Tensor]:
+    """Parts of a tensor with entries, of a size that leaves room for the like."""
+    if x.numel() <= _PIECE:
+        yield x
+    elif x.is_contiguous():
+        yield from x.view(-1).split(_PIECE)
+    else:
+        rows = max(1, _PIECE * len(x) // x.numel())
+        for part in x.split(rows):
+            yield from _pieces(part if len(part) > 1 else part[0])

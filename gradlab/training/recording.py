@@ -77,6 +77,7 @@ class Recording:
         if not self._results:
             return self._broke
         numbers = torch.stack(self._results).tolist()
+        self._seconds[-1] = time.perf_counter() - self._began  # a GPU had not come so far
         probed: Iterable[RecordedStep | None] = [None] * len(numbers)
         if self.session:
             probed = self.session.collect()

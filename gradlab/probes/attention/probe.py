@@ -23,6 +23,7 @@ from gradlab.probes.attention.bounds import (
 )
 from gradlab.probes.attention.calls import AttentionCalls, Caller
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.roles import role
@@ -84,6 +85,7 @@ class AttentionScores(Probe):
         self._pass_ended = False
         self._passed: set[str] = set()
         self._seen: dict[tuple[str, str, bool, int], Largest] = {}
+        self._captured = Captured(subject.model)
         self._calls = AttentionCalls(
             subject.model, self._looking, self._wanted, self._on_scores, self._on_fused
         )
@@ -176,7 +178,8 @@ class AttentionScores(Probe):
         recomputed = in_backward() and site in self._passed
         # What torch.func's transforms compute with must not leave them.
         transformed = peek_interpreter_stack() is not None
-        return self.active and site is not None and not recomputed and not transformed
+        wanted = self.active and site is not None and not recomputed and not transformed
+        return wanted and not self._captured.now()
 
     def _on_own_scores(self, module: nn.Module, args: Any, output: Tensor) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.distributed.shards import is_spread
+from gradlab.probes.engine.captured import Captured
 
 
 class BackwardEnd:
@@ -43,6 +44,7 @@ class BackwardEnd:
         then: Callable[[Mapping[str, nn.Parameter]], None],
     ) -> None:
         self._then = then
+        self._captured = Captured(model)
         self._changed: dict[str, nn.Parameter] = {}
         self._taken: set[str] = set()
         self._left: dict[str, tuple[int, int]] = {}
@@ -125,7 +127,7 @@ class BackwardEnd:
         self._queued_in = -1
         changed |= {n: p for n, p in self._sharded.items() if p.grad is not None}
         changed = {name: parameter for name, parameter in changed.items() if name not in taken}
-        if not changed and not taken:
+        if not (changed or taken) or self._captured.now():
             return
         self._passes += 1
         if self._watches:

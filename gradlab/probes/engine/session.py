@@ -18,6 +18,7 @@ from gradlab.probes.distributed.processes import Processes
 from gradlab.probes.distributed.shards import whole
 from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.engine.backward_end import BackwardEnd
+from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.own_hook import LeftOut, own
 from gradlab.probes.engine.step_end import StepEnd
@@ -98,7 +99,8 @@ class Session:
             self._handles += self._backward_end.handles
             followed = {o: o for o in subject.optimizers} if optimizers is None else optimizers
             self._unheld = Unheld(subject, followed)
-            self._step_end = StepEnd(followed, scaler, self._before, self._after)
+            unless = Captured(subject.model).left_out
+            self._step_end = StepEnd(followed, scaler, unless(self._before), unless(self._after))
             if len(subject.optimizers) > 1:  # a loop may call parts of the model alone
                 for module in subject.model.modules():
                     # The first of a module's hooks: the others see the new step.
@@ -277,13 +279,11 @@ class Session:
         self._losses: list[Tensor] = []
         self._steps_within = False
         self._backward_end.forget()
-        self._active: list[Probe] = []
         for probe, is_due in self._probes:
             probe.due = bool(is_due(step))
             probe.active = probe.due or (probe.exact and self._exact)
             probe.saw_forward = False
-            if probe.active:
-                self._active.append(probe)
+        self._active: list[Probe] = [probe for probe, _ in self._probes if probe.active]
         with own_arithmetic():
             for probe in self._active:
                 probe.begin(step)

@@ -24,6 +24,7 @@ from gradlab.errors import GradlabError
 from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.shards import is_spread
+from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater
 from gradlab.probes.faults import fault_rows
 from gradlab.probes.headroom.causes import cause_of, makes_zeros
@@ -32,7 +33,7 @@ from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step
-from gradlab.probes.headroom.seen import Look, Seen
+from gradlab.probes.headroom.seen import Look, Seen, SharedSeen
 from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
@@ -99,7 +100,9 @@ class Headroom(Probe):
         self._used_by: dict[nn.Parameter, dict[str, torch.dtype]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         self._looks = 0
-        self._seen = Seen(dist.get_rank() if dist.is_initialized() else 0)
+        gpus = {p.device for p in subject.model.parameters() if p.is_cuda}
+        seen = SharedSeen if len(gpus) > 1 else Seen
+        self._seen = seen(dist.get_rank() if dist.is_initialized() else 0)
         self._passed: set[str] = set()
         self._pass_ended = False
         self._called = self._backward_seen = self._given_lost = False
@@ -116,8 +119,9 @@ class Headroom(Probe):
         yield from self._operations.hooks()
         for looks in (*self._inputs, self._returned):
             yield from looks.handles
-        yield subject.model.register_forward_pre_hook(self._on_inputs, with_kwargs=True)
-        yield subject.model.register_forward_hook(self._on_end)
+        left_out = Captured(subject.model).left_out
+        yield subject.model.register_forward_pre_hook(left_out(self._on_inputs), with_kwargs=True)
+        yield subject.model.register_forward_hook(left_out(self._on_end))
         selected = select(named, self._patterns, "modules or parameters")
         if modules := [name for name, x in selected.items() if isinstance(x, nn.Module)]:
             inside = modules if CAN_LOOK_INSIDE else ()
@@ -126,7 +130,8 @@ class Headroom(Probe):
             if isinstance(chosen, nn.Parameter):
                 if chosen.is_complex():
                     continue
-                yield chosen.register_post_accumulate_grad_hook(partial(self._on_gradient, name))
+                on_gradient = left_out(partial(self._on_gradient, name))
+                yield chosen.register_post_accumulate_grad_hook(on_gradient)
             else:
                 masking = masking_of(chosen)
                 looks = CompiledLooks(
@@ -134,7 +139,7 @@ class Headroom(Probe):
                     partial(self._on_compiled_gradient, name, chosen),
                 )
                 yield from looks.handles
-                hook = partial(self._on_forward, name, masking, looks)
+                hook = left_out(partial(self._on_forward, name, masking, looks))
                 yield chosen.register_forward_hook(hook, with_kwargs=True)
 
     def begin(self, step: int) -> None:

@@ -1,5 +1,6 @@
 """What a step's passes have shown so far: from tensors to a reading."""
 
+import threading
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -142,3 +143,21 @@ class Seen:
             first = self._counts[0].device
             values["counts"] = torch.cat([x.to(first) for x in self._counts])
         return Reading(labels, values)
+
+
+class SharedSeen(Seen):
+    """For a model on several GPUs, whose backward passes run at once, in a thread each."""
+
+    def __init__(self, rank: int) -> None:
+        self._one_at_a_time = threading.RLock()
+        super().__init__(rank)
+
+    def take(self, look: Look, x: Tensor, numel: int) -> bool:
+        """As of one GPU: what a look adds to the columns stays together."""
+        with self._one_at_a_time:
+            return super().take(look, x, numel)
+
+    def take_gradient(self, look: Look, x: Tensor, numel: int) -> None:
+        """As of one GPU."""
+        with self._one_at_a_time:
+            super().take_gradient(look, x, numel)
