@@ -41,12 +41,12 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
     ramp = (
         "--lr-step 1e-3 --seeds 1 --steps 3"
         if small
-        else "--lr-step 5e-5 --seeds 5 --jobs 3 --every 200"
+        else "--lr-step 5e-5 --seeds 5 --jobs 6 --every 200"
     )
     steps = (
         "--steps 6 --warmup 2 --average 2 --seeds 1"
         if small
-        else "--steps 300 --precision fp16 --seeds 3 --jobs 3 --every 5"
+        else "--steps 300 --precision fp16 --seeds 3 --jobs 6 --every 5"
     )
     last = "--steps 4" if small else "--steps 300 --warmup 100 --precision fp16"
     on_cpu = "-m 'not gpu' -n 1 tests/precision/test_precision.py"
@@ -56,7 +56,7 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
         else "-m gpu -n 4 tests/training tests/precision tests/probes tests/models"
     )
     return (
-        Stage("tests", 90, (f"python -m pytest -q -p no:cacheprovider {tests}",)),
+        Stage("tests", 90, (f"python -m pytest -q -p no:cacheprovider -p no:benchmark {tests}",)),
         Stage("fp16", 75, (f"python -m benchmarks.gpu.fp16 --device {device} --out OUT {tiny}",)),
         Stage(
             "overhead",
