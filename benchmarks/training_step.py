@@ -32,8 +32,10 @@ from gradlab.data.entropy import unigram_entropy
 from gradlab.models.positions import sinusoidal_table
 from gradlab.models.presets import model_config
 from gradlab.precision.emulation import emulated_fp16
+from gradlab.probes.engine.follower import LoopFollower
+from gradlab.probes.engine.recorder import Recorder
 from gradlab.runs.memory import MemoryWriter
-from gradlab.training.recording import Recording
+from gradlab.training.judged_run import JudgedRun
 from gradlab.training.stability import StabilityMonitor
 from gradlab.training.step import make_learner, training_step
 
@@ -138,17 +140,17 @@ def contestants(config: RunConfig, entropy: float) -> dict[str, Step]:
     plain = PlainTransformer(config)
     plain.load_state_dict(hooked.model.state_dict())
     monitor = StabilityMonitor(config.stability, entropy)
-    recording = Recording(config, MemoryWriter(config, {}), None, None, monitor)
+    follower = LoopFollower(looping.subject, (), scaler=looping.scaler)
+    judged = JudgedRun(config, follower, Recorder(MemoryWriter(config).write), monitor)
 
     def step(batch: Batch) -> Tensor:
         return training_step(stepping, [batch], LR).loss
 
     def loop(batch: Batch) -> Tensor:
-        result = training_step(looping, [batch], LR)
-        recording.keep(result)
-        recording.look()
-        if recording.unwritten >= config.record.window:
-            recording.flush()
+        result = training_step(looping, [batch], LR, note=judged.note)
+        judged.look()
+        if judged.recorder.unwritten >= config.record.window:
+            judged.recorder.flush()
         return result.loss
 
     return {

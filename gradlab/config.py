@@ -23,6 +23,7 @@ AttentionPath = Literal["materialised", "sdpa"]
 Positions = Literal["sinusoidal", "learned"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
 ProbeName = Literal["headroom", "grad_norms", "scales", "scores", "optimizer"]
+Events = Literal["exact", "sampled"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
 
 
@@ -315,7 +316,10 @@ class RecordConfig(Config):
     probes: tuple[ProbeName, ...] = ("headroom",)
     """What is measured inside the model, by the table that it fills."""
     every: int = Field(default=10, ge=1)
-    """Steps between two looks, or two rows of a site away from overflows."""
+    """Steps between two with rows, events aside."""
+    events: Events = "exact"
+    """exact: every step is looked at, and what was skipped or not finite is recorded with its rows;
+    sampled: only every n-th step is, which costs less and misses events between."""
     window: int = Field(default=50, ge=1)
     """Steps between two writes from the device to the run directory."""
 

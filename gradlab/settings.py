@@ -15,6 +15,7 @@ from gradlab.config import (
     BASE_VARIANT,
     Config,
     DataConfig,
+    Events,
     ModelConfig,
     OptimizerConfig,
     PrecisionConfig,
@@ -110,6 +111,7 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
     """What to measure inside the model: headroom, grad_norms, scales, scores, optimizer, or none;
     repeat for more."""
     every: int = same("every", RecordConfig)
+    events: Events = same("events", RecordConfig)
     window: int = same("window", RecordConfig)
 
     def shared(self, precision: str) -> dict[str, Any]:

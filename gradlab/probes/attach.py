@@ -16,24 +16,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from gradlab.config import Events
 from gradlab.errors import GradlabError, GradlabWarning, in_words, unknown
 from gradlab.precision.device_facts import device_facts
 from gradlab.probes.arguments import flag, probes_of, run_folder, scaler_of, sinks_of, whole_number
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.processes import processes_of
-from gradlab.probes.engine.session import Events, Session
-from gradlab.probes.faults import dtype_name, fault_rows
+from gradlab.probes.engine.follower import LoopFollower
+from gradlab.probes.engine.recorder import Recorder, recorded_of
+from gradlab.probes.faults import dtype_name
 from gradlab.probes.gradient_norms import GradientNorms, TotalNorm
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.learned_scales import LearnedScales, learned_scales
-from gradlab.probes.probe import Probe, Subject
+from gradlab.probes.probe import Columns, Probe, Subject
 from gradlab.probes.selection import is_compiled
 from gradlab.probes.state_health import StateHealth
 from gradlab.probes.subject import optimizers_of, subject_of
-from gradlab.probes.tables import append, step_rows
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
-from gradlab.runs.schema import own_table
 from gradlab.runs.writer import RunWriter
 
 if TYPE_CHECKING:
@@ -156,14 +156,14 @@ class Probes:
         _check_compiled(model, chosen)
         self._model = subject.model
         self._window = window
-        self._updates = 0
+        self._recorder = Recorder(self._write)
         self._closed = False
         self._is_first = not dist.is_initialized() or dist.get_rank() == 0
         with ExitStack() as undo:
             self._processes = processes_of(model, group)
             if self._processes is not None:
                 undo.callback(self._processes.leave)
-            self._session = Session(
+            self._follower = LoopFollower(
                 subject,
                 chosen if any(map(_is_total, chosen)) else (*chosen, TotalNorm()),
                 optimizers=optimizers,
@@ -174,7 +174,7 @@ class Probes:
                 on_step=self._after_step,
                 processes=self._processes,
             )
-            undo.callback(self._session.close)
+            undo.callback(self._follower.close)
             info = _info(subject, chosen) | {"events": events}
             keep = memory or (memory is None and folder is None)
             self._memory = MemoryWriter(None, info) if keep else None
@@ -210,9 +210,9 @@ class Probes:
             GradlabError: An optimizer was given, whose steps are counted, or the probes are closed.
         """
         self._refuse_if_closed()
-        if self._session.follows_optimizers:
+        if self._follower.follows_optimizers:
             raise GradlabError("the steps of the optimizer that attach was given are counted.")
-        self._session.end_step()
+        self._follower.end_step()
 
     def loss(self, loss: Tensor | float) -> None:
         """Record the current step's loss, before the step; of several micro-batches, their mean.
@@ -221,7 +221,7 @@ class Probes:
             GradlabError: The loss is not one number, or the probes are closed.
         """
         self._refuse_if_closed()
-        self._session.note_loss(loss)
+        self._follower.note_loss(loss)
 
     def flush(self) -> None:
         """Copy what is on the device, and write it. Happens by itself once a window.
@@ -232,17 +232,13 @@ class Probes:
         self._flush(wait=False)
 
     def _flush(self, *, wait: bool) -> None:
-        tables: dict[str, dict[str, list[Any]]] = {}
-        for recorded in self._session.collect(wait=wait):
-            self._updates += recorded.updated
-            append(tables, {"steps": step_rows(recorded, self._updates)})
-            for rows in recorded.tables:
-                append(tables, rows)
-        if faults := self._session.take_faults():
-            append(tables, {"faults": fault_rows(faults)})
-        for name, columns in tables.items():
-            for writer in list(self._open):
-                self._guarded(writer, partial(writer.write, name, columns))
+        for recorded in self._follower.collect(wait=wait):
+            self._recorder.take(recorded)
+        self._recorder.flush()
+
+    def _write(self, table: str, columns: Columns) -> None:
+        for writer in list(self._open):
+            self._guarded(writer, partial(writer.write, table, columns))
 
     def run(self) -> Run:
         """Everything recorded so far, as `gradlab.load` gives it.
@@ -278,9 +274,9 @@ class Probes:
             self._processes.hurry()
         # Each part even where the one before fails: after a CUDA error nothing can be copied.
         try:
-            self._session.end_unfinished(failed=error is not None)
+            self._follower.end_unfinished(failed=error is not None)
         finally:
-            self._session.close()
+            self._follower.close()
             _attached.discard(self._model)
             atexit.unregister(self._at_exit)
             try:
@@ -309,7 +305,7 @@ class Probes:
 
     def _after_step(self) -> None:
         # Whoever flushed between: the processes' windows end at the same steps.
-        if self._session.ended % self._window == 0:
+        if self._follower.ended % self._window == 0:
             self._flush(wait=True)
 
     def _guarded(self, writer: Any, action: Any) -> None:
@@ -372,7 +368,6 @@ def _check_compiled(model: nn.Module, probes: Sequence[Probe]) -> None:
 def _info(subject: Subject, probes: Sequence[Probe]) -> dict[str, Any]:
     first = next(iter(subject.parameters.values()))
     trained = {name: subject.trained.get(name) for name in learned_scales(subject)}
-    own = {p.table: own_table(p.table, p.columns) for p in probes if p.columns}
     return {
         "model": type(subject.model).__name__,
         "params": sum(parameter.numel() for parameter in subject.model.parameters()),
@@ -382,9 +377,5 @@ def _info(subject: Subject, probes: Sequence[Probe]) -> dict[str, Any]:
             for name, scale in trained.items()
             if scale is not None and scale.dtype in (torch.float16, torch.bfloat16)
         },
-        "probes": [type(probe).__name__ for probe in probes],
-        "tables": list(
-            dict.fromkeys(["steps", *(t for p in probes for t in p.tables()), "faults"])
-        ),
-        "own_tables": own,
+        **recorded_of(probes),
     }

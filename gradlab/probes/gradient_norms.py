@@ -84,8 +84,10 @@ class GradientNorms(Probe):
         """Whether a gradient was not finite."""
         return any(columns["nonfinite"])
 
-    def total(self, step: Step, columns: Columns) -> float:
-        """L2 norm over all gradients; inf where an entry is not finite."""
+    def grad_norm(self, step: Step, columns: Columns) -> float | None:
+        """L2 norm over all gradients, if none is left out; inf where an entry is not finite."""
+        if not self.covers_all:
+            return None
         own = _of_the_step(step, columns)
         return math.inf if any(own["nonfinite"]) else math.hypot(*own["grad_l2"])
 

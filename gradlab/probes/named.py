@@ -11,14 +11,11 @@ from gradlab.probes.optimizer_health import OptimizerHealth
 from gradlab.probes.probe import Probe
 
 _PROBES: Mapping[str, Callable[[RecordConfig], Probe]] = {
-    # Every step is looked at, so that no overflow is missed.
-    "headroom": lambda record: Headroom(
-        every=1, sample=record.every, count=record.every, lead=record.window
-    ),
-    "grad_norms": lambda record: GradientNorms(every=record.every),
+    "headroom": lambda record: Headroom(count=1, lead=record.window),
+    "grad_norms": lambda _: GradientNorms(),
     "scales": lambda _: LearnedScales(),
-    "scores": lambda record: AttentionScores(every=record.every),
-    "optimizer": lambda record: OptimizerHealth(every=record.every),
+    "scores": lambda _: AttentionScores(),
+    "optimizer": lambda _: OptimizerHealth(),
 }
 
 

@@ -86,11 +86,11 @@ class Probe:
         exact: Whether it looks at every step, so that one with an event has its rows whatever the
             cadence; the readings of the others between are left out on the host.
         looks_inside: Whether it hooks modules, which a compiled model does not call.
-        active: Whether it looks at the current step; set by the session.
-        due: Whether the current step is on its cadence; set by the session.
+        active: Whether it looks at the current step; set by whoever follows the loop.
+        due: Whether the current step is on its cadence; set by whoever follows the loop.
         saw_forward: Whether it has something of the current step's forward passes, to be kept also
-            if no backward pass follows: a loop may end where its loss is NaN. Set to False by the
-            session as a step begins.
+            if no backward pass follows: a loop may end where its loss is NaN. Set to False as a
+            step begins.
     """
 
     table: str
@@ -142,6 +142,23 @@ class Probe:
 
     def between(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Rows of a step that is not on the cadence and had no event: none, unless overridden."""
+        return {}
+
+    def grad_norm(self, step: Step, columns: Columns) -> float | None:
+        """L2 norm over all gradients, of a probe that sees every one; else None.
+
+        Args:
+            step: The reading's.
+            columns: Its labels and values, copied to the host.
+        """
+        return None
+
+    def held_back(self) -> Mapping[str, Columns]:
+        """Rows of the last steps that were held back, to be written as the run has broken."""
+        return {}
+
+    def standing(self) -> Mapping[str, Any]:
+        """What it adds to a run's `Progress`, of the last step whose rows were made; by field."""
         return {}
 
     def joined(self, readings: Sequence[Columns]) -> Columns:

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,18 @@ from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import in_words
 from gradlab.models.loss import next_token_loss
 from gradlab.precision.device_facts import device_facts
-from gradlab.probes.engine.session import Session
-from gradlab.probes.headroom.probe import Headroom
+from gradlab.probes.engine.follower import LoopFollower
+from gradlab.probes.engine.recorder import Recorder, recorded_of
 from gradlab.probes.named import named_probes
-from gradlab.probes.probe import Subject
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
 from gradlab.training.device import check_format, repeatable, resolve_device
 from gradlab.training.interrupt import interrupt_between_steps
+from gradlab.training.judged_run import JudgedRun
 from gradlab.training.memory_needed import check_memory, memory_in_words
 from gradlab.training.progress import Progress
-from gradlab.training.recording import Recording
 from gradlab.training.stability import StabilityMonitor
 from gradlab.training.step import Learner, make_learner, training_step
 
@@ -66,23 +65,29 @@ def train(
         with memory_in_words(config, device):
             learner = make_learner(config, device)
         probes = named_probes(config.record)
-        info = _info(corpus, device, learner)
+        record = config.record
+        info = _info(corpus, device, learner) | recorded_of(probes) | {"events": record.events}
         writer = RunWriter(Path(out), config, info) if out else MemoryWriter(config, info)
-        session = Session(_subject(learner), probes, scaler=learner.scaler) if probes else None
-        headroom = next((probe for probe in probes if isinstance(probe, Headroom)), None)
+        follower = LoopFollower(
+            learner.subject,
+            probes,
+            every=record.every,
+            events=record.events,
+            scaler=learner.scaler,
+        )
         monitor = StabilityMonitor(config.stability, unigram_entropy(corpus.train))
-        recording = Recording(config, writer, session, headroom, monitor)
+        judged = JudgedRun(config, follower, Recorder(writer.write), monitor)
         reason: Reason = "completed"
-        with closing(session) if session else nullcontext():
+        with closing(follower):
             try:
                 # Opened once here: entering it costs more than a small model's product.
                 with memory_in_words(config, device), learner.precision.arithmetic():
-                    _run_steps(config, corpus, device, learner, recording, progress)
+                    _run_steps(config, corpus, device, learner, judged, progress)
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
-                _save_what_there_is(writer, recording, reason, error)
+                _save_what_there_is(writer, judged, reason, error)
                 raise
-        writer.finish("finished", recording.verdict(reason))
+        writer.finish("finished", judged.verdict(reason))
     return writer.run()
 
 
@@ -91,7 +96,7 @@ def _run_steps(
     corpus: Corpus,
     device: torch.device,
     learner: Learner,
-    recording: Recording,
+    judged: JudgedRun,
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Take steps until the last one or the break, and write them."""
@@ -101,23 +106,23 @@ def _run_steps(
     with interrupt_between_steps() as check_interrupt:
         for step in range(config.steps):
             batches = step_batches(config, corpus, device, step)
-            result = training_step(learner, batches, config.lr(step))
-            due = config.validates_after(step)
-            recording.keep(result, _validate(config, corpus, device, learner) if due else None)
+            training_step(learner, batches, config.lr(step), note=judged.note)
+            if config.validates_after(step):
+                judged.note_validation(_validate(config, corpus, device, learner))
             if (step + 1) % window == 0 or step + 1 == config.steps:
-                broke = recording.look()
-                if progress and (news := recording.progress()):
+                broke = judged.look()
+                if progress and (news := judged.progress()):
                     progress(news)
             if broke and config.stop_when_destabilised:
                 break
-            if recording.unwritten >= config.record.window:
-                recording.flush()
+            if judged.recorder.unwritten >= config.record.window:
+                judged.recorder.flush()
             check_interrupt()
-    recording.flush_all(broke=broke)
+    judged.end(broke=broke)
 
 
 def _save_what_there_is(
-    writer: RunWriter | MemoryWriter, recording: Recording, reason: Reason, error: BaseException
+    writer: RunWriter | MemoryWriter, judged: JudgedRun, reason: Reason, error: BaseException
 ) -> None:
     """Write a failing run's last rows and its end, as far as that is possible.
 
@@ -125,9 +130,9 @@ def _save_what_there_is(
     to tell of, so a second one is added to it as a note.
     """
     try:
-        recording.look()
-        recording.flush_all(broke=False)
-        writer.finish(reason, recording.verdict(reason), error=in_words(error))
+        judged.look()
+        judged.end(broke=False)
+        writer.finish(reason, judged.verdict(reason), error=in_words(error))
     except Exception as second:
         error.add_note(f"The run could not be closed either: {second}")
 
@@ -175,18 +180,6 @@ def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: 
             losses.append(next_token_loss(model(inputs), targets))
     model.train()
     return torch.stack(losses).mean()
-
-
-def _subject(learner: Learner) -> Subject:
-    """The model as probes see it; with fp32 master copies, those are what is trained."""
-    parameters = dict(learner.model.named_parameters())
-    return Subject(
-        learner.model,
-        parameters,
-        {name: module for name, module in learner.model.named_modules() if name},
-        dict(zip(parameters, learner.trained, strict=True)),
-        (learner.optimizer,),
-    )
 
 
 def _info(corpus: Corpus, device: torch.device, learner: Learner) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One training step, the same on CPU and CUDA, for every architecture and precision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from gradlab.models.loss import next_token_loss
 from gradlab.models.transformer import Transformer
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import Precision, resolve
+from gradlab.probes.probe import Subject
 from gradlab.training.gradients import clip_by_norm, total_norm
 
 MicroBatch = tuple[Tensor, Tensor]
@@ -33,27 +34,30 @@ class Learner:
         """The parameters that the optimizer holds: the model's, or their fp32 copies."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
+    @property
+    def subject(self) -> Subject:
+        """The model as probes see it; with fp32 master copies, those are what is trained."""
+        parameters = dict(self.model.named_parameters())
+        return Subject(
+            self.model,
+            parameters,
+            {name: module for name, module in self.model.named_modules() if name},
+            dict(zip(parameters, self.trained, strict=True)),
+            (self.optimizer,),
+        )
+
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves to be looked at: 0-dim tensors, still on the device.
+    """What a step has shown before it changes the weights: 0-dim tensors, still on the device.
 
     Attributes:
         loss: Mean over the micro-batches, nats a token, fp32.
         grad_norm: L2 norm of the gradient: unscaled, before clipping, after accumulation.
-        loss_scale: The scale that the loss was multiplied by (1 without scaling).
-        next_loss_scale: The next step's; smaller than `loss_scale` exactly if the step was
-            skipped.
     """
 
     loss: Tensor
     grad_norm: Tensor
-    loss_scale: Tensor
-    next_loss_scale: Tensor
-
-    def packed(self) -> Tensor:
-        """(4,): the fields in their order."""
-        return torch.stack([self.loss, self.grad_norm, self.loss_scale, self.next_loss_scale])
 
 
 def make_learner(config: RunConfig, device: torch.device) -> Learner:
@@ -76,7 +80,13 @@ def make_learner(config: RunConfig, device: torch.device) -> Learner:
     )
 
 
-def training_step(learner: Learner, batches: Sequence[MicroBatch], lr: float) -> StepResult:
+def training_step(
+    learner: Learner,
+    batches: Sequence[MicroBatch],
+    lr: float,
+    *,
+    note: Callable[[StepResult], None] = lambda _: None,
+) -> StepResult:
     """Zero the gradients, forward, backward, unscale, measure, clip, then step or skip.
 
     Nothing here reads a device value on the host: a step with a gradient that is not finite is
@@ -87,6 +97,7 @@ def training_step(learner: Learner, batches: Sequence[MicroBatch], lr: float) ->
         batches: Micro-batches (inputs, targets), each (B, T) on the model's device; the loss is
             their mean.
         lr: This step's learning rate.
+        note: Called with the result before the optimizer steps or skips.
     """
     optimizer, scaler, masters = learner.optimizer, learner.scaler, learner.masters
     for group in optimizer.param_groups:
@@ -111,10 +122,10 @@ def training_step(learner: Learner, batches: Sequence[MicroBatch], lr: float) ->
     grad_norm = total_norm(gradients)
     if learner.clip_norm is not None:
         clip_by_norm(gradients, grad_norm, learner.clip_norm)
-    loss_scale = scaler.scale(torch.ones_like(grad_norm))
+    result = StepResult(torch.stack(losses).sum(), grad_norm)
+    note(result)
     scaler.step(optimizer)
     scaler.update()
     if masters:
         masters.write_back()
-    next_loss_scale = scaler.scale(torch.ones_like(grad_norm))
-    return StepResult(torch.stack(losses).sum(), grad_norm, loss_scale, next_loss_scale)
+    return result

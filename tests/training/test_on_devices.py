@@ -1,5 +1,6 @@
 """The built-in loop in each precision: on a CPU always, on a GPU where there is one."""
 
+import math
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 
@@ -18,10 +19,10 @@ from gradlab.probes import (
     OptimizerHealth,
     StateHealth,
 )
-from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.follower import LoopFollower
 from gradlab.training.device import repeatable
-from gradlab.training.loop import _subject, _validate, step_batches, train
-from gradlab.training.step import make_learner, training_step
+from gradlab.training.loop import _validate, step_batches, train
+from gradlab.training.step import StepResult, make_learner, training_step
 
 Make = Callable[..., RunConfig]
 PRECISIONS = ("fp32", "bf16", "fp16", "fp16-pure")
@@ -77,15 +78,22 @@ def test_no_step_waits(everything: Make, device: str, name: str, attention: str)
     ]
     with repeatable(where, 0):
         learner = make_learner(config, where)
-        session = Session(_subject(learner), probes, scaler=learner.scaler)
-        with closing(session), learner.precision.arithmetic():
+        follower = LoopFollower(learner.subject, probes, scaler=learner.scaler)
+
+        def note(result: StepResult) -> None:
+            follower.note_loss(result.loss)
+            follower.note_grad_norm(result.grad_norm)
+
+        with closing(follower), learner.precision.arithmetic():
             for step in range(3):
                 with never_waiting(device) if step else nullcontext():  # the first makes buffers
                     batches = step_batches(config, corpus, where, step)
-                    result = training_step(learner, batches, config.lr(step)).packed()
+                    training_step(learner, batches, config.lr(step), note=note)
                     loss = _validate(config, corpus, where, learner)
-            found = list(session.collect())
-    assert torch.stack([*result, loss]).isfinite().all()
+            found = list(follower.collect())
+    assert loss.isfinite()
+    assert all(step.loss is not None and math.isfinite(step.loss) for step in found)
+    assert all(step.grad_norm is not None and math.isfinite(step.grad_norm) for step in found)
     assert len(found) == 3
     assert all(len(step.tables) >= len(probes) - 1 for step in found)  # of no fault, no table
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gradlab.errors import GradlabWarning, in_words
 from gradlab.probes.faults import Fault, fault_rows, kind_of
-from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.probe import Columns, Probe, Reading, Step
 
 
@@ -26,9 +25,11 @@ class PendingStep:
         loss_scale: 0-dim.
         skipped: 0-dim, above 0 if the optimizer did not step; None if that cannot be.
         losses: 0-dim each, those of the micro-batches.
-        readings: By the probe's position among the session's.
+        readings: By the probe's position among the follower's.
         left_over: As `Step` has it.
         due: The probes that have this step on their cadence, by position.
+        grad_norm: 0-dim, where the loop took it itself.
+        faults: What the loop did to gradients.
     """
 
     step: int
@@ -41,6 +42,8 @@ class PendingStep:
     readings: Mapping[int, Reading]
     left_over: frozenset[str] = frozenset()
     due: frozenset[int] = frozenset()
+    grad_norm: Tensor | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class HostStep:
         loss_scale: What the loss was multiplied by.
         skipped: Whether a gradient that was not finite kept the optimizer from stepping.
         losses: Those of the micro-batches.
-        readings: Columns by the probe's position among the session's.
+        readings: Columns by the probe's position among the follower's.
         event: Whether this process saw one, as `Step` has it.
         left_over: As `Step` has it.
         due: The probes that have this step on their cadence, by position.
         rank: Of the process.
+        grad_norm: As the loop took it; None if it did not.
+        faults: What the loop did to gradients.
     """
 
     step: int
@@ -74,6 +79,8 @@ class HostStep:
     left_over: frozenset[str] = frozenset()
     due: frozenset[int] = frozenset()
     rank: int = 0
+    grad_norm: float | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,13 +134,13 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
 
     Args:
         parts: What each process saw of it; that of the process that writes is the first.
-        probes: The session's.
+        probes: The follower's.
     """
     own = parts[0]
     event = any(part.event for part in parts)
     step = Step(own.step, own.loss_scale, own.skipped, own.left_over, event)
     tables = []
-    grad_norm = None
+    grad_norm = own.grad_norm
     for index, probe in enumerate(probes):
         readings = [part.readings[index] for part in parts if index in part.readings]
         if not readings:
@@ -141,11 +148,11 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
         make = probe.rows if event or index in own.due else probe.between
         if rows := _rows(probe, make, step, readings):
             tables.append(rows)
-        if isinstance(probe, GradientNorms) and probe.covers_all:
-            grad_norm = probe.total(step, readings[0])
+        if grad_norm is None:
+            grad_norm = probe.grad_norm(step, readings[0])
     losses = [loss for part in parts for loss in part.losses]
     loss = sum(losses) / len(losses) if losses else None
-    if faults := [fault for part in parts for fault in _lost_losses(part)]:
+    if faults := [*own.faults, *(fault for part in parts for fault in _lost_losses(part))]:
         tables.append({"faults": fault_rows(faults)})
     return RecordedStep(step, own.updated, own.lr, own.seconds, loss, grad_norm, tuple(tables))
 
@@ -153,7 +160,8 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
 def _has_event(step: HostStep, probes: Sequence[Probe]) -> bool:
     # Each is asked at each step: what a probe notices may be a change.
     noticed = [probes[index].notices(columns) for index, columns in step.readings.items()]
-    return step.skipped or not all(map(math.isfinite, step.losses)) or any(noticed)
+    numbers = step.losses if step.grad_norm is None else (*step.losses, step.grad_norm)
+    return step.skipped or not all(map(math.isfinite, numbers)) or any(noticed)
 
 
 def _lost_losses(part: HostStep) -> list[Fault]:
@@ -197,7 +205,8 @@ def _tensors(pending: PendingStep, of: Iterable[int]) -> list[Tensor]:
     """A step's tensors with these probes' readings, in the order in which `_on_host` takes them."""
     lr = [pending.lr] if isinstance(pending.lr, Tensor) else []
     skipped = [] if pending.skipped is None else [pending.skipped]
-    return [pending.loss_scale, *lr, *skipped, *pending.losses, *_values(pending, of)]
+    norm = [] if pending.grad_norm is None else [pending.grad_norm]
+    return [pending.loss_scale, *lr, *skipped, *norm, *pending.losses, *_values(pending, of)]
 
 
 def _values(pending: PendingStep, of: Iterable[int]) -> list[Tensor]:
@@ -220,6 +229,7 @@ def _on_host(pending: PendingStep, of: Sequence[int], numbers: list[list[float]]
     loss_scale = next(left)[0]
     lr = next(left)[0] if isinstance(pending.lr, Tensor) else pending.lr
     skipped = pending.skipped is not None and next(left)[0] > 0
+    grad_norm = None if pending.grad_norm is None else next(left)[0]
     losses = tuple(next(left)[0] for _ in pending.losses)
     return HostStep(
         pending.step,
@@ -232,6 +242,8 @@ def _on_host(pending: PendingStep, of: Sequence[int], numbers: list[list[float]]
         _columns(pending, of, left),
         left_over=pending.left_over,
         due=pending.due,
+        grad_norm=grad_norm,
+        faults=pending.faults,
     )
 
 

@@ -32,7 +32,7 @@ from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
-from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step
+from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step, tightest
 from gradlab.probes.headroom.seen import Look, Seen, SharedSeen
 from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
@@ -213,12 +213,17 @@ class Headroom(Probe):
             tables["headroom"] = rows
         return tables
 
-    def lead_up(self, until: int) -> Mapping[str, Columns]:
-        """The rows of the last steps up to one that were kept back, to be written after all."""
-        due = [sites for sites in self._lead if sites.step <= until]
+    def held_back(self) -> Mapping[str, Columns]:
+        """Headroom of the last steps."""
+        due = list(self._lead)
         self._lead.clear()
         rows = headroom_rows(due)
         return {"headroom": rows} if rows else {}
+
+    def standing(self) -> Mapping[str, Any]:
+        """The tightest site."""
+        bits, site = tightest(self.latest) if self.latest else (None, None)
+        return {"least_headroom": bits, "tightest_site": site}
 
     def _on_forward(
         self,

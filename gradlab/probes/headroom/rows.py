@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from gradlab.fp16 import headroom_bits
+from gradlab.probes.headroom.overflows import site_label
 from gradlab.probes.probe import Columns
 from gradlab.probes.roles import role
 from gradlab.probes.sites import Details, Place, SiteStep
@@ -122,6 +125,22 @@ def joined_columns(readings: Sequence[Columns]) -> Columns:
                 column = [becomes[name][i] for i in column]
             whole.setdefault(name, []).extend(column)
     return {**whole, "places": tuple(places)}
+
+
+def tightest(sites: SiteStep) -> tuple[float | None, str | None]:
+    """The least headroom of a step and its site, the first of equals in execution order.
+
+    Where there are FP16 tensors only those count: no other can overflow. Else all do.
+    """
+    if not sites.order:
+        return None, None
+    fp16 = [i for i in sites.order if sites.places[i].dtype is torch.float16]
+    index = max(
+        fp16 or sites.order,
+        key=lambda i: sites.max_abs(i) if sites.finite(i) else math.inf,
+    )
+    bits = headroom_bits(sites.max_abs(index), nonfinite=not sites.finite(index))
+    return bits, site_label(sites.places[index])
 
 
 def headroom_rows(steps: Sequence[SiteStep]) -> Columns:

@@ -18,7 +18,7 @@ from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import AttentionScores, Headroom
 from gradlab.probes.distributed import processes
 from gradlab.probes.distributed.processes import Processes, processes_of
-from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.window import HostStep, RecordedStep
 from gradlab.probes.subject import subject_of
 
@@ -301,12 +301,14 @@ def recorded(batches: list[torch.Tensor], processes: Processes | None) -> list[R
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     nn.init.constant_(model[0].weight, 0.5)
     nn.init.constant_(model[1].weight, 1.0)
-    session = Session(subject_of(model, (optimizer,)), [Headroom(count=1)], processes=processes)
+    follower = LoopFollower(
+        subject_of(model, (optimizer,)), [Headroom(count=1)], processes=processes
+    )
     for batch in batches:
         model(batch).sum().backward()
     optimizer.step()
-    taken = list(session.collect())
-    session.close()
+    taken = list(follower.collect())
+    follower.close()
     return taken
 
 

@@ -10,7 +10,7 @@ from gradlab.models.loss import next_token_loss
 from gradlab.models.presets import model_config
 from gradlab.models.transformer import Transformer
 from gradlab.precision.emulation import emulated_fp16
-from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.headroom.overflows import overflows
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.sites import SiteStep
@@ -43,14 +43,14 @@ def observe(
     batches: tuple[int, ...] = (0,),
 ) -> SiteStep:
     probe = Headroom(sample=every, count=every)
-    session = Session(subject_of(model, ()), [probe])
+    follower = LoopFollower(subject_of(model, ()), [probe])
     for _ in range(step):
-        session.end_step()
+        follower.end_step()
     for data in batches:
         pass_through(model, scale, data)
-    session.end_step()
-    session.close()
-    list(session.collect())
+    follower.end_step()
+    follower.close()
+    list(follower.collect())
     assert probe.latest is not None
     return probe.latest
 
@@ -136,14 +136,14 @@ def test_masked_scores_do_not_count() -> None:
 def test_nothing_is_seen_off_cadence_or_without_gradients() -> None:
     model = model_of()
     probe = Headroom(every=lambda step: step == 1)
-    session = Session(subject_of(model, ()), [probe])
+    follower = LoopFollower(subject_of(model, ()), [probe])
     pass_through(model)
-    session.end_step()
+    follower.end_step()
     with torch.no_grad():
         model(batch()[0])
-    session.end_step()
-    session.close()
-    assert [step.tables for step in session.collect()] == [(), ()]
+    follower.end_step()
+    follower.close()
+    assert [step.tables for step in follower.collect()] == [(), ()]
 
 
 def test_micro_batches_merge() -> None:

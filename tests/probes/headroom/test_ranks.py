@@ -8,7 +8,7 @@ from torch import nn
 
 from gradlab.probes import Headroom
 from gradlab.probes.distributed.processes import Processes
-from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.subject import subject_of
 
 
@@ -22,7 +22,7 @@ def first_process_recorded(broken: int, dtype: torch.dtype) -> pd.DataFrame:
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).to(dtype)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         probe = Headroom()
-        session = Session(
+        follower = LoopFollower(
             subject_of(model, (optimizer,)), [probe], every=10, processes=processes[rank]
         )
         probe._seen.rank = rank
@@ -33,9 +33,12 @@ def first_process_recorded(broken: int, dtype: torch.dtype) -> pd.DataFrame:
             model(x).sum().backward()
             optimizer.step()
         found = [
-            tables[table] for step in session.collect() for tables in step.tables if table in tables
+            tables[table]
+            for step in follower.collect()
+            for tables in step.tables
+            if table in tables
         ]
-        session.close()
+        follower.close()
     return pd.concat([pd.DataFrame(dict(rows)) for rows in found])
 
 

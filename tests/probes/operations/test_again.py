@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import gradlab
+from gradlab.config import Events
 from gradlab.probes import Headroom
 from gradlab.probes.attach import Probes
-from gradlab.probes.engine.session import Events
 
 
 class Log(nn.Module):

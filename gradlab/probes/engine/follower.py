@@ -5,13 +5,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.config import Events
 from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.distributed.processes import Processes
@@ -30,13 +30,11 @@ from gradlab.probes.sites import in_backward
 
 Optimizer = torch.optim.Optimizer
 
-Events = Literal["exact", "sampled"]
-
 _PASSES_IN_A_STEP = 1000
 """Backward passes after which a step that has not ended has more likely been missed."""
 
 
-class Session:
+class LoopFollower:
     """Probes at work on a model: from the loop's passes and steps to readings on the device.
 
     A step ends when every optimizer has stepped or skipped; with several, also when one of them
@@ -55,7 +53,7 @@ class Session:
         scaler: That scales the loss, if there is one.
         first_step: Number of the step that comes first.
         on_step: Called after each step.
-        processes: That train the model together, each with a session.
+        processes: That train the model together, each with a follower.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class Session:
         self._handles: list[RemovableHandle] = []
         self._left_out: Sequence[LeftOut] = ()
         self._step_end: StepEnd | None = None
-        self._faults: list[Fault] = []
         self._altered_said = False
         self._carried_over = CarriedOver()
         self._held = {id(optimizer): _held(optimizer, subject) for optimizer in subject.optimizers}
@@ -114,9 +111,19 @@ class Session:
             raise
 
     @property
+    def probes(self) -> list[Probe]:
+        """Those at work."""
+        return [probe for probe, _ in self._probes]
+
+    @property
     def follows_optimizers(self) -> bool:
         """Whether steps end by themselves."""
         return bool(self._subject.optimizers)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the recording began."""
+        return time.perf_counter() - self._began
 
     @property
     def ended(self) -> int:
@@ -153,6 +160,14 @@ class Session:
         # A copy: the loop may go on to divide its own in place.
         self._losses.append(whole(loss.detach()).clone())
 
+    def note_grad_norm(self, norm: Tensor) -> None:
+        """Keep the norm that the loop took of the current step's gradients, before the step.
+
+        Args:
+            norm: L2, over all of them, unscaled and before clipping; 0-dim.
+        """
+        self._norm: Tensor | None = norm
+
     def end_step(self) -> None:
         """The current step is over: take its readings and begin the next."""
         with own_arithmetic():
@@ -162,26 +177,28 @@ class Session:
                 if probe.active and (reading := probe.after_step())
             }
         reached = bool(self._stepped)
-        self._pending.append(
-            PendingStep(
-                self._step,
-                reached or not self._subject.optimizers,
-                self._lr if reached else _learning_rate(self._subject.optimizers),
-                time.perf_counter() - self._began,
-                self._loss_scale,
-                self._skipped,
-                tuple(self._losses),
-                readings,
-                self._left_over() if reached else frozenset(),
-                frozenset(i for i, (probe, _) in enumerate(self._probes) if probe.due),
-            )
-        )
         self._note_altered()
         if reached:
             self._faults += [
                 Fault(self._step, "gradient", name, "unheld", numel=parameter.numel())
                 for name, parameter in self._unheld.stepped().items()
             ]
+        self._pending.append(
+            PendingStep(
+                self._step,
+                reached or not self._subject.optimizers,
+                self._lr if reached else _learning_rate(self._subject.optimizers),
+                self.elapsed,
+                self._loss_scale,
+                self._skipped,
+                tuple(self._losses),
+                readings,
+                self._left_over() if reached else frozenset(),
+                frozenset(i for i, (probe, _) in enumerate(self._probes) if probe.due),
+                self._norm,
+                tuple(self._faults),
+            )
+        )
         self._begin(self._step + 1)
         self._on_step()
 
@@ -215,11 +232,6 @@ class Session:
             return
         numel = self._subject.parameters[name].numel()
         self._faults.append(Fault(self._step, "gradient", name, "kept", numel=numel))
-
-    def take_faults(self) -> list[Fault]:
-        """What the loop did to gradients in the steps that have ended, once."""
-        found, self._faults = self._faults, []
-        return found
 
     def end_unfinished(self, *, failed: bool) -> None:
         """Keep what is there of a step that will not go on: its passes, or the forward pass alone.
@@ -260,7 +272,7 @@ class Session:
                 GradlabWarning,
                 stacklevel=2,
             )
-        probes = [probe for probe, _ in self._probes]
+        probes = self.probes
         steps = to_host(known, probes)
         if self._processes is None:
             parts = [[step] for step in steps]
@@ -277,6 +289,8 @@ class Session:
         self._skipped: Tensor | None = None
         self._lr: float | Tensor | None = None
         self._losses: list[Tensor] = []
+        self._norm = None
+        self._faults: list[Fault] = []
         self._steps_within = False
         self._backward_end.forget()
         for probe, is_due in self._probes:

@@ -1,20 +1,23 @@
 import math
 from collections.abc import Callable
+from contextlib import closing
 
 import pandas as pd
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from gradlab.config import RunConfig, ScheduleConfig, StabilityConfig
-from gradlab.probes.engine.session import Session
+from gradlab.probes.engine.follower import LoopFollower
+from gradlab.probes.engine.recorder import Recorder
 from gradlab.probes.headroom.probe import Headroom
+from gradlab.probes.probe import Probe
 from gradlab.probes.subject import subject_of
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
-from gradlab.training.recording import Recording
+from gradlab.training.judged_run import JudgedRun
 from gradlab.training.stability import StabilityMonitor
-from gradlab.training.step import StepResult
 
 Make = Callable[..., RunConfig]
 
@@ -33,21 +36,55 @@ STEPS = [
 ]
 
 
-def record(config: RunConfig, look_every: int) -> tuple[Run, Recording, bool]:
+class Probed(nn.Module):
+    """A weight whose gradient is what it is given, beside an FP16 site of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1, bias=False)
+        self.rounded = Rounded()
+
+    def forward(self, x: Tensor, peak: float) -> Tensor:
+        self.rounded(torch.tensor([peak]))
+        return self.linear(x).sum()
+
+
+class Rounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.half()
+
+
+def record(config: RunConfig, look_every: int, *probes: Probe) -> tuple[Run, JudgedRun, bool]:
+    """A loop whose steps are `STEPS`."""
+    model = Probed()
+    optimizer = torch.optim.SGD(model.parameters())
+    scaler = GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    subject, every = subject_of(model, (optimizer,)), config.record.every
+    follower = LoopFollower(subject, probes, every=every, scaler=scaler)
     writer = MemoryWriter(config)
     monitor = StabilityMonitor(StabilityConfig(patience=3), unigram_entropy=3.0)
-    recording = Recording(config, writer, None, None, monitor)
+    judged = JudgedRun(config, follower, Recorder(writer.write), monitor)
     broke = False
-    for step, numbers in enumerate(STEPS):
-        result = StepResult(*(torch.tensor(number) for number in numbers))
-        recording.keep(result, torch.tensor(1.25) if step == 4 else None)
-        if (step + 1) % look_every == 0 or step + 1 == len(STEPS):
-            broke = recording.look()
-            recording.flush()
-            if broke and config.stop_when_destabilised:
-                break
-    recording.flush_all(broke=broke)
-    return writer.run(), recording, broke
+    with closing(follower):
+        for step, (loss, norm, scale, next_scale) in enumerate(STEPS):
+            optimizer.zero_grad()
+            optimizer.param_groups[0]["lr"] = config.lr(step)
+            assert scaler.get_scale() == scale
+            scaler.scale(model(torch.tensor([norm]), peak=1e6 if step == 9 else 1.0)).backward()
+            follower.note_loss(loss)
+            follower.note_grad_norm(torch.tensor(norm))
+            scaler.step(optimizer)
+            scaler.update()
+            assert scaler.get_scale() == next_scale
+            if step == 4:
+                judged.note_validation(torch.tensor(1.25))
+            if (step + 1) % look_every == 0 or step + 1 == len(STEPS):
+                broke = judged.look()
+                judged.recorder.flush()
+                if broke and config.stop_when_destabilised:
+                    break
+    judged.end(broke=broke)
+    return writer.run(), judged, broke
 
 
 @pytest.fixture
@@ -57,10 +94,10 @@ def config(make_config: Make) -> RunConfig:
 
 @pytest.mark.parametrize("look_every", [1, 2, 3, 7, 100])
 def test_the_window_changes_nothing(config: RunConfig, look_every: int) -> None:
-    run, recording, broke = record(config, look_every)
+    run, judged, broke = record(config, look_every)
     reference, expected, _ = record(config, 1)
     assert broke
-    assert recording.verdict("completed") == expected.verdict("completed")
+    assert judged.verdict("completed") == expected.verdict("completed")
     pd.testing.assert_frame_equal(
         run.table("steps").drop(columns="seconds"),
         reference.table("steps").drop(columns="seconds"),
@@ -68,8 +105,8 @@ def test_the_window_changes_nothing(config: RunConfig, look_every: int) -> None:
 
 
 def test_the_rows_end_where_the_rule_fired(config: RunConfig) -> None:
-    run, recording, _ = record(config, 100)
-    verdict = recording.verdict("completed")
+    run, judged, _ = record(config, 100)
+    verdict = judged.verdict("completed")
     steps = run.table("steps")
     assert (verdict.reason, verdict.step, verdict.detected_step) == ("grad_nonfinite", 6, 8)
     assert verdict.lr == 3.0
@@ -79,24 +116,14 @@ def test_the_rows_end_where_the_rule_fired(config: RunConfig) -> None:
 @pytest.mark.parametrize("look_every", [1, 4, 100])
 def test_what_follows_the_break_takes_nothing_along(config: RunConfig, look_every: int) -> None:
     """An overflow in a step that was in flight is dropped, and not the headroom before it."""
-    model = nn.Sequential(nn.Linear(2, 2).half())
-    headroom = Headroom(sample=5)
-    session = Session(subject_of(model, ()), [headroom])
-    writer = MemoryWriter(config)
-    monitor = StabilityMonitor(StabilityConfig(patience=3), unigram_entropy=3.0)
-    recording = Recording(config, writer, session, headroom, monitor)
-    for step, numbers in enumerate(STEPS):
-        model(torch.full((1, 2), math.inf if step == 9 else 1.0 + step).half()).sum().backward()
-        session.end_step()
-        recording.keep(StepResult(*(torch.tensor(number) for number in numbers)))
-        if ((step + 1) % look_every == 0 or step == 9) and recording.look():
-            break
-    session.close()
-    recording.flush_all(broke=True)
-    table = writer.run().table("headroom")
-    assert table["step"].unique().tolist() == list(range(9))
-    assert headroom.latest is not None
-    assert headroom.latest.step == 8
+    headroom = Headroom("rounded")
+    run, judged, _ = record(config, look_every, headroom)
+    assert run.table("headroom")["step"].unique().tolist() == list(range(9))
+    assert run.table("overflows").empty
+    progress = judged.progress()
+    assert progress is not None
+    assert (progress.step, progress.least_headroom) == (8, math.log2(65504))
+    assert progress.tightest_site == "rounded"
 
 
 @pytest.mark.parametrize("look_every", [1, 4, 100])
@@ -104,11 +131,11 @@ def test_a_run_that_keeps_going_has_every_step_and_the_same_verdict(
     config: RunConfig, look_every: int
 ) -> None:
     going = config.replace(stop_when_destabilised=False)
-    run, recording, broke = record(going, look_every)
+    run, judged, broke = record(going, look_every)
     _, stopped, _ = record(config, 1)
     assert broke
     assert run.table("steps")["step"].tolist() == list(range(len(STEPS)))
-    assert recording.verdict("completed").step == stopped.verdict("completed").step
+    assert judged.verdict("completed").step == stopped.verdict("completed").step
 
 
 def test_columns_of_steps(config: RunConfig) -> None:
