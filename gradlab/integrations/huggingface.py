@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.extra import needs_extra
-from gradlab.integrations.attachment import AttachingCallback
+from gradlab.integrations.callback import AttachingCallback
 from gradlab.probes.engine.own_hook import LeftOut, own
 from gradlab.probes.selection import unwrapped
 
@@ -39,7 +39,8 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
     Args:
         out: Run directory to make.
         every: Cadence of the probes.
-        probes: What to look at; None for gradient norms, learned scales and headroom.
+        events: "exact", or "sampled": only the steps of the cadence are looked at.
+        probes: What to look at; None for what `attach` takes.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
         window: Steps between two copies from the device.
@@ -76,7 +77,7 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
         seen: Any = torch.compile(model, backend="eager") if args.torch_compile else model
         # Accelerate's optimizer is the one that knows the scaler.
         scaler = getattr(optimizer, "scaler", None)
-        self._attachment.begin(seen, [optimizer], scaler, state.global_step)
+        self._begin(seen, [optimizer], scaler, state.global_step)
         inner = unwrapped(model)
         hook = inner.register_forward_hook(self._on_output, with_kwargs=True)
         self._handles = (hook, *own([hook], inner))
@@ -90,7 +91,7 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
                 total = total / len(losses)
             elif args.average_tokens_across_devices:
                 total = total * args.world_size
-            self._attachment.probes.loss(total)
+            self.probes.loss(total)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close."""
@@ -101,7 +102,7 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
             handle.remove()
         self._handles = ()
         self._losses = []
-        self._attachment.end(error)
+        self._close(error)
 
     def _on_output(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):

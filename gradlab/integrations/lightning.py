@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from gradlab.extra import needs_extra
-from gradlab.integrations.attachment import AttachingCallback
+from gradlab.integrations.callback import AttachingCallback
 
 with needs_extra("lightning", "gradlab.integrations.lightning", "lightning"):
     from lightning.pytorch import Callback
@@ -31,7 +31,8 @@ class GradlabCallback(AttachingCallback, Callback):
     Args:
         out: Run directory to make.
         every: Cadence of the probes.
-        probes: What to look at; None for gradient norms, learned scales and headroom.
+        events: "exact", or "sampled": only the steps of the cadence are looked at.
+        probes: What to look at; None for what `attach` takes.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
         window: Steps between two copies from the device.
@@ -41,7 +42,7 @@ class GradlabCallback(AttachingCallback, Callback):
         """Attach: the model is on its device, optimizers and a checkpoint are there."""
         # Lightning counts the steps of each optimizer.
         first_step = trainer.global_step // max(1, len(trainer.optimizers))
-        self._attachment.begin(pl_module, trainer.optimizers, _scaler(trainer), first_step)
+        self._begin(pl_module, trainer.optimizers, _scaler(trainer), first_step)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Note a micro-batch's loss: before Lightning divided it, and the scaler scaled it."""
@@ -49,15 +50,15 @@ class GradlabCallback(AttachingCallback, Callback):
         scaler = _scaler(trainer)
         if scaler is not None:
             loss = loss / scaler.scale(torch.ones((), device=loss.device))
-        self._attachment.probes.loss(loss)
+        self.probes.loss(loss)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close."""
-        self._attachment.end()
+        self._close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close, and say what ended the training."""
-        self._attachment.end(exception)
+        self._close(exception)
 
 
 def _scaler(trainer: Any) -> GradScaler | None:

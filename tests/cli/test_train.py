@@ -84,12 +84,12 @@ def test_ctrl_c_leaves_a_readable_run(
 ) -> None:
     step, taken = loop.training_step, 0
 
-    def interrupted(*arguments: object) -> object:
+    def interrupted(*arguments: object, **options: object) -> object:
         nonlocal taken
         taken += 1
         if taken == 4:
             raise KeyboardInterrupt
-        return step(*arguments)  # type: ignore[arg-type]
+        return step(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "training_step", interrupted)
     out = tmp_path / "run"

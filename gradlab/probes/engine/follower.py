@@ -1,10 +1,8 @@
 """Follows a training loop's steps and calls the probes at their moments."""
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,7 @@ from gradlab.probes.engine.backward_end import BackwardEnd
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.own_hook import LeftOut, own
-from gradlab.probes.engine.step_end import StepEnd
+from gradlab.probes.engine.step_end import StepEnd, called_by_a_scaler
 from gradlab.probes.engine.unheld import Unheld
 from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.faults import Fault
@@ -380,7 +378,7 @@ class LoopFollower:
         if self._scaling_seen:
             return
         self._scaling_seen = True
-        if getattr(optimizer, "grad_scale", None) is not None or _called_by_a_scaler():
+        if getattr(optimizer, "grad_scale", None) is not None or called_by_a_scaler():
             warnings.warn(
                 "a GradScaler steps this optimizer, and attach was not given it: gradients are "
                 "recorded multiplied by the loss scale, and skipped steps not at all. Pass "
@@ -388,16 +386,6 @@ class LoopFollower:
                 GradlabWarning,
                 stacklevel=2,
             )
-
-
-def _called_by_a_scaler() -> bool:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        # Of no other frame the locals: a look at a caller's keeps them alive as long as it runs.
-        if frame.f_code is GradScaler.step.__code__:
-            return bool(frame.f_locals["self"].is_enabled())
-        frame = frame.f_back
-    return False
 
 
 def _held(optimizer: Optimizer, subject: Subject) -> dict[str, nn.Parameter]:

@@ -122,3 +122,14 @@ class StepEnd:
         found = list(self._scaler._found_inf_per_device(optimizer).values())
         self._after(inside, sum(found[1:], start=found[0]) if found else None)
         return result
+
+
+def called_by_a_scaler() -> bool:
+    """Whether a GradScaler that is at work is on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        # Of no other frame the locals: a look at a caller's keeps them alive as long as it runs.
+        if frame.f_code is GradScaler.step.__code__:
+            return bool(frame.f_locals["self"].is_enabled())
+        frame = frame.f_back
+    return False

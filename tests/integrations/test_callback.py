@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gradlab.integrations.attachment import free_folder
+from gradlab.integrations.callback import free_folder
 
 
 def test_the_first_training_is_where_it_was_asked_to_be(tmp_path: Path) -> None:

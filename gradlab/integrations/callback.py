@@ -9,31 +9,34 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from gradlab.config import Events
 from gradlab.errors import GradlabError
 from gradlab.probes.attach import Probes, Sink, attach
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.probe import Probe
 
 
-class Attachment:
+class AttachingCallback:
     """`attach` put off until a trainer has its model and optimizers, as often as it trains.
 
     Args:
-        out, every, probes, memory, sinks, window: As `attach` takes them.
+        out, every, events, probes, memory, sinks, window: As `attach` takes them.
     """
 
     def __init__(
         self,
-        out: str | Path | None,
+        out: str | Path | None = None,
         *,
-        every: Cadence,
-        probes: Iterable[Probe] | None,
-        memory: bool | None,
-        sinks: Iterable[Sink],
-        window: int,
+        every: Cadence = 1,
+        events: Events = "exact",
+        probes: Iterable[Probe] | None = None,
+        memory: bool | None = None,
+        sinks: Iterable[Sink] = (),
+        window: int = 50,
     ) -> None:
         self._out = out
         self._every = every
+        self._events = events
         self._chosen = None if probes is None else tuple(probes)
         self._memory = memory
         self._sinks = tuple(sinks)
@@ -53,7 +56,7 @@ class Attachment:
             )
         return self._probes
 
-    def begin(
+    def _begin(
         self,
         model: nn.Module,
         optimizers: Iterable[Optimizer],
@@ -69,13 +72,14 @@ class Attachment:
             first_step: Steps done before: above 0 if the training is resumed.
         """
         is_first = self._probes is None
-        self.end()
+        self._close()
         self._probes = attach(
             model,
             optimizers,
             scaler=scaler,
             probes=self._chosen,
             every=self._every,
+            events=self._events,
             out=self._out and free_folder(Path(self._out).expanduser(), first_step, is_first),
             memory=self._memory,
             sinks=self._sinks,
@@ -85,46 +89,10 @@ class Attachment:
             group=dist.group.WORLD if dist.is_initialized() else None,
         )
 
-    def end(self, error: BaseException | None = None) -> None:
+    def _close(self, error: BaseException | None = None) -> None:
         """Close, if there is something to close."""
         if self._probes is not None:
             self._probes.close(error)
-
-
-class AttachingCallback:
-    """What a trainer's callback is told, and the probes that it made of it.
-
-    Args:
-        out: Run directory to make.
-        every: Cadence of the probes.
-        probes: What to look at; None for gradient norms, learned scales and headroom.
-        memory: Keep the rows in memory; None: if there is no `out`.
-        sinks: More places for the rows.
-        window: Steps between two copies from the device.
-    """
-
-    def __init__(
-        self,
-        out: str | Path | None = None,
-        *,
-        every: Cadence = 1,
-        probes: Iterable[Probe] | None = None,
-        memory: bool | None = None,
-        sinks: Iterable[Sink] = (),
-        window: int = 50,
-    ) -> None:
-        self._attachment = Attachment(
-            out, every=every, probes=probes, memory=memory, sinks=sinks, window=window
-        )
-
-    @property
-    def probes(self) -> Probes:
-        """The probes at work, or after a training those that were.
-
-        Raises:
-            GradlabError: No training has begun.
-        """
-        return self._attachment.probes
 
 
 def free_folder(out: Path, first_step: int, is_first: bool) -> Path:
