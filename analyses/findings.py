@@ -15,16 +15,8 @@ from gradlab.analyses.findings_scales import lost_updates, scale_findings
 from gradlab.analyses.findings_scores import score_findings
 from gradlab.analyses.findings_zeros import zero_findings
 from gradlab.analyses.remedies import overflow_remedies
+from gradlab.probe_names import PROBES, ProbeName
 from gradlab.runs.reader import Run
-
-PROBES = {
-    "headroom": "Headroom",
-    "grad_norms": "GradientNorms",
-    "scales": "LearnedScales",
-    "scores": "AttentionScores",
-    "optimizer": "OptimizerHealth",
-}
-"""Table → the probe that fills it."""
 
 
 def findings(run: Run, *, top: int = 5) -> list[Finding]:
@@ -93,14 +85,23 @@ def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
     empty = [name for name in PROBES if name in tables and tables[name].empty]
     if empty:
         found.append(Finding("no rows yet", f"Nothing was recorded in {', '.join(empty)}."))
-    missing = [name for name in PROBES if name not in tables]
-    if run.attached and {"grad_norms", "headroom"} <= tables.keys() and "scales" in missing:
-        missing.remove("scales")  # attach takes them by default, where a model has any
+    missing = {n: probe for n, probe in PROBES.items() if not _looked(run, n, tables)}
+    if run.attached and {"grad_norms", "headroom"} <= tables.keys():
+        missing.pop("scales", None)  # attach takes them by default, where a model has any
     if missing:
         if run.attached:
-            how = ", ".join(f"gradlab.probes.{PROBES[name]}()" for name in missing)
+            how = ", ".join(f"gradlab.probes.{probe.kind}()" for probe in missing.values())
             how = f"gradlab.attach(…, probes=[…, {how}])"
         else:
             how = " ".join(f"--probes {name}" for name in missing)
         found.append(Finding("not recorded", f"{', '.join(missing)}; to have them: {how}."))
     return found
+
+
+def _looked(run: Run, name: ProbeName, tables: dict[str, pd.DataFrame]) -> bool:
+    """Whether a probe was there: it is named, or it alone can have filled a table that is."""
+    if not run.attached:
+        return name in run.config.record.probes
+    own = PROBES[name].tables[0]
+    alone = sum(own in other.tables for other in PROBES.values()) == 1
+    return PROBES[name].kind in run.info.get("probes", ()) or (alone and own in tables)

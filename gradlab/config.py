@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gradlab.errors import ConfigError, unknown
+from gradlab.probe_names import ProbeName
 
 Placement = Literal["pre", "post"]
 NormKind = Literal["layernorm", "rmsnorm"]
@@ -22,7 +23,6 @@ Activation = Literal["gelu", "relu2", "geglu"]
 AttentionPath = Literal["materialised", "sdpa"]
 Positions = Literal["sinusoidal", "learned"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
-ProbeName = Literal["headroom", "grad_norms", "scales", "scores", "optimizer"]
 Events = Literal["exact", "sampled"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
 
@@ -313,8 +313,8 @@ class RecordConfig(Config):
 
     model_config = ConfigDict(title="What is recorded")
 
-    probes: tuple[ProbeName, ...] = ("headroom",)
-    """What is measured inside the model, by the table that it fills."""
+    probes: tuple[ProbeName, ...] = ("headroom", "states")
+    """What is measured inside the model, by the names of `gradlab.probe_names`."""
     every: int = Field(default=10, ge=1)
     """Steps between two with rows, events aside."""
     events: Events = "exact"

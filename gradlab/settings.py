@@ -20,7 +20,6 @@ from gradlab.config import (
     OptimizerConfig,
     PrecisionConfig,
     PrecisionName,
-    ProbeName,
     RecordConfig,
     RunConfig,
     ScalingConfig,
@@ -30,6 +29,7 @@ from gradlab.config import (
 )
 from gradlab.errors import ConfigError, GradlabError, unknown
 from gradlab.models.presets import model_config, size_labels
+from gradlab.probe_names import PROBES
 from gradlab.runs.command import Command
 
 PARTS = (
@@ -107,9 +107,11 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
     batch_size: int = same("batch_size")
     accumulation: int = same("accumulation")
     device: str = same("device")
-    probes: Names = ("headroom",)
-    """What to measure inside the model: headroom, grad_norms, scales, scores, optimizer, or none;
-    repeat for more."""
+    probes: Names = Field(
+        default=("headroom",),
+        description=f"What to measure inside the model: {', '.join(PROBES)}, or none; repeat for "
+        "more.",
+    )
     every: int = same("every", RecordConfig)
     events: Events = same("events", RecordConfig)
     window: int = same("window", RecordConfig)
@@ -157,7 +159,7 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
         """What is recorded: `none`, alone, stands for no probes."""
         probes = [] if list(self.probes) == ["none"] else self.probes
         for name in probes:
-            check_name("probe", name, [*get_args(ProbeName), "none"])
+            check_name("probe", name, [*PROBES, "none"])
         return self._part(RecordConfig, probes=tuple(probes))
 
 
@@ -191,6 +193,9 @@ class OneRun(Settings):
     val_batches: int = same("val_batches")
     precision: str = "auto"
     """Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32 on a CPU, bf16 on CUDA."""
+    probes: Names = Field(
+        default=RecordConfig().probes, description=Settings.model_fields["probes"].description
+    )
     keep_going: bool = False
     """Train on after the run has destabilised."""
 

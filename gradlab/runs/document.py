@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from gradlab.config import Config, RunConfig
 from gradlab.errors import GradlabError, unknown
+from gradlab.probe_names import PROBES
 from gradlab.runs.schema import SCHEMA_VERSION, TABLE_NAME, OwnType
 from gradlab.runs.verdict import Verdict
 
@@ -142,9 +143,9 @@ def to_json(document: Mapping[str, Any]) -> bytes:
 
 
 def _tables(config: RunConfig | None) -> list[str]:
-    """The tables of a run of the built-in loop: its probes are named after theirs."""
+    """The tables of a run of the built-in loop."""
     probes = () if config is None else config.record.probes
-    return ["steps", *probes, *(["overflows"] if "headroom" in probes else [])]
+    return list(dict.fromkeys(["steps", *(t for name in probes for t in PROBES[name].tables)]))
 
 
 def _versions() -> dict[str, str]:

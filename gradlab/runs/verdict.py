@@ -20,6 +20,9 @@ Reason = Literal[
 BREAKS = frozenset({"loss_nonfinite", "grad_nonfinite", "loss_scale_floor", "loss_rise"})
 """The reasons that mean the run destabilised."""
 
+NOT_LOOKED_AT = "not looked at"
+"""What stands for a first overflow at a step that nobody looked at (`events = "sampled"`)."""
+
 
 def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -40,7 +43,7 @@ class Verdict(Config):
         lr: Learning rate at `step`.
         detected_step: The step at which the rule fired; None unless the run broke.
         first_overflow: Site of the producer of the first overflow at `step`, forward before
-            backward; None if nothing overflowed there.
+            backward; None if nothing overflowed there, `NOT_LOOKED_AT` if that is not known.
         lr_min_loss: Learning rate at the lowest EMA of the loss.
         lr_collapse: Learning rate at which the EMA, having been below the corpus's unigram
             entropy, first rises above it after its lowest; None if it never did.

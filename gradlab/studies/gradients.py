@@ -3,11 +3,16 @@
 from itertools import product
 from typing import ClassVar
 
+from pydantic import Field
+
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError
+from gradlab.probe_names import PROBES
 from gradlab.settings import Names, size_at
 from gradlab.studies.study import Study
 from gradlab.studies.table import RUNS, StudyTable
+
+_OTHERS = tuple(name for name in PROBES if name != "grad_norms")
 
 
 class Gradients(Study):
@@ -32,9 +37,10 @@ class Gradients(Study):
     average: int = 50
     """Steps that each window averages: the first after the warm-up, and the last. Another number
     with --resume looks at the same runs again."""
-    probes: Names = ("grad_norms",)
-    """What to measure beside the gradients: headroom, scales, scores, optimizer; repeat for
-    more."""
+    probes: Names = Field(
+        default=("grad_norms",),
+        description=f"What to measure beside the gradients: {', '.join(_OTHERS)}; repeat for more.",
+    )
     every: int = 1
     """Steps between two looks."""
     precision: str = "auto"

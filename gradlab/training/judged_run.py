@@ -9,7 +9,7 @@ from gradlab.config import RunConfig
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
 from gradlab.probes.engine.window import RecordedStep
-from gradlab.runs.verdict import Reason, Verdict
+from gradlab.runs.verdict import NOT_LOOKED_AT, Reason, Verdict
 from gradlab.training.progress import Progress
 from gradlab.training.stability import StabilityMonitor
 from gradlab.training.step import StepResult
@@ -82,7 +82,10 @@ class JudgedRun:
         verdict = self.monitor.verdict(otherwise=otherwise, step=step, lr=lr)
         if not verdict.broke or verdict.step is None:
             return verdict
-        return verdict.replace(first_overflow=self._producers.get(verdict.step))
+        record = self.config.record
+        is_seen = record.events == "exact" or verdict.step % record.every == 0
+        nothing = None if is_seen else NOT_LOOKED_AT
+        return verdict.replace(first_overflow=self._producers.get(verdict.step, nothing))
 
     def _take(self, recorded: RecordedStep) -> bool:
         step = recorded.step.step

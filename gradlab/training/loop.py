@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradlab.config import RunConfig
+import gradlab.probes
+from gradlab.config import RecordConfig, RunConfig
 from gradlab.data.batches import Batch, train_batch, validation_batches
 from gradlab.data.corpus import Corpus, load_corpus
 from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import in_words
 from gradlab.models.loss import next_token_loss
 from gradlab.precision.device_facts import device_facts
+from gradlab.probe_names import PROBES
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder, recorded_of
-from gradlab.probes.named import named_probes
+from gradlab.probes.probe import Probe
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Reason
@@ -64,8 +66,8 @@ def train(
     with repeatable(device, config.seed):
         with memory_in_words(config, device):
             learner = make_learner(config, device)
-        probes = named_probes(config.record)
         record = config.record
+        probes = _probes(record)
         info = _info(corpus, device, learner) | recorded_of(probes) | {"events": record.events}
         writer = RunWriter(Path(out), config, info) if out else MemoryWriter(config, info)
         follower = LoopFollower(
@@ -180,6 +182,12 @@ def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: 
             losses.append(next_token_loss(model(inputs), targets))
     model.train()
     return torch.stack(losses).mean()
+
+
+def _probes(record: RecordConfig) -> list[Probe]:
+    """The probes that a run's record asks for, each once."""
+    facts = [PROBES[name] for name in dict.fromkeys(record.probes)]
+    return [getattr(gradlab.probes, probe.kind)(**probe.arguments) for probe in facts]
 
 
 def _info(corpus: Corpus, device: torch.device, learner: Learner) -> dict[str, Any]:

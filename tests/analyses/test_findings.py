@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from gradlab.analyses.finding import Finding
-from gradlab.analyses.findings import PROBES, findings
+from gradlab.analyses.findings import findings
 from gradlab.config import RecordConfig, RunConfig, ScheduleConfig, StabilityConfig
 from gradlab.models.presets import model_config
+from gradlab.probe_names import PROBES
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
@@ -22,7 +23,7 @@ CONFIG = RunConfig(
     schedule=ScheduleConfig(kind="ramp", lr_step=0.1),
     steps=20,
     stability=StabilityConfig(patience=3),
-    record=RecordConfig(probes=("headroom", "grad_norms", "scales", "scores", "optimizer")),
+    record=RecordConfig(probes=tuple(PROBES)),
 )
 
 
@@ -134,9 +135,10 @@ def test_a_run_of_another_loop() -> None:
     assert found["end"] == "Ended by an error (no memory): 2 steps recorded, the last 1."
     assert found["no rows yet"] == "Nothing was recorded in grad_norms."
     assert found["not recorded"] == (
-        "headroom, scales, scores, optimizer; to have them: gradlab.attach(…, probes=[…, "
+        "headroom, scales, scores, optimizer, states; to have them: gradlab.attach(…, probes=[…, "
         "gradlab.probes.Headroom(), gradlab.probes.LearnedScales(), "
-        "gradlab.probes.AttentionScores(), gradlab.probes.OptimizerHealth()])."
+        "gradlab.probes.AttentionScores(), gradlab.probes.OptimizerHealth(), "
+        "gradlab.probes.StateHealth()])."
     )
     assert set(found) == {"run", "end", "no rows yet", "not recorded"}
 
@@ -160,15 +162,17 @@ def test_a_loss_that_was_not_noted_is_no_nan(
 def test_what_was_not_recorded_is_named_with_its_option() -> None:
     run = recorded(steps([1.0]), config=CONFIG.replace(record=RecordConfig(probes=("headroom",))))
     assert findings(run)[-1].sentence == (
-        "grad_norms, scales, scores, optimizer; to have them: --probes grad_norms --probes scales "
-        "--probes scores --probes optimizer."
+        "grad_norms, scales, scores, optimizer, states; to have them: --probes grad_norms "
+        "--probes scales --probes scores --probes optimizer --probes states."
     )
     assert "not recorded" not in [found.what for found in findings(recorded(steps([1.0])))]
 
 
 @pytest.mark.parametrize("config", [CONFIG, None])
 def test_no_rows_at_all(config: RunConfig | None) -> None:
-    run = recorded(config=config, status=None, info={"tables": ["steps", "overflows", *PROBES]})
+    kinds = [probe.kind for probe in PROBES.values()]
+    tables = ["steps", *(table for probe in PROBES.values() for table in probe.tables)]
+    run = recorded(config=config, status=None, info={"tables": tables, "probes": kinds})
     assert [found.what for found in findings(run)] == ["run", "end", "no rows yet"]
     assert told(run, "end") == "Still being written: no step was recorded."
 

@@ -164,7 +164,7 @@ def test_an_opening_says_what_runs_and_with_what(config: RunConfig) -> None:
 
 
 def test_tables_are_declared_only_where_they_are_recorded(config: RunConfig) -> None:
-    assert opening(config, {})["tables"] == ["steps", "headroom", "overflows"]
+    assert opening(config, {})["tables"] == ["steps", "headroom", "overflows", "faults"]
     quiet = config.replace(record=config.record.replace(probes=()))
     assert opening(quiet, {})["tables"] == ["steps"]
 

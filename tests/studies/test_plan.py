@@ -37,6 +37,7 @@ def test_the_default_study_is_the_papers_test_at_nano() -> None:
             seed=config.seed,
             batch_size=8,
             precision=PrecisionConfig(name="fp16"),
+            record=RecordConfig(probes=("headroom",)),
         )
     assert configs[0].model.attention == "materialised"
     assert configs[0].optimizer == OptimizerConfig(
@@ -134,7 +135,7 @@ PARTS: dict[str, Any] = {
     ),
     "stability": StabilityConfig(patience=3, loss_scale_floor=1e-3, ema_decay=0.5, margin=2.0),
     "data": DataConfig(corpus="text.txt", tokenizer="words.json", held_out=0.1),
-    "record": RecordConfig(window=7, probes=("scales",), every=3),
+    "record": RecordConfig(window=7, probes=("scales",), every=3, events="sampled"),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from gradlab.config import RunConfig, ScheduleConfig, StabilityConfig
+from gradlab.config import RecordConfig, RunConfig, ScheduleConfig, StabilityConfig
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
 from gradlab.probes.headroom.probe import Headroom
@@ -16,6 +16,7 @@ from gradlab.probes.probe import Probe
 from gradlab.probes.subject import subject_of
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
+from gradlab.runs.verdict import NOT_LOOKED_AT
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.stability import StabilityMonitor
 
@@ -59,8 +60,13 @@ def record(config: RunConfig, look_every: int, *probes: Probe) -> tuple[Run, Jud
     model = Probed()
     optimizer = torch.optim.SGD(model.parameters())
     scaler = GradScaler("cpu", init_scale=8.0, growth_interval=2)
-    subject, every = subject_of(model, (optimizer,)), config.record.every
-    follower = LoopFollower(subject, probes, every=every, scaler=scaler)
+    follower = LoopFollower(
+        subject_of(model, (optimizer,)),
+        probes,
+        every=config.record.every,
+        events=config.record.events,
+        scaler=scaler,
+    )
     writer = MemoryWriter(config)
     monitor = StabilityMonitor(StabilityConfig(patience=3), unigram_entropy=3.0)
     judged = JudgedRun(config, follower, Recorder(writer.write), monitor)
@@ -148,3 +154,17 @@ def test_columns_of_steps(config: RunConfig) -> None:
     assert steps["tokens"].tolist() == [64 * (step + 1) for step in range(9)]
     assert steps["val_loss"].dropna().to_dict() == {4: 1.25}
     assert steps["seconds"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("look_every", [1, 100])
+def test_an_overflow_that_nobody_looked_at_is_not_said_to_be_none(
+    config: RunConfig, look_every: int
+) -> None:
+    for every, said in ((4, NOT_LOOKED_AT), (3, None)):  # the break is at step 6
+        sampled = config.replace(record=RecordConfig(every=every, events="sampled"))
+        run, judged, _ = record(sampled, look_every, Headroom("rounded"))
+        assert judged.verdict("completed").first_overflow == said
+        looked = run.table("headroom")["step"].unique().tolist()
+        assert looked == [step for step in range(9) if step % every == 0]
+    _, exact, _ = record(config.replace(record=RecordConfig(every=4)), look_every)
+    assert exact.verdict("completed").first_overflow is None
