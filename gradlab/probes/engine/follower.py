@@ -67,6 +67,7 @@ class LoopFollower:
         on_step: Callable[[], None] = lambda: None,
         processes: Processes | None = None,
     ) -> None:
+        self.probes = tuple(probes)
         self._processes = processes
         self._first_step = first_step
         self._subject = subject
@@ -107,11 +108,6 @@ class LoopFollower:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def probes(self) -> list[Probe]:
-        """Those at work."""
-        return [probe for probe, _ in self._probes]
 
     @property
     def follows_optimizers(self) -> bool:
