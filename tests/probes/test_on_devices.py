@@ -203,3 +203,24 @@ def test_a_gpu_s_scores_are_the_cpu_s(attention: str) -> None:
             optimizer.step()
         found.append(recorded.table("scores"))
     pd.testing.assert_frame_equal(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_passes_on_a_stream_of_their_own() -> None:
+    found = []
+    for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+        model = model_of("materialised").cuda()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        chosen: list[Probe] = [GradientNorms(), Headroom(count=1), AttentionScores()]
+        batch = tokens().cuda()
+        with gradlab.attach(model, optimizer, probes=chosen) as recorded:
+            for _ in range(3):
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    optimizer.zero_grad()
+                    next_token_loss(model(batch), batch).backward()
+                torch.cuda.current_stream().wait_stream(stream)
+                optimizer.step()
+        found.append([recorded.table(name) for name in ("grad_norms", "headroom", "scores")])
+    for one, other in zip(*found, strict=True):
+        pd.testing.assert_frame_equal(one, other, rtol=1e-5)

@@ -251,4 +251,7 @@ def _larger(one: float, other: float) -> float:
 
 def _joined(tensors: list[Tensor]) -> Tensor:
     device = tensors[0].device
+    for x in tensors:
+        if x.is_cuda:  # a forward pass on another stream would take its memory back at once
+            x.record_stream(torch.cuda.current_stream(x.device))
     return torch.cat([x if x.device == device else x.to(device) for x in tensors])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -105,6 +106,9 @@ class CarriedOver:
             self.close()
             gradient = witness.parameter.grad
             is_left = witness.left is not None and gradient_state(witness.parameter) == witness.left
+            # A read would end a capture.
+            captured = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+            is_left &= not captured
             self._is_sure = is_left and gradient is not None and bool((gradient != 0).any())
             self._is_over = not self._is_sure
 

@@ -141,6 +141,9 @@ class Seen:
         values = {"low": numbers[:, 0], "high": numbers[:, 1]}
         if self._counts:
             first = self._counts[0].device
+            for x in self._counts:
+                if x.is_cuda:  # a forward pass on another stream would take its memory back at once
+                    x.record_stream(torch.cuda.current_stream(x.device))
             values["counts"] = torch.cat([x.to(first) for x in self._counts])
         return Reading(labels, values)
 
