@@ -1,9 +1,10 @@
 """The places of a computation that a probe can look at, and what one step showed at each."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._pytree import tree_leaves
 
 Direction = Literal["forward", "backward"]
+
+_WITH_EXTREMES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 HANDED = ""
 """Cause of a place whose module was handed something that was not finite already."""
@@ -127,11 +130,26 @@ def floats_of(output: Any) -> list[tuple[str, Tensor]]:
     ]
 
 
+def hook_gradient(x: Tensor, hook: Callable[[Tensor], None]) -> None:
+    """Have a hook called with the gradient of a tensor that has a history, for as long as it lives.
+
+    What `Tensor.register_hook` does, without the handle that it makes, which takes several times as
+    long.
+    """
+    if type(x) is not Tensor:
+        x.register_hook(hook)
+        return
+    hooks = x._backward_hooks
+    if hooks is None:
+        x._backward_hooks = hooks = OrderedDict()
+        cast(Any, x.grad_fn)._register_hook_dict(x)
+    hooks[id(hook)] = hook
+
+
 def has_extremes(x: Tensor) -> bool:
     """Whether a tensor's smallest and largest entry can be taken."""
     return (
-        x.is_floating_point()
-        and x.itemsize > 1
+        x.dtype in _WITH_EXTREMES
         and x.layout is torch.strided
         and not x.is_nested
         # torch.compile cannot trace this question; the operator that it does trace needs no answer.

@@ -1,4 +1,4 @@
-"""A step's extremes on their way to the host: rows of a few buffers, not hundreds of tensors."""
+"""A step's extremes on their way to the host: a few tensors, not hundreds."""
 
 import math
 
@@ -18,22 +18,26 @@ _ROWS = 128
 class Extremes:
     """Smallest and largest entry of the tensors that a step shows.
 
-    Their memory is used again at every step. So no tensor's numbers are allocated, a step's are put
-    together at once, and on a CPU they are read without a call into torch.
+    On a GPU they stay there: their memory is used again at every step, no tensor's numbers are
+    allocated, and a step's are put together at once. On a CPU they are read at once, without a call
+    into torch.
     """
 
     last = (1.0, 1.0)
     """Those of the tensor taken last, if it is on a CPU; else numbers that are finite and not 0."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[torch.device, torch.dtype], _Buffer] = {}
-        self._taken: list[tuple[_Buffer, int]] = []
+        self._kept: dict[tuple[torch.device, torch.dtype], _OnHost | _OnDevice] = {}
+        # Not one list of pairs: objects that stay are work for Python's garbage collector.
+        self._taken: list[_OnHost | _OnDevice] = []
+        self._rows: list[int] = []
 
     def clear(self) -> None:
         """Forget what was taken."""
         self._taken.clear()
-        for buffer in self._buffers.values():
-            buffer.used = 0
+        self._rows.clear()
+        for kept in self._kept.values():
+            kept.clear()
 
     def take(self, x: Tensor) -> bool:
         """Take in a tensor that has entries, in one read; both are NaN if any entry is NaN.
@@ -41,19 +45,11 @@ class Extremes:
         Returns:
             False if it is on a CPU, where nothing waits for this look, and not finite.
         """
-        buffer = self._next_row(x)
-        pair = buffer.pairs[buffer.used]
-        torch.aminmax(x, out=pair)
-        if buffer.number is not None:
-            low, high = buffer.number(buffer.used, 0), buffer.number(buffer.used, 1)
-        elif buffer.numbers.is_cpu:
-            low, high = pair[0].float().numpy().item(), pair[1].float().numpy().item()
-        else:
-            low, high = Extremes.last
-        buffer.used += 1
-        self.last = low, high
-        is_finite: bool = -math.inf < low and high < math.inf
-        return is_finite
+        kept = self._kept.get((x.device, x.dtype)) or self._start(x)
+        self._taken.append(kept)
+        self._rows.append(kept.used)
+        self.last = low, high = kept.take(x)
+        return -math.inf < low and high < math.inf
 
     def take_bound(self, x: Tensor) -> bool:
         """Take in what no entry of a large tensor exceeds: the root of the sum of their squares.
@@ -65,29 +61,14 @@ class Extremes:
             Whether it was taken: not if the tensor is not fp32 and on a CPU, or its entries are so
             small (all zero, too), so large or so many that their squares do not say that.
         """
-        numel = x.numel()
-        if numel < _LARGE or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+        kept = self._kept.get((x.device, x.dtype)) or self._start(x)
+        if not isinstance(kept, _OnHost) or (bound := _bound(x)) is None:
             return False
-        entries = x.view(-1)
-        squares = torch.dot(entries, entries).item()
-        if not _MEAN_SQUARE * numel < squares < FP16_OVERFLOW**2:
-            return False
-        buffer, largest = self._next_row(x), math.sqrt(squares)
-        self.last = -largest, largest
-        buffer.numbers.numpy()[buffer.used] = self.last
-        buffer.used += 1
+        self._taken.append(kept)
+        self._rows.append(kept.used)
+        self.last = -bound, bound
+        kept.put(-bound, bound)
         return True
-
-    def _next_row(self, x: Tensor) -> "_Buffer":
-        """The buffer in which a tensor comes next, with room for it."""
-        kind = x.device, x.dtype
-        buffer = self._buffers.get(kind)
-        if buffer is None:
-            buffer = self._buffers[kind] = _Buffer(*kind)
-        elif buffer.used == len(buffer.pairs):
-            buffer.grow()
-        self._taken.append((buffer, buffer.used))
-        return buffer
 
     def together(self) -> tuple[Tensor, list[int]]:
         """What was taken since `clear`, something at least.
@@ -96,38 +77,89 @@ class Extremes:
             (n, 2), low and high, those of one dtype and device together; and for each tensor, in
             the order of taking, its row in there.
         """
-        first: dict[_Buffer, int] = {}
+        first: dict[_OnHost | _OnDevice, int] = {}
         parts: list[Tensor] = []
-        for buffer in self._buffers.values():
-            first[buffer] = sum(map(len, parts))
-            parts.append(buffer.numbers[: buffer.used])
+        for kept in self._kept.values():
+            first[kept] = sum(map(len, parts))
+            parts.append(kept.numbers())
         whole = torch.cat([part.to(parts[0].device) for part in parts])
-        return whole, [first[buffer] + row for buffer, row in self._taken]
+        places = zip(self._taken, self._rows, strict=True)
+        return whole, [first[kept] + row for kept, row in places]
+
+    def _start(self, x: Tensor) -> "_OnHost | _OnDevice":
+        kept = _OnHost(x.dtype) if x.is_cpu else _OnDevice(x.device, x.dtype)
+        self._kept[x.device, x.dtype] = kept
+        return kept
 
 
-class _Buffer:
-    """Rows of one dtype on one device.
+def _bound(x: Tensor) -> float | None:
+    numel = x.numel()
+    if numel < _LARGE or x.dtype is not torch.float32 or not x.is_contiguous():
+        return None
+    entries = x.view(-1)
+    squares = torch.dot(entries, entries).item()
+    return math.sqrt(squares) if _MEAN_SQUARE * numel < squares < FP16_OVERFLOW**2 else None
+
+
+class _OnHost:
+    """Numbers of one dtype, read as they are taken: one pair of tensors serves all.
+
+    Attributes:
+        used: How many tensors were taken.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        pair = torch.empty(2, dtype=dtype)
+        self._low, self._high = self._pair = pair.unbind()
+        # NumPy has no bfloat16.
+        self._read = None if dtype is torch.bfloat16 else pair.numpy().tolist
+        self.clear()
+
+    def clear(self) -> None:
+        self._found: list[float] = []
+        self.used = 0
+
+    def take(self, x: Tensor) -> tuple[float, float]:
+        torch.aminmax(x, out=self._pair)
+        low, high = self._read() if self._read else (self._low.item(), self._high.item())
+        self.put(low, high)
+        return low, high
+
+    def put(self, low: float, high: float) -> None:
+        self._found += low, high
+        self.used += 1
+
+    def numbers(self) -> Tensor:
+        return torch.tensor(self._found, dtype=torch.float64).view(-1, 2)
+
+
+class _OnDevice:
+    """Rows of a buffer of one dtype on one device.
 
     Attributes:
         used: Rows that are taken.
-        numbers: (rows, 2).
-        pairs: Both numbers of each row.
-        number: Reads one, by row and column, on a CPU; not of bfloat16, which NumPy has not.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.used = 0
         self._hold(torch.empty(_ROWS, 2, device=device, dtype=dtype))
 
-    def _hold(self, numbers: Tensor) -> None:
-        self.numbers = numbers
-        self.pairs = [row.unbind() for row in numbers]
-        readable = numbers.is_cpu and numbers.dtype is not torch.bfloat16
-        self.number = numbers.numpy().item if readable else None
+    def clear(self) -> None:
+        self.used = 0
 
-    def grow(self) -> None:
-        """Make room for as many again."""
-        # Not by torch.cat, which autocast refuses where types mix.
-        more = self.numbers.new_empty(2 * self.used, 2)
-        more[: self.used] = self.numbers
-        self._hold(more)
+    def take(self, x: Tensor) -> tuple[float, float]:
+        if self.used == len(self._pairs):
+            # Not by torch.cat, which autocast refuses where types mix.
+            more = self._numbers.new_empty(2 * self.used, 2)
+            more[: self.used] = self._numbers
+            self._hold(more)
+        torch.aminmax(x, out=self._pairs[self.used])
+        self.used += 1
+        return Extremes.last
+
+    def numbers(self) -> Tensor:
+        return self._numbers[: self.used]
+
+    def _hold(self, numbers: Tensor) -> None:
+        self._numbers = numbers  # (rows, 2)
+        self._pairs = [row.unbind() for row in numbers]

@@ -37,7 +37,15 @@ from gradlab.probes.headroom.seen import Look, Seen, SharedSeen
 from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
-from gradlab.probes.sites import HANDED, SiteStep, floats_of, in_backward, sites, version_of
+from gradlab.probes.sites import (
+    HANDED,
+    SiteStep,
+    floats_of,
+    hook_gradient,
+    in_backward,
+    sites,
+    version_of,
+)
 
 
 class Headroom(Probe):
@@ -111,7 +119,7 @@ class Headroom(Probe):
         self._inputs = [CompiledLooks(partial(self._on_input, m), None) for m in (False, True)]
         self._returned = CompiledLooks(None, self._on_returned)
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
-        self._outputs: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}
+        self._gradient_hooks: dict[str, partial[None]] = {}
         self._arguments = _arguments(subject.model)
         self._lead.clear()
         self._operations = Operations(subject.model, self._every_operation)
@@ -152,7 +160,6 @@ class Headroom(Probe):
         self._looks += self.due
         self._passed.clear()
         self._trained.clear()
-        self._outputs.clear()
         self._operations.begin()
         self._called = self._backward_seen = self._given_lost = False
 
@@ -244,7 +251,6 @@ class Headroom(Probe):
                 # A module may only pass on what a part of it gave, unchanged.
                 if last is None or last[0]() is not tensor or last[1] != made[1]:
                     self._on_output(name + suffix, masking, module, (args, kwargs), tensor)
-                    self._outputs[id(tensor)] = (name + suffix, *made)
 
     def _on_compiled(
         self, name: str, masking: Masking, module: nn.Module, suffix: str, output: Tensor
@@ -258,7 +264,7 @@ class Headroom(Probe):
     def _on_compiled_gradient(
         self, name: str, module: nn.Module, suffix: str, gradient: Tensor
     ) -> None:
-        self._on_output_gradient(name + suffix, _entries(module, gradient), False, gradient)
+        self._look_at_gradient(name + suffix, _entries(module, gradient), False, gradient)
 
     def _is_new(self, name: str, *, has_graph: bool) -> bool:
         """Whether an output is one to look at, and not computed again by checkpointing."""
@@ -300,15 +306,21 @@ class Headroom(Probe):
             self._returned.trace(output)
         elif self.active and torch.is_grad_enabled():
             for suffix, tensor in floats_of(output):
-                name, made, version = self._outputs.get(id(tensor), ("", None, 0))
-                if made is not None and made() is tensor and version == version_of(tensor):
-                    self._seen.ends.add(name)
+                if (site := self._site_of(tensor)) is not None:
+                    self._seen.ends.add(site)
                 elif tensor.requires_grad and not tensor.is_leaf:
-                    tensor.register_hook(partial(self._on_returned, suffix))
-            self._outputs.clear()
+                    hook_gradient(tensor, partial(self._on_returned, suffix))
+
+    def _site_of(self, tensor: Tensor) -> str | None:
+        """The site whose output a tensor is, unchanged since, if its gradient is looked at."""
+        for hook in (tensor._backward_hooks or {}).values():
+            if isinstance(hook, partial) and hook.func == self._on_output_gradient:
+                name, _, version = hook.args
+                return str(name) if version == version_of(tensor) else None
+        return None
 
     def _on_returned(self, suffix: str, gradient: Tensor) -> None:
-        self._on_output_gradient(f"output{suffix}", gradient.numel(), True, gradient)
+        self._look_at_gradient(f"output{suffix}", gradient.numel(), True, gradient)
 
     def _on_output(
         self, name: str, masking: Masking, module: nn.Module, given: Any, output: Tensor
@@ -334,13 +346,20 @@ class Headroom(Probe):
                 seen.causes[seen.index(look)] = cause
         # A leaf, as a module gives that returns its parameter, would keep the hook for good.
         if output.requires_grad and not output.is_leaf:
-            output.register_hook(partial(self._on_output_gradient, name, numel, False))
+            known, version = self._gradient_hooks.get(name), version_of(output)
+            if known is None or known.args != (name, numel, version):
+                known = partial(self._on_output_gradient, name, numel, version)
+                self._gradient_hooks[name] = known
+            hook_gradient(output, known)
             # A single number may be a loss that has nothing to add.
             is_zero = numel > 1 and not any(seen.extremes.last)
             if is_zero and makes_zeros(module, given):
                 seen.zeroed.append(seen.index(look))
 
-    def _on_output_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
+    def _on_output_gradient(self, name: str, numel: int, version: int, gradient: Tensor) -> None:
+        self._look_at_gradient(name, numel, False, gradient)
+
+    def _look_at_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
         if self.active:
             look: Look = (name, "backward", gradient.dtype, False, outside)
             self._seen.lost |= not self._seen.take(look, _plain(gradient), numel)
