@@ -285,7 +285,9 @@ class Headroom(Probe):
         named = (*zip(self._arguments, args, strict=False), *kwargs.items())
         for position, (name, given) in enumerate(named):
             if torch.compiler.is_compiling():
-                self._inputs[position > 0].trace(given, name)
+                self._inputs[int(position > 0)].trace(
+                    given, name
+                )  # earlier torch traces no bool here
             elif self.active and torch.is_grad_enabled() and not in_backward():
                 for suffix, tensor in floats_of(given):
                     # As `cause_of` has it: a mask has no gradient, and does not come first.
