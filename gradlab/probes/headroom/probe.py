@@ -285,9 +285,8 @@ class Headroom(Probe):
         named = (*zip(self._arguments, args, strict=False), *kwargs.items())
         for position, (name, given) in enumerate(named):
             if torch.compiler.is_compiling():
-                self._inputs[int(position > 0)].trace(
-                    given, name
-                )  # earlier torch traces no bool here
+                # An index that is a bool is none that earlier torch traces.
+                self._inputs[int(position > 0)].trace(given, name)
             elif self.active and torch.is_grad_enabled() and not in_backward():
                 for suffix, tensor in floats_of(given):
                     # As `cause_of` has it: a mask has no gradient, and does not come first.
