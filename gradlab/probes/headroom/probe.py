@@ -6,7 +6,6 @@ gives its extremes: enough to know the headroom and whether anything overflowed.
 take more reads are made at some looks and, on a CPU, wherever an extreme is not finite.
 """
 
-import inspect
 import math
 import weakref
 from collections import deque
@@ -23,13 +22,13 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.errors import GradlabError
 from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
-from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater
 from gradlab.probes.faults import fault_rows
 from gradlab.probes.headroom.causes import cause_of, makes_zeros
 from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
+from gradlab.probes.headroom.looked_at import arguments, entries, plain
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step, tightest
@@ -120,7 +119,7 @@ class Headroom(Probe):
         self._returned = CompiledLooks(None, self._on_returned)
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
         self._gradient_hooks: dict[str, partial[None]] = {}
-        self._arguments = _arguments(subject.model)
+        self._arguments = arguments(subject.model)
         self._lead.clear()
         self._operations = Operations(subject.model, self._every_operation)
         self.latest: SiteStep | None = None
@@ -264,7 +263,7 @@ class Headroom(Probe):
     def _on_compiled_gradient(
         self, name: str, module: nn.Module, suffix: str, gradient: Tensor
     ) -> None:
-        self._look_at_gradient(name + suffix, _entries(module, gradient), False, gradient)
+        self._look_at_gradient(name + suffix, entries(module, gradient), False, gradient)
 
     def _is_new(self, name: str, *, has_graph: bool) -> bool:
         """Whether an output is one to look at, and not computed again by checkpointing."""
@@ -296,7 +295,7 @@ class Headroom(Probe):
     def _on_input(self, masks: bool, name: str, tensor: Tensor) -> None:
         if self.active:
             look: Look = (name, "forward", tensor.dtype, masks, True)
-            finite = self._seen.take(look, _plain(tensor), tensor.numel())
+            finite = self._seen.take(look, plain(tensor), tensor.numel())
             self._given_lost |= not finite and not (
                 masks and self._seen.extremes.last[1] < math.inf
             )
@@ -326,9 +325,9 @@ class Headroom(Probe):
     def _on_output(
         self, name: str, masking: Masking, module: nn.Module, given: Any, output: Tensor
     ) -> None:
-        seen, x, numel, dtype = self._seen, _plain(output), output.numel(), output.dtype
+        seen, x, numel, dtype = self._seen, plain(output), output.numel(), output.dtype
         if isinstance(module, Scores):
-            x, numel = x.tril(), _entries(module, output)
+            x, numel = x.tril(), entries(module, output)
         masks = masking == "always" or (
             masking == "square" and is_square(output) and not seen.broken
         )
@@ -363,7 +362,7 @@ class Headroom(Probe):
     def _look_at_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
         if self.active:
             look: Look = (name, "backward", gradient.dtype, False, outside)
-            self._seen.lost |= not self._seen.take(look, _plain(gradient), numel)
+            self._seen.lost |= not self._seen.take(look, plain(gradient), numel)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -377,7 +376,7 @@ class Headroom(Probe):
         if len(uses) == 1 and not self._seen.has_gradient(name):
             (used,) = uses.values()
             dtype = used if used.itemsize < dtype.itemsize else dtype
-        values = gradient.coalesce().values() if gradient.is_sparse else _plain(gradient)
+        values = gradient.coalesce().values() if gradient.is_sparse else plain(gradient)
         look: Look = (name, "backward", dtype, False, False)
         self._seen.take_gradient(look, values, parameter.numel())
 
@@ -395,26 +394,3 @@ _COMPILED = (
     else "no headroom is recorded there. The parameters' gradients are seen; attach Headroom to a "
     "model that is not compiled."
 )
-
-
-def _plain(x: Tensor) -> Tensor:
-    """What this process holds of a tensor, without its history."""
-    x = x.to_local() if is_spread(x) else x
-    return x.detach() if x.requires_grad else x
-
-
-def _entries(module: nn.Module, output: Tensor) -> int:
-    """How many entries of a module's output its model uses."""
-    if not isinstance(module, Scores):
-        return output.numel()
-    # A causal model never uses a score above the diagonal, nor its gradient (zero).
-    length = output.shape[-1]
-    return output.numel() * (length + 1) // (2 * length)
-
-
-def _arguments(model: nn.Module) -> tuple[str, ...]:
-    """The names of a model's arguments, in their order."""
-    try:
-        return tuple(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):  # of a scripted one they are not known
-        return ()
