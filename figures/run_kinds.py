@@ -1,14 +1,27 @@
 """The kinds of figures that show runs step by step, of any loop."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from gradlab.analyses.comparable import run_keys, seed_of
 from gradlab.analyses.course import course, course_events
 from gradlab.analyses.headroom import tightest_by_layer
+from gradlab.analyses.layer_courses import (
+    gradient_courses,
+    scale_courses,
+    score_courses,
+    update_courses,
+)
 from gradlab.figures.course import Break, course_panels
 from gradlab.figures.headroom import Road, headroom_panels
 from gradlab.figures.kind import AS_USUAL, Choices, Drawing, RunsKind
-from gradlab.figures.style import looks
+from gradlab.figures.layer_courses import (
+    gradient_norm_over_steps,
+    scales_over_steps,
+    update_over_weight,
+)
+from gradlab.figures.score_courses import scores_over_steps
+from gradlab.figures.style import looks, run_label
 from gradlab.runs.reader import Run
 
 
@@ -20,6 +33,68 @@ def draw_course(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]
         if run.verdict is not None and run.verdict.broke and run.verdict.step is not None
     ]
     yield Drawing("course", course_panels(course(runs), course_events(runs), breaks))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A run that has a figure of its own."""
+
+    run: Run
+    label: str
+    suffix: str
+
+    @property
+    def break_step(self) -> int | None:
+        verdict = self.run.verdict
+        return verdict.step if verdict is not None and verdict.broke else None
+
+
+def _first_seeds(runs: Sequence[Run]) -> Iterator[_Shown]:
+    """The first run of each architecture."""
+    keys = run_keys(runs)
+    style = looks(arch for _, arch, _ in keys)
+    seen: set[str] = set()
+    for run, (_, arch, _) in zip(runs, keys, strict=True):
+        if arch not in seen:
+            suffix = f"_{arch}" if len(style) > 1 else ""
+            yield _Shown(run, run_label(style[arch], seed_of(run)), suffix)
+        seen.add(arch)
+
+
+def draw_gradient_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """The gradients' norms, a figure for the first seed of each architecture."""
+    for shown in _first_seeds(runs):
+        courses = gradient_courses(shown.run.table("grad_norms"))
+        title = f"Gradient norm: {shown.label}"
+        figure = gradient_norm_over_steps(courses, title=title, break_step=shown.break_step)
+        yield Drawing(f"gradients_over_steps{shown.suffix}", figure)
+
+
+def draw_update_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Update over weight, a figure for the first seed of each architecture."""
+    for shown in _first_seeds(runs):
+        courses = update_courses(shown.run.table("optimizer"))
+        title = f"Update over weight: {shown.label}"
+        figure = update_over_weight(courses, title=title, break_step=shown.break_step)
+        yield Drawing(f"updates_over_steps{shown.suffix}", figure)
+
+
+def draw_scale_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Learned scales, a figure for the first seed of each architecture."""
+    for shown in _first_seeds(runs):
+        courses = scale_courses(shown.run.table("scales"))
+        title = f"Learned scales: {shown.label}"
+        figure = scales_over_steps(courses, title=title, break_step=shown.break_step)
+        yield Drawing(f"scales_over_steps{shown.suffix}", figure)
+
+
+def draw_score_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Attention scores, a figure for the first seed of each architecture."""
+    for shown in _first_seeds(runs):
+        courses = score_courses(shown.run.table("scores"))
+        title = f"Attention scores: {shown.label}"
+        figure = scores_over_steps(courses, title=title, break_step=shown.break_step)
+        yield Drawing(f"scores_over_steps{shown.suffix}", figure)
 
 
 def draw_headroom(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
@@ -58,6 +133,41 @@ RUN_KINDS = (
         tables=("headroom", "steps"),
         remedy="record it with --probes headroom",
         draw=draw_headroom,
+    ),
+    RunsKind(
+        "gradients over steps",
+        "Gradients over steps",
+        "The L2 norm of the gradient of each operation's weights: a line is a layer, and ticks on "
+        "top are steps at which an entry was not finite. The first seed of each architecture.",
+        tables=("grad_norms",),
+        remedy="record it with --probes grad_norms",
+        draw=draw_gradient_courses,
+    ),
+    RunsKind(
+        "updates over steps",
+        "Update over weight",
+        "How far each step of the optimizer moved the weights of each operation, against their "
+        "size: a line is a layer. The first seed of each architecture.",
+        tables=("optimizer",),
+        remedy="record it with --probes optimizer",
+        draw=draw_update_courses,
+    ),
+    RunsKind(
+        "scales over steps",
+        "Learned scales over steps",
+        "The mean of each learned scale: a line is a layer. The first seed of each architecture.",
+        tables=("scales",),
+        remedy="record it with --probes scales",
+        draw=draw_scale_courses,
+    ),
+    RunsKind(
+        "scores over steps",
+        "Largest attention scores",
+        "The largest score of each head, layer by layer; dashed where only an upper bound is "
+        "known. The first seed of each architecture.",
+        tables=("scores",),
+        remedy="record it with --probes scores",
+        draw=draw_score_courses,
     ),
 )
 """Every figure that needs no more than one run, in the order of a page."""

@@ -185,17 +185,23 @@ _LEGEND_EDGE = 0.08
 """Inches between a figure's edge and the legend over its panels."""
 
 
-def legend_over(figure: Figure, handles: Sequence[Line2D]) -> None:
+def legend_over(
+    figure: Figure,
+    handles: Sequence[Line2D],
+    *,
+    loc: Literal["outside upper left", "outside lower left"] = "outside upper left",
+) -> None:
     """A legend over all panels of a figure, read row by row; rows after the first make it higher.
 
     Args:
         figure: A figure with a constrained layout.
         handles: Lines with labels.
+        loc: Over the panels, or under them where a title stands over them.
     """
     columns = _columns(handles, len(handles), figure.get_figwidth() - 2 * _LEGEND_EDGE)
     figure.legend(
         handles=_row_by_row(handles, columns),
-        loc="outside upper left",
+        loc=loc,
         ncols=columns,
         borderaxespad=_LEGEND_EDGE * 72 / PAPER["legend.fontsize"],
     )

@@ -129,6 +129,12 @@ def study(tmp_path: Path) -> Path:
 
 MADE = {
     "course": ["course"],
+    "gradients over steps": [
+        f"gradients_over_steps_{arch}" for arch in ("pre-ln", "normformer-resscale")
+    ],
+    "scales over steps": [
+        f"scales_over_steps_{arch}" for arch in ("pre-ln", "normformer-resscale")
+    ],
     "figure 2": ["perplexity"],
     "figure 3": ["gradients_fc2"],
     "figure 4": ["scales"],
@@ -138,7 +144,7 @@ MADE = {
 }
 
 
-NO_TABLE = {"course", "headroom"}
+NO_TABLE = {name for names in list(MADE.values())[:3] for name in names} | {"headroom"}
 """Figures that show whole tables, which the run's folder has."""
 
 
@@ -359,7 +365,10 @@ def test_a_loop_of_ones_own_has_what_needs_no_config(tmp_path: Path) -> None:
     writer.finish("finished")
     result = invoke(tmp_path / "mine", "--format", "svg")
     made = [line.split(":")[0] for line in lines(result) if ".svg" in line]
-    assert made == ["course", "headroom", "figure 4", "figure 6"]
+    assert made == [
+        *("course", "headroom", "gradients over steps", "scales over steps"),
+        *("figure 4", "figure 6"),
+    ]
     assert "gradlab.attach" in about(result, "figure 3")[0]
 
 
