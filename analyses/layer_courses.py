@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from gradlab.analyses.scales import QUANTILES
 from gradlab.errors import GradlabError
 
 _PLACE = ["op", "layer", "step"]
@@ -113,3 +114,57 @@ def _by_place(rows: pd.DataFrame, **figures: tuple[str, str]) -> pd.DataFrame:
     ops = [*is_outside.index[~is_outside], *is_outside.index[is_outside]]
     places = found["op"].map({op: place for place, op in enumerate(ops)})
     return found.iloc[np.argsort(places, kind="stable")].reset_index(drop=True)
+
+
+def gradients_of_layers(grad_norms: pd.DataFrame) -> pd.DataFrame:
+    """The L2 norm of the gradients of all weights of a layer, at each recorded step.
+
+    Args:
+        grad_norms: A run's `grad_norms` table.
+
+    Returns:
+        One row per (step, layer), sorted by both: columns step, layer (missing outside the blocks,
+        which come last), value (biases left out; inf where an entry was not finite).
+
+    Raises:
+        GradlabError: No weight's gradient was recorded.
+    """
+    courses = gradient_courses(grad_norms)
+    courses["value"] = (courses["value"] ** 2).mask(courses["lost"], np.inf)
+    found = courses.groupby(["step", "layer"], dropna=False)["value"].sum().reset_index()
+    return found.assign(value=np.sqrt(found["value"]))
+
+
+def gradient_sizes(grad_norms: pd.DataFrame) -> pd.DataFrame:
+    """How the mean |g| of a layer's weights is distributed over weights and recorded steps.
+
+    Args:
+        grad_norms: A run's `grad_norms` table.
+
+    Returns:
+        One row per layer: columns layer, entries (weights times steps, biases left out; those with
+        a finite gradient that is not 0), left_out (not finite), zeros (0 throughout), and the
+        quantiles low, q05, q25, median, q75, q95, high of mean |g| (linear between entries; NaN of
+        nothing).
+
+    Raises:
+        GradlabError: No weight of a layer was recorded.
+    """
+    rows = _weights(grad_norms)
+    rows = rows[rows["layer"].notna()]
+    if rows.empty:
+        raise GradlabError("no gradient of a weight in a layer was recorded: nothing to draw.")
+    finite = rows["nonfinite"] == 0
+    size = (rows["grad_l1"].astype("float64") / rows["numel"]).where(finite)
+    rows = pd.DataFrame({"layer": rows["layer"].astype("int64"), "size": size, "finite": finite})
+    found = []
+    for layer, of_layer in rows.groupby("layer"):
+        sizes = of_layer["size"].to_numpy(np.float64)
+        positive = sizes[sizes > 0]
+        known = np.quantile(positive, list(QUANTILES.values())) if len(positive) else np.nan
+        counts = {"entries": len(positive), "left_out": int((~of_layer["finite"]).sum())}
+        row = {"layer": layer, **counts, "zeros": int((sizes == 0).sum())}
+        found.append(
+            row | dict(zip(QUANTILES, np.broadcast_to(known, len(QUANTILES)), strict=True))
+        )
+    return pd.DataFrame(found)

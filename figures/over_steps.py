@@ -13,10 +13,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gradlab.errors import GradlabError
 from gradlab.figures.labels import plain_label, rate_label
+from gradlab.figures.stability import LOG_FROM, set_value_axis
 from gradlab.figures.steps_axis import BREAK, LOST, break_mark, draw_line, marked, step_axis
 from gradlab.figures.style import PAPER, TWO_COLUMNS, legend_over, paper_style
 
@@ -25,9 +26,6 @@ MOST_PANELS = 64
 
 _POINTS = 30_000
 """Points of a figure, from which on its lines are thinned."""
-
-_LOG_FROM = 4.0
-"""Ratio of the largest to the least value from which the axis is logarithmic."""
 
 _LINES: Colormap = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.88, 256)), "lines")
 """Dark for the first layer, light for the last, which white paper still shows."""
@@ -143,20 +141,13 @@ def _set_axes(ax: Axes, known: "pd.Series[float]", steps: "pd.Series[int]", colu
     """The scales that all panels share."""
     low, high = float(known.min()), float(known.max())
     positive = known[known > 0]
-    if low >= 0 and len(positive) and high > _LOG_FROM * float(positive.min()):
-        low = float(positive.min())
-        room = (high / low) ** 0.08
-        ax.set_yscale("log")
-        ax.set_ylim(low / room, high * room**1.5)
-        ax.yaxis.set_major_locator(
-            LogLocator(subs=(1.0,) if high > 50 * low else (1.0, 2.0, 5.0), numticks=5)
-        )
-        ax.yaxis.set_minor_locator(NullLocator())
+    if low >= 0 and len(positive) and high > LOG_FROM * float(positive.min()):
+        set_value_axis(ax, positive)
     else:
         room = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
         ax.set_ylim(low - room, high + 1.5 * room)
         ax.yaxis.set_major_locator(MaxNLocator(4))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
     step_axis(ax, int(steps.min()), int(steps.max()), ticks=3 if columns > 2 else 5)
 
 

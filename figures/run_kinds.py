@@ -3,16 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from gradlab.analyses.comparable import run_keys, seed_of
 from gradlab.analyses.course import course, course_events
 from gradlab.analyses.headroom import tightest_by_layer
 from gradlab.analyses.layer_courses import (
     gradient_courses,
+    gradient_sizes,
+    gradients_of_layers,
     scale_courses,
     score_courses,
     update_courses,
 )
 from gradlab.figures.course import Break, course_panels
+from gradlab.figures.gradient_grid import gradient_grid
+from gradlab.figures.gradient_sizes import gradient_size_by_layer
 from gradlab.figures.headroom import Road, headroom_panels
 from gradlab.figures.kind import AS_USUAL, Choices, Drawing, RunsKind
 from gradlab.figures.layer_courses import (
@@ -21,7 +27,7 @@ from gradlab.figures.layer_courses import (
     update_over_weight,
 )
 from gradlab.figures.score_courses import scores_over_steps
-from gradlab.figures.style import looks, run_label
+from gradlab.figures.style import figure_of, looks, run_label
 from gradlab.runs.reader import Run
 
 
@@ -40,6 +46,7 @@ class _Shown:
     """A run that has a figure of its own."""
 
     run: Run
+    arch: str
     label: str
     suffix: str
 
@@ -57,7 +64,7 @@ def _first_seeds(runs: Sequence[Run]) -> Iterator[_Shown]:
     for run, (_, arch, _) in zip(runs, keys, strict=True):
         if arch not in seen:
             suffix = f"_{arch}" if len(style) > 1 else ""
-            yield _Shown(run, run_label(style[arch], seed_of(run)), suffix)
+            yield _Shown(run, arch, run_label(style[arch], seed_of(run)), suffix)
         seen.add(arch)
 
 
@@ -68,6 +75,26 @@ def draw_gradient_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterato
         title = f"Gradient norm: {shown.label}"
         figure = gradient_norm_over_steps(courses, title=title, break_step=shown.break_step)
         yield Drawing(f"gradients_over_steps{shown.suffix}", figure)
+
+
+def draw_gradient_grid(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """The norm of each layer's gradients, a panel for the first seed of each architecture."""
+    gradients, breaks = {}, {}
+    for shown in _first_seeds(runs):
+        gradients[shown.label] = gradients_of_layers(shown.run.table("grad_norms"))
+        breaks[shown.label] = shown.break_step
+    yield Drawing("gradient_grid", gradient_grid(gradients, breaks))
+
+
+def draw_gradient_sizes(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """Mean |g| by layer, the first seed of each architecture."""
+    every = list(_first_seeds(runs))
+    sizes = [
+        gradient_sizes(shown.run.table("grad_norms")).assign(arch=shown.arch) for shown in every
+    ]
+    table = pd.concat(sizes, ignore_index=True)
+    title = every[0].label if len(every) == 1 else ""
+    yield Drawing("gradient_sizes", figure_of(gradient_size_by_layer(table, title=title)), table)
 
 
 def draw_update_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
@@ -142,6 +169,26 @@ RUN_KINDS = (
         tables=("grad_norms",),
         remedy="record it with --probes grad_norms",
         draw=draw_gradient_courses,
+    ),
+    RunsKind(
+        "gradient grid",
+        "Gradients by layer and step",
+        "The L2 norm of the gradient of each layer's weights, at its largest in a stretch of "
+        "steps: the darker, the larger. Orange is what was not finite, grey what was 0. The first "
+        "seed of each architecture.",
+        tables=("grad_norms",),
+        remedy="record it with --probes grad_norms",
+        draw=draw_gradient_grid,
+    ),
+    RunsKind(
+        "gradient sizes",
+        "Size of the gradients by layer",
+        "How the mean |g| of each weight is distributed in each layer, over weights and steps: the "
+        "wide bar is the middle half, the stroke in it the median. The first seed of each "
+        "architecture.",
+        tables=("grad_norms",),
+        remedy="record it with --probes grad_norms",
+        draw=draw_gradient_sizes,
     ),
     RunsKind(
         "updates over steps",

@@ -36,8 +36,11 @@ AXIS_LABELS = {
     "lr_collapse": "Learning rate at the collapse",
 }
 
-_LOG_FROM = 4.0
+LOG_FROM = 4.0
 """Ratio of the highest to the lowest value from which an axis is logarithmic."""
+
+_DECADES = 200.0
+"""Ratio from which an axis has ticks at powers of ten alone."""
 
 _LABEL_WIDTH = 0.12
 """Share of a one-column axis that a tick label on x takes."""
@@ -200,10 +203,11 @@ def set_value_axis(ax: Axes, values: "pd.Series[float]", name: Literal["x", "y"]
     """Room for the values: a logarithmic axis where they are positive and span enough."""
     low, high = float(values.min()), float(values.max())
     axis = ax.xaxis if name == "x" else ax.yaxis
-    if low > 0 and high / low > _LOG_FROM:
+    if low > 0 and high / low > LOG_FROM:
         factor = (high / low) ** 0.08
         ax.set(**{f"{name}scale": "log", f"{name}lim": (low / factor, high * factor)})
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        subs = (1.0,) if high > _DECADES * low else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=7))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
     else:

@@ -9,6 +9,8 @@ import pytest
 
 from gradlab.analyses.layer_courses import (
     gradient_courses,
+    gradient_sizes,
+    gradients_of_layers,
     scale_courses,
     score_courses,
     update_courses,
@@ -118,3 +120,30 @@ def test_tables_with_nothing_in_them_are_refused() -> None:
     ):
         with pytest.raises(GradlabError, match="nothing to draw"):
             refused()
+
+
+def test_a_layer_has_the_norm_over_all_its_weights() -> None:
+    table = grad_norms()
+    table.loc[(table["step"] == 3) & (table["layer"] == 2), "nonfinite"] = 1
+    found = gradients_of_layers(table).set_index(["step", "layer"])["value"]
+    weights = table[~table["param"].str.endswith("bias")]
+    own = weights[(weights["step"] == 1) & (weights["layer"] == 0)]["grad_l2"]
+    assert found[(1, 0)] == pytest.approx(math.sqrt((own**2).sum()))
+    assert found[(3, 2)] == math.inf
+    assert found[(3, 1)] < math.inf
+
+
+def test_sizes_are_the_quantiles_over_weights_and_steps() -> None:
+    table = grad_norms().assign(grad_l1=lambda rows: rows["grad_l2"] * 7, numel=7)
+    first = (table["layer"] == 0) & (table["step"] == 0)
+    table.loc[first & (table["param"] == "h.0.q.weight"), "grad_l1"] = 0.0
+    table.loc[first & (table["param"] == "h.0.fc2.weight"), ["grad_l1", "nonfinite"]] = [9.0, 2]
+    row = gradient_sizes(table).iloc[0]
+    own = table[(table["layer"] == 0) & ~table["param"].str.endswith("bias")]
+    own = own[(own["grad_l1"] > 0) & (own["nonfinite"] == 0)]["grad_l2"]
+    assert (row["entries"], row["left_out"], row["zeros"]) == (len(own), 1, 1)
+    assert row["median"] == pytest.approx(own.median())
+    assert (row["low"], row["high"]) == (pytest.approx(own.min()), pytest.approx(own.max()))
+    assert gradient_sizes(table.assign(grad_l1=0.0))["median"].isna().all()
+    with pytest.raises(GradlabError, match="nothing to draw"):
+        gradient_sizes(table[table["layer"].isna()])

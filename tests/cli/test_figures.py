@@ -132,6 +132,8 @@ MADE = {
     "gradients over steps": [
         f"gradients_over_steps_{arch}" for arch in ("pre-ln", "normformer-resscale")
     ],
+    "gradient grid": ["gradient_grid"],
+    "gradient sizes": ["gradient_sizes"],
     "scales over steps": [
         f"scales_over_steps_{arch}" for arch in ("pre-ln", "normformer-resscale")
     ],
@@ -144,7 +146,8 @@ MADE = {
 }
 
 
-NO_TABLE = {name for names in list(MADE.values())[:3] for name in names} | {"headroom"}
+NO_TABLE = {"course", "headroom", "gradient_grid"}
+NO_TABLE |= {name for names in MADE.values() for name in names if "over_steps" in name}
 """Figures that show whole tables, which the run's folder has."""
 
 
@@ -366,8 +369,8 @@ def test_a_loop_of_ones_own_has_what_needs_no_config(tmp_path: Path) -> None:
     result = invoke(tmp_path / "mine", "--format", "svg")
     made = [line.split(":")[0] for line in lines(result) if ".svg" in line]
     assert made == [
-        *("course", "headroom", "gradients over steps", "scales over steps"),
-        *("figure 4", "figure 6"),
+        *("course", "headroom", "gradients over steps", "gradient grid", "gradient sizes"),
+        *("scales over steps", "figure 4", "figure 6"),
     ]
     assert "gradlab.attach" in about(result, "figure 3")[0]
 

@@ -1,0 +1,83 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+
+from gradlab.errors import GradlabError
+from gradlab.figures.gradient_grid import gradient_grid
+
+
+def norms(layers: int = 3, steps: int = 20, *, outside: bool = False) -> pd.DataFrame:
+    rows = [
+        (step, layer, 10.0 ** ((layer or 0) - step % 5))
+        for step in range(steps)
+        for layer in [*range(layers), *([None] if outside else [])]
+    ]
+    table = pd.DataFrame(rows, columns=["step", "layer", "value"])
+    return table.astype({"layer": "Int64"})
+
+
+def mesh_of(ax: Axes) -> QuadMesh:
+    (mesh,) = [found for found in ax.collections if isinstance(found, QuadMesh)]
+    return mesh
+
+
+def cells(ax: Axes) -> np.ndarray:
+    return np.ma.filled(mesh_of(ax).get_array().astype(float), np.nan)
+
+
+def test_a_cell_has_the_logarithm_of_the_norm() -> None:
+    table = norms()
+    drawn = cells(gradient_grid({"mine": table}).axes[0])
+    expected = np.log10(table.pivot(index="layer", columns="step", values="value").to_numpy())
+    np.testing.assert_allclose(drawn, expected)
+
+
+def test_a_cell_of_many_steps_has_the_largest_and_events_stay() -> None:
+    table = norms(steps=6000).assign(value=1.0)
+    table.loc[(table["layer"] == 1) & (table["step"] == 3000), "value"] = 100.0
+    table.loc[(table["layer"] == 2) & (table["step"] == 5555), "value"] = math.inf
+    ax = gradient_grid({"mine": table}).axes[0]
+    drawn = cells(ax)
+    assert drawn.shape == (3, 60)
+    assert (drawn[0] == 0).all()
+    assert sorted(drawn[1]) == [0.0] * 59 + [2.0]
+    assert (drawn[2] > mesh_of(ax).norm.vmax).sum() == 1
+
+
+def test_what_was_zero_and_what_was_not_finite_have_colours_of_their_own() -> None:
+    table = norms()
+    table.loc[table["layer"] == 0, "value"] = 0.0
+    table.loc[table["layer"] == 2, "value"] = math.inf
+    ax = gradient_grid({"mine": table}).axes[0]
+    mesh = mesh_of(ax)
+    assert (cells(ax)[0] < mesh.norm.vmin).all()
+    assert (cells(ax)[2] > mesh.norm.vmax).all()
+    assert tuple(mesh.cmap.get_over()) != tuple(mesh.cmap.get_under())
+
+
+@pytest.mark.parametrize("layers", [1, 4, 12, 48])
+@pytest.mark.parametrize("steps", [1, 1000])
+def test_any_depth_and_length(layers: int, steps: int) -> None:
+    table = norms(layers, steps, outside=True)
+    figure = gradient_grid({"mine": table}, {"mine": steps - 1})
+    figure.draw_without_rendering()
+    assert cells(figure.axes[0]).shape == (layers + 1, min(steps, 60))
+
+
+def test_runs_are_panels_on_one_scale() -> None:
+    figure = gradient_grid({"a": norms(), "b": norms(layers=5)}, {"b": 7, "a": None})
+    a, b, _ = figure.axes
+    assert [ax.get_title(loc="left") for ax in (a, b)] == ["a", "b"]
+    assert mesh_of(a).norm.vmax == mesh_of(b).norm.vmax
+    assert not [line for line in a.lines if len(set(line.get_xdata())) == 1]
+    assert [line.get_xdata()[0] for line in b.lines] == [7.5]
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf])
+def test_nothing_to_draw_is_refused(value: float) -> None:
+    with pytest.raises(GradlabError, match="nothing to draw"):
+        gradient_grid({"mine": norms().assign(value=value)})
