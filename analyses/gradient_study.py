@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.comparable import check_comparable
+from gradlab.analyses.comparable import check_comparable, name_of, run_keys
 from gradlab.analyses.gradients import (
     LAYER_COLUMNS,
     WINDOW_STEPS,
+    Window,
     gradients_by_layer,
     mismatch_of_layers,
     windows_of,
@@ -27,12 +28,12 @@ _KEY = ["arch", "seed", "window", "op"]
 def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.DataFrame:
     """Mean gradients of the weights of every op and layer, of several runs in both windows.
 
-    Runs that did not reach their last step (broken, failed, interrupted) are left out: they have
-    no late window.
+    Runs of gradlab's loop that did not reach their last step (broken, failed, interrupted) are left
+    out: they have no late window. Of a loop of the user's own nobody knows its last step.
 
     Args:
         runs: Runs that recorded `grad_norms`, of one setting, by architecture and seed.
-        length: Steps of a window (`gradlab.analyses.gradients.windows_of`).
+        length: Steps of a window (`run_windows`).
 
     Returns:
         One row per (arch, seed, window, op, layer), runs in the order given: columns arch, seed,
@@ -43,27 +44,57 @@ def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.Da
         GradlabError: The runs do not compare, two have the same architecture and seed, one did not
             record its gradients, or none reached its end.
     """
-    runs = [run for run in runs if run.completed]
+    runs = [run for run in runs if run.attached or run.completed]
     if not runs:
         raise GradlabError("no run reached its last step: there are no gradients to compare.")
     check_comparable(runs)
     tables = []
-    for run in runs:
-        for name, window in windows_of(run.config, length).items():
+    windows = run_windows(runs, length)
+    for run, (_, arch, seed) in zip(runs, run_keys(runs), strict=True):
+        for name, window in windows.items():
             grad_norms = run.table("grad_norms", between=(window.first, window.last))
             layers = gradients_by_layer(grad_norms, first=window.first, last=window.last)
-            tables.append(
-                layers.assign(
-                    arch=run.config.arch,
-                    seed=run.config.seed,
-                    window=name,
-                    first=window.first,
-                    last=window.last,
-                    n_layers=run.config.model.n_layers,
-                )
-            )
+            is_own = not run.attached
+            n_layers = run.config.model.n_layers if is_own else layers["layer"].max() + 1
+            of_run = {"arch": arch, "seed": seed, "window": name, "n_layers": n_layers}
+            tables.append(layers.assign(**of_run, first=window.first, last=window.last))
     table = pd.concat(tables, ignore_index=True)
     return table[["arch", "seed", "window", "first", "last", "n_layers", *LAYER_COLUMNS]]
+
+
+def run_windows(runs: Sequence[Run], length: int) -> dict[str, Window]:
+    """The windows in which the gradients of runs that compare are looked at, by name.
+
+    Of gradlab's loop, those of `gradlab.analyses.gradients.windows_of`. Of loops of the user's own,
+    whose warm-up and last step are not known, the first and the last `length` steps between the
+    first and the last that all of them recorded with finite gradients, or each half where there are
+    fewer; one window where there is one step.
+
+    Raises:
+        GradlabError: There is no room for both, or no such step.
+    """
+    if not runs[0].attached:
+        return windows_of(runs[0].config, length)
+    if length < 1:
+        raise GradlabError(f"a window of {length} steps holds nothing: average at least one.")
+    spans = [_finite_span(run) for run in runs]
+    first, last = max(span.first for span in spans), min(span.last for span in spans)
+    if first > last:
+        raise GradlabError("the runs recorded finite gradients at no step in common.")
+    length = min(length, (last - first + 1) // 2) or 1
+    early = Window(first, first + length - 1)
+    late = Window(last - length + 1, last)
+    return {"early": early} if early == late else {"early": early, "late": late}
+
+
+def _finite_span(run: Run) -> Window:
+    """The first and last step whose gradients were finite, or some where none had all."""
+    rows = run.table("grad_norms", ["step", "nonfinite"])
+    finite = (rows["nonfinite"] == 0).groupby(rows["step"])
+    steps = finite.all() if finite.all().any() else finite.any()
+    if not steps.any():
+        raise GradlabError(f"{name_of(run)} recorded no gradient that was finite.")
+    return Window(int(steps.index[steps].min()), int(steps.index[steps].max()))
 
 
 def window_length(runs: Sequence[Run]) -> int:
@@ -73,6 +104,8 @@ def window_length(runs: Sequence[Run]) -> int:
     have the usual too.
     """
     studies = (study for study in study_commands(runs) if study is not None)
+    if runs[0].attached:
+        return WINDOW_STEPS
     told = {study.options.get("average") for study in studies}
     if len(told) == 1 and isinstance(average := told.pop(), int):
         return average

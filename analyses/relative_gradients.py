@@ -6,7 +6,9 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.gradients import WINDOW_STEPS, windows_of
+from gradlab.analyses.comparable import run_keys
+from gradlab.analyses.gradient_study import run_windows
+from gradlab.analyses.gradients import WINDOW_STEPS
 from gradlab.analyses.intervals import mean_interval
 from gradlab.errors import GradlabError, unknown
 from gradlab.runs.reader import Run
@@ -18,7 +20,8 @@ def study_losses(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.DataF
     """The mean loss of several runs in the windows of `study_gradients`.
 
     Args:
-        runs: Runs; those that did not reach their last step are left out.
+        runs: Runs that compare; those of gradlab's loop that did not reach their last step are left
+            out.
         length: Steps of a window.
 
     Returns:
@@ -26,15 +29,15 @@ def study_losses(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.DataF
         finite, which the mean leaves out), loss (in nats; NaN where no step has one).
     """
     rows = []
-    for run in runs:
-        if not run.completed:
-            continue
+    runs = [run for run in runs if run.attached or run.completed]
+    windows = run_windows(runs, length) if runs else {}
+    for run, (_, arch, seed) in zip(runs, run_keys(runs), strict=True):
         losses = run.table("steps", ["step", "loss"])
-        for name, window in windows_of(run.config, length).items():
+        for name, window in windows.items():
             inside = losses["step"].between(window.first, window.last)
             loss = losses.loc[inside, "loss"].to_numpy(np.float64)
             finite = loss[np.isfinite(loss)]
-            row = {"arch": run.config.arch, "seed": run.config.seed, "window": name}
+            row = {"arch": arch, "seed": seed, "window": name}
             row |= {"steps": len(loss), "left_out": len(loss) - len(finite)}
             rows.append({**row, "loss": float(finite.mean()) if len(finite) else math.nan})
     return pd.DataFrame(rows, columns=["arch", "seed", "window", "steps", "left_out", "loss"])

@@ -6,13 +6,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.comparable import check_comparable, name_of, run_key
+from gradlab.analyses.comparable import check_comparable, name_of, run_keys
 from gradlab.analyses.intervals import mean_interval
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 
 FIGURE_OPS = ("ffn_mid_norm", "attn_out_norm", "head_scale")
 """The ops of figure 4: γ of the FFN LN, γ of the post-attention LN, the head scales."""
+
+
+def figure_ops(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The ops of figure 4 in some runs: the paper's, or else every other scale than λ_resid."""
+    ops: dict[str, None] = {}
+    for run in runs:
+        scales = run.table("scales", ["op", "layer"])
+        ops |= dict.fromkeys(scales.loc[scales["layer"].notna(), "op"].unique())
+    own = tuple(op for op in FIGURE_OPS if op in ops)
+    return own or tuple(op for op in ops if op != LAMBDA) or FIGURE_OPS
+
 
 LAMBDA = "lambda_resid"
 """The op of figure 6."""
@@ -121,8 +132,7 @@ def scale_entries(
     """
     distributions = scale_distributions(runs, step=step, ops=ops)
     found = []
-    for run in runs:
-        size, arch, seed = run_key(run)
+    for run, (size, arch, seed) in zip(runs, run_keys(runs), strict=True):
         of_run = distributions[(distributions[_RUN] == [size, arch, seed]).all(axis=1)]
         found.append(
             _layers_only(run, ops)
@@ -162,12 +172,13 @@ def lambda_by_depth(runs: Sequence[Run], *, step: int | None = None) -> pd.DataF
 
 def _of_runs(runs: Sequence[Run], step: int | None, ops: Sequence[str]) -> pd.DataFrame:
     tables = {id(run): _layers_only(run, ops) for run in runs}
+    keys = dict(zip(map(id, runs), run_keys(runs), strict=True))
     # Only the runs that have such a scale say which step is the last in common.
     having = [run for run in runs if len(tables[id(run)])]
     if not having:
         raise GradlabError(
             f"no run has a learned {' or '.join(ops)}: none of the architectures "
-            f"({', '.join(dict.fromkeys(run_key(run)[1] for run in runs))}) does."
+            f"({', '.join(dict.fromkeys(arch for _, arch, _ in keys.values()))}) does."
         )
     if step is None:
         step = _last_common_step([tables[id(run)] for run in having])
@@ -177,7 +188,7 @@ def _of_runs(runs: Sequence[Run], step: int | None, ops: Sequence[str]) -> pd.Da
             layers = scales_by_layer(tables[id(run)], step=step)
         except GradlabError as error:
             raise GradlabError(f"{name_of(run)}: {error}") from None
-        size, arch, seed = run_key(run)
+        size, arch, seed = keys[id(run)]
         n_layers = layers["layer"].max() + 1 if run.attached else run.config.model.n_layers
         found.append(layers.assign(size=size, arch=arch, seed=seed, n_layers=n_layers))
     return pd.concat(found, ignore_index=True)[[*_RUN, "n_layers", *_LAYER_COLUMNS]]
@@ -192,7 +203,10 @@ def _layers_only(run: Run, ops: Sequence[str]) -> pd.DataFrame:
 
 
 def _last_common_step(tables: Sequence[pd.DataFrame]) -> int:
-    common = set(tables[0]["step"]).intersection(*(table["step"] for table in tables[1:]))
+    # Where there are such, steps with an entry that is a number: a run goes on after its break.
+    known = [set(table.loc[np.isfinite(table["value"]), "step"]) for table in tables]
+    steps = [seen or set(table["step"]) for seen, table in zip(known, tables, strict=True)]
+    common = steps[0].intersection(*steps[1:])
     if not common:
         raise GradlabError("the runs recorded their learned scales at no step in common.")
     return int(max(common))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
+from gradlab.analyses.comparable import run_keys
 from gradlab.analyses.gradient_study import window_length
 from gradlab.runs.reader import Run
 
@@ -29,7 +30,7 @@ class Choices:
         """The architecture asked for, else Pre-LN, else the first."""
         if self.baseline is not None:
             return self.baseline
-        architectures = [run.config.arch for run in runs]
+        architectures = [arch for _, arch, _ in run_keys(runs)]
         return "pre-ln" if "pre-ln" in architectures else architectures[0]
 
     def length_of(self, runs: Sequence[Run]) -> int:

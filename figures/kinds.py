@@ -14,6 +14,7 @@ from gradlab.analyses.relative_gradients import (
     summarise_relative,
 )
 from gradlab.analyses.scales import (
+    figure_ops,
     lambda_by_depth,
     scale_distributions,
     scale_entries,
@@ -51,15 +52,25 @@ def draw_perplexity(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterato
 def draw_gradients(runs: Sequence[Run], choices: Choices = AS_USUAL) -> Iterator[Drawing]:
     """Figure 3, a panel a window."""
     gradients = study_gradients(runs, length=choices.length_of(runs))
-    figure = gradient_panels(gradients, op=GRADIENT_OP)
+    op = _largest_op(gradients)
     table = summarise_mismatch(study_mismatch(gradients))
-    yield Drawing(f"gradients_{GRADIENT_OP}", figure, table[table["op"] == GRADIENT_OP])
+    yield Drawing(f"gradients_{op}", gradient_panels(gradients, op=op), table[table["op"] == op])
+
+
+def _largest_op(gradients: pd.DataFrame) -> str:
+    """The second FFN weight, or in a model without one the last of the largest weights."""
+    ops = gradients["op"]
+    if GRADIENT_OP in set(ops):
+        return GRADIENT_OP
+    largest = gradients.groupby("op", sort=False)["numel"].max()
+    return str(largest[largest == largest.max()].index[-1])
 
 
 def draw_scales(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
     """Figure 4."""
-    table = summarise_scales(scale_distributions(runs))
-    yield Drawing("scales", scale_panels(scale_entries(runs)), table)
+    ops = figure_ops(runs)
+    table = summarise_scales(scale_distributions(runs, ops=ops))
+    yield Drawing("scales", scale_panels(scale_entries(runs, ops=ops)), table)
 
 
 def draw_lambda(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
@@ -113,16 +124,21 @@ def _draw_several_rates(runs: Sequence[Run], choices: Choices) -> Iterator[Drawi
 
 
 def _has_no_end(run: Run) -> str | None:
-    """Why a run has no late window."""
-    if run.attached:
-        return _LOOP
-    return None if run.completed else "it has not reached its last step"
+    """Why a run has no late window; of a loop of the user's own the last step is not known."""
+    return None if run.attached or run.completed else "it has not reached its last step"
+
+
+def _has_no_loss(run: Run) -> str | None:
+    """Why a run's gradients cannot be taken relative to its loss."""
+    if run.attached and run.table("steps", ["loss"])["loss"].isna().all():
+        return "it has no loss, which probes.loss(loss) records"
+    return _has_no_end(run)
 
 
 def _has_no_validation(run: Run) -> str | None:
     """Why a run has no perplexity."""
     if run.attached:
-        return _LOOP
+        return "it has no validation, which only runs of gradlab train --val-every record"
     if run.table("steps", ["val_loss"])["val_loss"].notna().any():
         return None
     if run.config.val_every:
@@ -143,7 +159,7 @@ def _has_no_rate(run: Run) -> str | None:
 
 _NOT_VALIDATED = "it has no validation, which gradlab train --val-every 50 makes"
 
-_LOOP = "it is of a loop of its own (gradlab.attach), whose config is not known"
+_LOOP = "it is of a loop of its own (gradlab.attach); gradlab lr-search compares rates"
 
 FIGURE_1 = Kind(
     "figure 1",
@@ -199,8 +215,8 @@ KINDS = (
     RunsKind(
         "figure 3",
         "Gradients by layer",
-        "Mean L1 norm of the gradient of the second FFN weight, early in training (after the "
-        "warm-up) and late: mean and range over seeds.",
+        "Mean L1 norm of the gradient of the second FFN weight (or the largest there is), early in "
+        "training (after the warm-up) and late: mean and range over seeds.",
         tables=("grad_norms",),
         remedy="record it with --probes grad_norms",
         draw=draw_gradients,
@@ -233,7 +249,7 @@ KINDS = (
         tables=("grad_norms", "steps"),
         remedy="record it with --probes grad_norms",
         draw=draw_relative,
-        lacks=_has_no_end,
+        lacks=_has_no_loss,
     ),
 )
 """Every figure that is made of what runs recorded, in the order of a page."""

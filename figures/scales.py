@@ -1,6 +1,7 @@
 """Figure 4 of the NormFormer paper: what the learned scales have become, layer by layer."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from textwrap import fill
 from typing import Any
 
@@ -36,6 +37,9 @@ OP_LABELS: Mapping[str, str] = {
 
 _FEW = 16
 """Entries of a layer in a run up to which they are drawn themselves: a quantile of four is none."""
+
+_MOST_COLUMNS = 4
+"""The most panels side by side."""
 
 _WIDTH = 0.8
 """Of a layer's boxes, in layers."""
@@ -88,6 +92,8 @@ def scale_by_layer(
 def scale_panels(entries: pd.DataFrame) -> Figure:
     """`scale_by_layer` of every op, a row of panels an architecture, all on one scale.
 
+    More than four ops take several rows.
+
     Raises:
         GradlabError: No entry in the table is finite.
     """
@@ -97,32 +103,37 @@ def scale_panels(entries: pd.DataFrame) -> Figure:
     ops = [op for op in FIGURE_OPS if op in present]
     ops += [op for op in present if op not in ops]
     width = TWO_COLUMNS if len(ops) > 1 else ONE_COLUMN
+    lines = -(-len(ops) // _MOST_COLUMNS)
+    columns = -(-len(ops) // lines)
+    panels = [(arch, ops[columns * line :][:columns]) for arch in style for line in range(lines)]
     with paper_style():
         figure, grid = plt.subplots(
-            len(style),
-            len(ops),
-            figsize=(width, 0.7 + 1.5 * len(style)),
+            len(panels),
+            columns,
+            figsize=(width, 0.7 + 1.5 * len(panels)),
             sharex=True,
             sharey=True,
             squeeze=False,
             layout="constrained",
         )
-        for line, (arch, look) in zip(grid, style.items(), strict=True):
-            for ax, op in zip(line, ops, strict=True):
-                here = rows[(rows["arch"] == arch) & (rows["op"] == op)]
-                if here.empty:
+        for index, (axes, (arch, here)) in enumerate(zip(grid, panels, strict=True)):
+            look = style[arch]
+            for ax, op in zip_longest(axes, here):
+                of_panel = rows[(rows["arch"] == arch) & (rows["op"] == op)]
+                if of_panel.empty:
                     ax.set_axis_off()
                 else:
-                    _draw(ax, here, look)
-            line[0].set_ylabel(fill(look.label, 16) if len(style) > 1 else "Learned scale")
+                    _draw(ax, of_panel, look)
+                if op is not None and (index == 0 or lines > 1):
+                    ax.set_title(_op_label(op), loc="left")
+            axes[0].set_ylabel(fill(look.label, 16) if len(style) > 1 else "Learned scale")
             # Axes that are off have no label either.
-            line[0].set_axis_on()
-        for column, op in enumerate(ops):
-            grid[0, column].set_title(_op_label(op), loc="left")
-            grid[-1, column].set_xlabel("Layer")
+            axes[0].set_axis_on()
+        for ax in grid[-1]:
+            ax.set_xlabel("Layer")
         one = next(iter(style.values())).color
-        panels = [panel for _, panel in rows.groupby(["arch", "op"])]
-        legend_over(figure, _handles(panels, one if len(style) == 1 else "0.3"))
+        drawn = [panel for _, panel in rows.groupby(["arch", "op"])]
+        legend_over(figure, _handles(drawn, one if len(style) == 1 else "0.3"))
     return figure
 
 

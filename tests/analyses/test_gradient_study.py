@@ -8,6 +8,7 @@ import pytest
 
 from gradlab.analyses.gradient_study import (
     mismatch_differences,
+    run_windows,
     study_gradients,
     study_mismatch,
     summarise_mismatch,
@@ -213,3 +214,46 @@ def test_a_run_without_the_table_is_refused() -> None:
     writer.finish("finished", Verdict(reason="completed", step=11))
     with pytest.raises(GradlabError, match="did not record grad_norms"):
         study_gradients([writer.run()], length=5)
+
+
+def attached(steps: range, broken: range = range(0), param: str = "h.0.fc2.weight") -> Run:
+    """A loop of one's own: gradients equal to the step, of two layers; some steps not finite."""
+    writer = MemoryWriter(None, {"model": "GPT2", "tables": ["steps", "grad_norms"]})
+    rows = [(step, f"h.{layer}.fc2.weight", layer) for step in steps for layer in range(2)]
+    step, names, layer = (list(column) for column in zip(*rows, strict=True))
+    bad = [int(s in broken and (param in (n, "*"))) for s, n, _ in rows]
+    columns: dict[str, Any] = {"step": step, "param": names, "layer": layer}
+    columns |= {"op": ["fc2"] * len(rows), "numel": [10] * len(rows), "nonfinite": bad}
+    size = [float(number) for number in step]
+    writer.write("grad_norms", {**columns, "grad_l1": size, "grad_l2": size, "grad_max_abs": size})
+    return writer.run()
+
+
+def windows(*runs: Run, length: int = 10) -> dict[str, tuple[int, int]]:
+    found = run_windows(runs, length)
+    return {name: (window.first, window.last) for name, window in found.items()}
+
+
+def test_a_loop_of_ones_own_has_windows_at_the_ends_of_what_was_finite() -> None:
+    assert windows(attached(range(100))) == {"early": (0, 9), "late": (90, 99)}
+    assert windows(attached(range(100), range(70, 100), "*")) == {"early": (0, 9), "late": (60, 69)}
+    # One layer's gradient that is never finite does not take the others' with it.
+    assert windows(attached(range(100), range(100))) == {"early": (0, 9), "late": (90, 99)}
+    assert windows(attached(range(0, 100, 10)), length=50) == {"early": (0, 44), "late": (46, 90)}
+    assert windows(attached(range(5, 6))) == {"early": (5, 5)}
+    with pytest.raises(GradlabError, match="no gradient that was finite"):
+        windows(attached(range(9), range(9), "*"))
+    with pytest.raises(GradlabError, match="holds nothing"):
+        windows(attached(range(9)), length=0)
+
+
+def test_loops_of_ones_own_are_averaged_over_the_same_steps() -> None:
+    runs = [attached(range(100)), attached(range(20, 60))]
+    table = study_gradients(runs, length=10)
+    assert set(table["arch"]) == {"GPT2", "GPT2 #2"}
+    early = table[table["window"] == "early"]
+    assert set(early["first"]) == {20}
+    assert early["grad_l1"].tolist() == [24.5] * 4
+    assert set(table["n_layers"]) == {2}
+    with pytest.raises(GradlabError, match="no step in common"):
+        study_gradients([attached(range(10)), attached(range(20, 30))])

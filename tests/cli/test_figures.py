@@ -12,6 +12,7 @@ from gradlab.cli.main import app
 from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.figures.run_sets import safe_name
 from gradlab.models.presets import model_config
+from gradlab.runs.reader import load
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.studies.table import STABILITY
@@ -356,23 +357,44 @@ def test_runs_that_destabilised_do_not_hold_the_others_back(study: Path, tmp_pat
     assert about(alone, "figure 4") == ["figure 4: scales.svg, scales.csv"]
 
 
-@pytest.mark.usefixtures("unrendered")
-def test_a_loop_of_ones_own_has_what_needs_no_config(tmp_path: Path) -> None:
-    source = record(tmp_path / "source")
-    writer = RunWriter(tmp_path / "mine", None, {"model": "Mine", "tables": ["steps", *ALL]})
-    from gradlab.runs.reader import load
-
+def own_loop(folder: Path, source: Path, **info: Any) -> Path:
+    """The tables of a run as if gradlab.attach had recorded them."""
+    writer = RunWriter(folder, None, {"model": "Mine", "tables": ["steps", *ALL], **info})
     for table in ("steps", *ALL):
         rows = load(source).table(table)
         writer.write(table, {name: rows[name].to_numpy(object).tolist() for name in rows})
     writer.finish("finished")
-    result = invoke(tmp_path / "mine", "--format", "svg")
+    return folder
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_loop_of_ones_own_has_what_needs_no_config(tmp_path: Path) -> None:
+    result = invoke(own_loop(tmp_path / "mine", record(tmp_path / "source")), "--format", "svg")
     made = [line.split(":")[0] for line in lines(result) if ".svg" in line]
     assert made == [
         *("course", "headroom", "gradients over steps", "gradient grid", "gradient sizes"),
-        *("scales over steps", "figure 4", "figure 6"),
+        *("scales over steps", "figure 3", "figure 4", "figure 6"),
     ]
-    assert "gradlab.attach" in about(result, "figure 3")[0]
+    assert "only runs of gradlab train --val-every" in about(result, "figure 2")[0]
+    assert "no other architecture" in about(result, "figure 7")[0]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_two_loops_of_ones_own_share_their_figures(tmp_path: Path) -> None:
+    source = record(tmp_path / "source", "pre-ln", tables=ALL)
+    runs = [
+        own_loop(tmp_path / name / "mine", source, meta={"norm": name, "seed": 1})
+        for name in ("rms", "layer")
+    ]
+    result = invoke(*runs, "--out", tmp_path / "out", "--format", "svg")
+    assert about(result, "course") == ["course: course.svg"]
+    assert "scales.csv" in about(result, "figure 4")[0], "plain norms have a γ, too"
+    table = pd.read_csv(tmp_path / "out" / "relative_gradients_late.csv")
+    assert set(table["baseline"]) == {"mine (norm=rms)"}
+    assert set(table["arch"]) == {"mine (norm=layer)"}
+    assert (table["ratio"] == 1).all()
+    scales = pd.read_csv(tmp_path / "out" / "scales.csv")
+    assert set(scales["op"]) == {"attn_norm"}
 
 
 @pytest.mark.usefixtures("unrendered")

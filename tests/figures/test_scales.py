@@ -158,3 +158,14 @@ def test_the_files_are_the_same_each_time(tmp_path: Any) -> None:
         save(scale_panels(entries()), tmp_path / name, ["png", "pdf", "svg"]) for name in "ab"
     )
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+@pytest.mark.parametrize("count", [5, 9])
+def test_more_than_four_ops_take_several_rows(count: int) -> None:
+    names = [f"norm_{place}" for place in range(count)]
+    one = entries(2, 1)
+    table = pd.concat([one[one["op"] == "ffn_mid_norm"].assign(op=name) for name in names])
+    figure = scale_panels(table)
+    figure.draw_without_rendering()
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_title(loc="left")]
+    assert titles == names
