@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda", help="whose FP16 is compared")
     parser.add_argument("--steps", type=int, default=1500, help="cap of a ramp")
-    parser.add_argument("--seeds", type=int, default=3, help="of the ramps")
+    parser.add_argument("--seeds", type=int, default=1, help="of the ramps")
     parser.add_argument("--out", type=Path, default=Path("gpu/fp16"), help="where ramps are kept")
     parser.add_argument("--tiny", action="store_true", help="smallest sizes, ramps of few steps")
     return parser.parse_args(arguments)

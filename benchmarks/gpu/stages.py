@@ -56,8 +56,8 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
         else "-m gpu -n 4 tests/training tests/precision tests/probes tests/models"
     )
     return (
-        Stage("tests", 90, (f"python -m pytest -q -p no:cacheprovider -p no:benchmark {tests}",)),
-        Stage("fp16", 75, (f"python -m benchmarks.gpu.fp16 --device {device} --out OUT {tiny}",)),
+        Stage("tests", 60, (f"python -m pytest -q -p no:cacheprovider -p no:benchmark {tests}",)),
+        Stage("fp16", 60, (f"python -m benchmarks.gpu.fp16 --device {device} --out OUT {tiny}",)),
         Stage(
             "overhead",
             75,
@@ -78,7 +78,7 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
         ),
         Stage(
             "gradients",
-            60,
+            90,
             (
                 f"gradlab grad-norms {FIGURE_3} {size} {steps} --device {device} "
                 "--out OUT/study --resume",
@@ -87,5 +87,5 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
             ),
             resumes=True,
         ),
-        Stage("speed", 30, (f"python -m benchmarks.gpu.speed --device {device} {tiny}",)),
+        Stage("speed", 45, (f"python -m benchmarks.gpu.speed --device {device} {tiny}",)),
     )

@@ -175,7 +175,8 @@ def test_checkpointed_activations_are_seen_once(device: str, reentrant: bool) ->
 
 
 @pytest.mark.usefixtures("repeatable_kernels")
-@pytest.mark.parametrize("device", LONG_ON_CPU)  # torch imports its compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("device", LONG_ON_CPU)  # torch imports its compiler, and warns of itself
 def test_compiled_with_the_same_kernels(device: str) -> None:
     torch._dynamo.reset()
 

@@ -82,13 +82,14 @@ print(torch.are_deterministic_algorithms_enabled())
 
 
 @pytest.mark.gpu
-def test_what_was_multiplied_before_the_import_is_named() -> None:
+def test_what_was_multiplied_before_the_import_is_named_where_it_does_harm() -> None:
+    """Torch 2.11 with CUDA 13.0 goes on; one that has looked for the variable by then does not."""
     others = {name: value for name, value in os.environ.items() if name != VARIABLE}
     done = subprocess.run(
         [sys.executable, "-c", LATE], env=others, capture_output=True, text=True, check=True
     )
-    sentence, left = done.stdout.splitlines()
-    assert VARIABLE in sentence
+    *refused, left = done.stdout.splitlines()
+    assert all(VARIABLE in sentence for sentence in refused)
     assert left == "False"
 
 
