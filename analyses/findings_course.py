@@ -17,7 +17,9 @@ def course_findings(run: Run, steps: pd.DataFrame) -> list[Finding]:
 def _what_it_is(run: Run) -> Finding:
     if run.attached:
         model = run.info.get("model", "model")
-        return Finding("run", f"A {model}, trained by a loop of its own (gradlab.attach).")
+        meta = run.info.get("meta") or {}
+        told = "".join(f"; {name} = {value}" for name, value in meta.items())
+        return Finding("run", f"A {model}, trained by a loop of its own (gradlab.attach){told}.")
     config = run.config
     named = f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}"
     return Finding("run", f"{named}, trained by gradlab's loop.")

@@ -73,7 +73,7 @@ def _values(run: Run) -> dict[str, Any]:
     config = {} if run.attached else run.config.model_dump(mode="json", exclude={"seed"})
     facts = {name: run.info[name] for name in _FACTS if run.info.get(name) is not None}
     if run.attached:
-        config = {"model": run.info.get("model")}
+        config = {"model": run.info.get("model"), "meta": run.info.get("meta") or {}}
     return _flat({**config, **facts})
 
 

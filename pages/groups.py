@@ -72,7 +72,7 @@ class Group:
 
 
 def groups(runs: Mapping[str, Run]) -> list[Group]:
-    """The runs sorted into groups that compare; one of a loop of the user's own stands alone.
+    """The runs sorted into groups that compare; those of loops of the user's own are one group.
 
     Two runs of one architecture, size, seed and schedule say the same twice: the first is taken.
     """
@@ -88,7 +88,8 @@ def groups(runs: Mapping[str, Run]) -> list[Group]:
             if first != name:
                 notes.append(f"{name} is the same run as {first}: it is left out here.")
         made.append(Group({name: runs[name] for name in taken.values()}, notes))
-    return made + [Group({name: run}) for name, run in runs.items() if run.attached]
+    attached = {name: run for name, run in runs.items() if run.attached}
+    return [*made, Group(attached)] if attached else made
 
 
 def _twin_key(run: Run) -> object:

@@ -1,4 +1,4 @@
-"""`gradlab figures`: the paper-style figures that runs' tables allow."""
+"""`gradlab figures`: the figures that runs' tables allow."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ gradlab figures studies/gradients
 
 gradlab figures --format pdf --format svg --out pictures studies/nano
 
-gradlab figures runs/pre-ln runs/normformer --baseline pre-ln --average 30"""
+gradlab figures runs/mine runs/before --baseline before --average 30"""
 
 
 def figures(
@@ -58,14 +58,15 @@ def figures(
         ),
     ] = False,
 ) -> None:
-    """Draw every figure of the paper that the runs' tables allow.
+    """Draw every figure that the runs' tables allow.
 
-    RUN is the folder of a run or of a study, which counts as its runs. Drawn are perplexity against
-    compute (figure 2 of the NormFormer paper), gradients by layer (3), learned scales (4), the
-    learning rate at the break (5, from a stability study), λ_resid by depth (6), gradients relative
-    to a baseline's (7), loss against the learning rate (its table 1), and the FP16 headroom on the
-    way. A CSV file beside a figure has its
-    numbers, with the runs behind each.
+    RUN is the folder of a run, of gradlab's loop or of gradlab.attach, or of a study, which counts
+    as its runs. Drawn are how each run went: loss, learning rate, loss scale and events; FP16
+    headroom, gradients, updates, learned scales and attention scores over steps and by layer. And
+    the NormFormer paper's: perplexity against compute (figure 2), gradients by layer (3), learned
+    scales (4), the learning rate at the break (5, from a stability study), λ_resid by depth (6),
+    gradients relative to a baseline's (7), loss against the learning rate (table 1). A CSV file
+    beside a figure has its numbers, with the runs behind each.
 
     Runs that do not compare (another text, size, precision, schedule) have a figure each. For a
     figure that cannot be made, a sentence says why.

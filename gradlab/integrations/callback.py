@@ -1,8 +1,9 @@
 """What the trainers' callbacks share: attach at each training's start, close at its end."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch import nn
@@ -20,7 +21,7 @@ class AttachingCallback:
     """`attach` put off until a trainer has its model and optimizers, as often as it trains.
 
     Args:
-        out, every, events, probes, memory, sinks, window: As `attach` takes them.
+        out, every, events, probes, memory, sinks, meta, window: As `attach` takes them.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class AttachingCallback:
         probes: Iterable[Probe] | None = None,
         memory: bool | None = None,
         sinks: Iterable[Sink] = (),
+        meta: Mapping[str, Any] | None = None,
         window: int = 50,
     ) -> None:
         self._out = out
@@ -40,6 +42,7 @@ class AttachingCallback:
         self._chosen = None if probes is None else tuple(probes)
         self._memory = memory
         self._sinks = tuple(sinks)
+        self._meta = meta
         self._window = window
         self._probes: Probes | None = None
 
@@ -83,6 +86,7 @@ class AttachingCallback:
             out=self._out and free_folder(Path(self._out).expanduser(), first_step, is_first),
             memory=self._memory,
             sinks=self._sinks,
+            meta=self._meta,
             window=self._window,
             first_step=first_step,
             # A trainer hands over the model without the wrapper that would show it.

@@ -43,6 +43,7 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
         probes: What to look at; None for what `attach` takes.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
+        meta: What the run is, for `run.json`.
         window: Steps between two copies from the device.
     """
 

@@ -1,5 +1,6 @@
 """What `attach` was given, checked: a mistake ends in a sentence before anything is hooked."""
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,8 +8,11 @@ from typing import Any
 
 from torch.amp import GradScaler
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, in_words
 from gradlab.probes.probe import Probe
+from gradlab.runs.document import plain
+
+_LONGEST_META = 1 << 16
 
 _LARGEST_STEP = 2**53
 """Past it, numbers of steps are no longer exact where they are drawn or read as floats."""
@@ -70,6 +74,29 @@ def scaler_of(given: object) -> GradScaler | None:
             "optimizer."
         )
     return given
+
+
+def meta_of(given: object) -> dict[str, Any]:
+    """What a user says of a run, as `run.json` can hold it.
+
+    Raises:
+        GradlabError: It is no dict of names, JSON cannot hold it, or it is too long.
+    """
+    if given is None:
+        return {}
+    try:
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise TypeError(f"{type(given).__name__} is no dict of names")
+        told: dict[str, Any] = plain(given)
+        size = len(json.dumps(told, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise GradlabError(
+            f"meta: JSON cannot hold it ({in_words(error)}): give a dict of names and plain "
+            "values, {'norm': 'pre', 'lr': 3e-4}."
+        ) from None
+    if size > _LONGEST_META:
+        raise GradlabError(f"meta has {size} characters: give at most {_LONGEST_META}.")
+    return told
 
 
 def sinks_of(given: Any) -> tuple[Any, ...]:

@@ -19,7 +19,15 @@ from torch.amp import GradScaler
 from gradlab.config import Events
 from gradlab.errors import GradlabError, GradlabWarning, in_words, unknown
 from gradlab.precision.device_facts import device_facts
-from gradlab.probes.arguments import flag, probes_of, run_folder, scaler_of, sinks_of, whole_number
+from gradlab.probes.arguments import (
+    flag,
+    meta_of,
+    probes_of,
+    run_folder,
+    scaler_of,
+    sinks_of,
+    whole_number,
+)
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.distributed.processes import processes_of
 from gradlab.probes.engine.follower import LoopFollower
@@ -65,6 +73,7 @@ def attach(
     out: str | Path | None = None,
     memory: bool | None = None,
     sinks: Iterable[Sink] = (),
+    meta: Mapping[str, Any] | None = None,
     window: int = 50,
     first_step: int = 0,
     group: "dist.ProcessGroup | None" = None,
@@ -95,6 +104,8 @@ def attach(
             of rank 0, writes it.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.
+        meta: What the run is, as {"norm": "pre", "lr": 3e-4}: kept in run.json, told by inspect and
+            report, and by figures where it differs between runs.
         window: Steps between two copies from the device, as many in every process.
         first_step: Number of the next step: that of the checkpoint in a training resumed.
         group: Processes that train the model together, each with its share of the batch, all of
@@ -115,6 +126,7 @@ def attach(
         out=out,
         memory=memory,
         sinks=sinks,
+        meta=meta,
         window=window,
         first_step=first_step,
         group=group,
@@ -136,6 +148,7 @@ class Probes:
         out: str | Path | None,
         memory: bool | None,
         sinks: Iterable[Sink],
+        meta: Mapping[str, Any] | None,
         window: int,
         first_step: int,
         group: "dist.ProcessGroup | None",
@@ -145,7 +158,7 @@ class Probes:
         if events not in get_args(Events):
             raise GradlabError(unknown("events", events, get_args(Events)))
         folder, memory = run_folder(out), flag("memory", memory)
-        sinks, scaler = sinks_of(sinks), scaler_of(scaler)
+        sinks, scaler, told = sinks_of(sinks), scaler_of(scaler), meta_of(meta)
         subject = subject_of(model, tuple(dict.fromkeys(optimizers.values())))
         if subject.model in _attached:
             raise GradlabError(
@@ -175,7 +188,7 @@ class Probes:
                 processes=self._processes,
             )
             undo.callback(self._follower.close)
-            info = _info(subject, chosen) | {"events": events}
+            info = _info(subject, chosen) | {"events": events, "meta": told}
             keep = memory or (memory is None and folder is None)
             self._memory = MemoryWriter(None, info) if keep else None
             self._folder = RunWriter(folder, None, info) if folder and self._is_first else None

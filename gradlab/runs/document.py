@@ -72,6 +72,7 @@ class Document(_Part):
     corpus: CorpusFacts | None = None
     params: _Count | None = None
     model: str | None = None
+    meta: dict[str, Any] = Field(default_factory=dict)
     probes: list[str] = Field(default_factory=list)
     error: str | None = None
 

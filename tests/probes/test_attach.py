@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from small_training import ALL, hooks_of, make, train
 from torch import Tensor, nn
 
 import gradlab
+from gradlab.analyses.settings import settings
 from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe, Reading
 from gradlab.probes.probe import Subject
@@ -326,3 +328,14 @@ def test_a_module_that_only_passes_a_value_on_is_no_second_site() -> None:
     with gradlab.attach(model, optimizer, probes=[Headroom(["0", "0.inner", "1"])]) as probes:
         train(model, optimizer, 1)
     assert set(probes.table("headroom")["site"]) == {"0.inner", "1"}
+
+
+def test_what_a_user_says_of_a_run_is_kept_and_told(tmp_path: Path) -> None:
+    model, optimizer = make()
+    meta = {"norm": "pre", "widths": np.array([1, 2]), "note": {"lr": 3e-4}}
+    gradlab.attach(model, optimizer, out=tmp_path / "run", meta=meta).close()
+    run = gradlab.load(tmp_path / "run")
+    assert run.info["meta"] == {"norm": "pre", "widths": [1, 2], "note": {"lr": 3e-4}}
+    assert "norm = pre" in str(gradlab.inspect(run))
+    (setting,) = settings({"run": run})
+    assert (setting.values["meta.norm"], setting.values["meta.note.lr"]) == ("pre", 3e-4)
