@@ -39,6 +39,8 @@ def over_shards(tensors: Sequence[Tensor], statistics: Statistics) -> Tensor:
     Returns:
         (n, 4), the same on every process.
     """
+    if not any(map(is_spread, tensors)):
+        return statistics(tensors)
     found = statistics([_local(tensor) for tensor in tensors])
     spread: dict[tuple[dist.ProcessGroup, ...], list[int]] = {}
     for index, tensor in enumerate(tensors):
