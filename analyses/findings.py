@@ -41,7 +41,10 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     found = course_findings(run, steps)
     headroom, grad_norms, faults = (tables.get(n) for n in ("headroom", "grad_norms", "faults"))
     if "overflows" in tables:
-        found += overflow_findings(steps, tables["overflows"], headroom, run.verdict, faults)
+        exact = run.info.get("events") == "exact"
+        found += overflow_findings(
+            steps, tables["overflows"], headroom, run.verdict, faults, exact=exact
+        )
         if faults is None or never_cleared(faults).empty:  # else it is what helps
             found += overflow_remedies(tables["overflows"], steps)
     if faults is not None:

@@ -33,6 +33,8 @@ def overflow_findings(
     headroom: pd.DataFrame | None,
     verdict: Verdict | None = None,
     faults: pd.DataFrame | None = None,
+    *,
+    exact: bool = False,
 ) -> list[Finding]:
     """The overflow that broke the run, or else its first one, and what led to it.
 
@@ -44,9 +46,10 @@ def overflow_findings(
         headroom: Its `headroom`, or None.
         verdict: Says at which step the run broke.
         faults: Its `faults`, or None: says what it came from.
+        exact: Whether every step was looked at, not only those with rows.
     """
     if overflows.empty:
-        return _none_at_all(headroom, faults)
+        return _none_at_all(headroom, faults, exact=exact)
     events = overflows.sort_values(["step", "order"], kind="stable")
     broke = verdict.step if verdict is not None and verdict.broke else None
     at_break = events[events["step"] == broke]
@@ -57,7 +60,9 @@ def overflow_findings(
     return found
 
 
-def _none_at_all(headroom: pd.DataFrame | None, faults: pd.DataFrame | None) -> list[Finding]:
+def _none_at_all(
+    headroom: pd.DataFrame | None, faults: pd.DataFrame | None, *, exact: bool
+) -> list[Finding]:
     if headroom is None or headroom.empty:
         return []
     narrow = bool((headroom["dtype"] == "float16").any())
@@ -66,7 +71,8 @@ def _none_at_all(headroom: pd.DataFrame | None, faults: pd.DataFrame | None) -> 
     if len(sites) and (lost.empty or sites["step"].iloc[0] <= lost["step"].iloc[0]):
         lost = sites
     if len(lost):
-        return [_not_finite(lost.iloc[0], headroom["step"], narrow=narrow)]
+        looks = headroom["step"].iloc[:0] if exact else headroom["step"]
+        return [_not_finite(lost.iloc[0], looks, narrow=narrow)]
     if not narrow:
         return [Finding("overflow", "None: no tensor that was looked at is FP16.")]
     return [Finding("overflow", "None: every FP16 tensor that was looked at stayed finite.")]

@@ -144,6 +144,8 @@ def test_what_was_not_looked_at_or_counted_is_not_claimed() -> None:
         "At blocks.0.scores (backward), step 20; no tensor that was looked at is FP16, so it is no "
         "overflow event; at step 10, the last looked at before, all was finite."
     )
+    (began,) = overflow_findings(steps(20), events(), wide, exact=True)
+    assert "step 10" not in began.sentence  # step 19 was looked at, and has no rows
     wide.loc[wide["site"] == "embed", "nonfinite"] = 1
     (began,) = overflow_findings(steps(20), events(), wide)
     assert began.sentence.startswith("At embed (backward), step 0: 1 entry; ")
