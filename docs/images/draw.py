@@ -36,10 +36,12 @@ def draw(out: Path) -> None:
     same = at_768[at_768["arch"].isin(narrow["arch"])]
     width = pd.concat([narrow, same], ignore_index=True)
     nano = read_stability(STUDIES / "claims" / "stability" / "stability.csv")
+    card = read_stability(STUDIES / "125M" / "stability.csv")
     figures = {
         "width_breaks": figure_of(lr_at_break(width)),
         "width_differences": figure_of(lr_against_baseline(width)),
         "breaks_768": figure_of(lr_at_break(at_768)),
+        "breaks_125M": figure_of(lr_at_break(card)),
         "breaks_nano": figure_of(lr_at_break(nano)),
         "blocks": block_panels(layers()),
     }
