@@ -7,6 +7,7 @@ import pandas as pd
 
 from gradlab.analyses.claim import COLUMNS
 from gradlab.errors import GradlabError
+from gradlab.runs.csv_files import read_csv
 
 CLAIMS_FILE = "claims.csv"
 """What `gradlab claims` calls the table of judged claims, in their folder."""
@@ -20,7 +21,7 @@ def read_claims(folder: Path) -> pd.DataFrame:
     """
     file = folder / CLAIMS_FILE
     try:
-        table = pd.read_csv(file, dtype={"size": str}, keep_default_na=False, na_values=[""])
+        table = read_csv(file, dtype={"size": str}, keep_default_na=False, na_values=[""])
         table = table[COLUMNS].astype(dict.fromkeys(("number", "low", "high"), "float64"))
     except FileNotFoundError:
         raise GradlabError(

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from gradlab.errors import GradlabError
-from gradlab.runs.csv_files import unguarded
+from gradlab.runs.csv_files import read_csv, unguarded
 from gradlab.runs.verdict import BREAKS
 
 STABILITY_FILE = "stability.csv"
@@ -57,7 +57,7 @@ def read_stability(path: str | Path) -> pd.DataFrame:
     if path.is_dir():
         path = path / STABILITY_FILE
     try:
-        table = pd.read_csv(path, dtype={"size": "string", "arch": "string", "reason": "string"})
+        table = read_csv(path, dtype={"size": "string", "arch": "string", "reason": "string"})
     except FileNotFoundError:
         raise GradlabError(
             f"there is no stability table at {path}: make one with gradlab run-stability."

@@ -122,7 +122,10 @@ def _sentence(cls: type[Config], error: ValidationError) -> str:
     if isinstance(cause, ValueError):
         return str(cause)
     if problem["type"] == "extra_forbidden":
-        return unknown(f"key of {cls.__name__}", path, [*cls.model_fields, *cls.also_known])
+        keys = [*cls.model_fields, *cls.also_known]
+        if command := getattr(cls, "command_name", None):
+            return unknown("setting", path, keys, listed=f"`gradlab {command} --help-all`")
+        return unknown(f"key of {cls.__name__}", path, keys)
     if problem["type"] == "literal_error":
         value = problem["input"]
         if isinstance(value, str) and value in NOT_BUILT:
@@ -188,8 +191,8 @@ class ModelConfig(Config):
     def _heads_divide_width(self) -> Self:
         if self.d_model % self.n_heads:
             raise ValueError(
-                f"d_model = {self.d_model} is not divisible by n_heads = {self.n_heads}: "
-                "choose a multiple."
+                f"the width, d_model = {self.d_model}, is not divisible by n_heads = "
+                f"{self.n_heads}: choose a multiple."
             )
         return self
 

@@ -18,8 +18,14 @@ class ConfigError(GradlabError, ValueError):
     """A configuration that names something unknown or combines what does not go together."""
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+def unknown(kind: str, name: object, known: Iterable[str], *, listed: str | None = None) -> str:
     """The sentence for an unknown name: what it is, the nearest valid names, then all of them.
+
+    Args:
+        kind: Of name.
+        name: The unknown one.
+        known: The valid ones.
+        listed: What lists them, instead of all.
 
     >>> unknown("architecture", "normfomer", ["pre-ln", "normformer"])
     "unknown architecture 'normfomer': did you mean 'normformer'? Known: pre-ln, normformer."
@@ -27,7 +33,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     options = list(known)
     near = get_close_matches(str(name), options, n=2)
     hint = f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
-    return f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(options)}."
+    rest = f"{listed} lists them all." if listed else f"Known: {', '.join(options)}."
+    return f"unknown {kind} {str(name)!r}: {hint}{rest}"
 
 
 def one_of(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import gradlab
 from gradlab.config import ModelConfig, PrecisionConfig, RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError, unknown
 
@@ -88,3 +89,14 @@ def test_a_config_cannot_be_changed() -> None:
 
 def test_an_unknown_name_without_a_neighbour_lists_what_there_is() -> None:
     assert unknown("size", "xyz", ["nano", "micro"]) == "unknown size 'xyz': Known: nano, micro."
+
+
+@pytest.mark.parametrize(("given", "near"), [("warmpu", "'warmup'"), ("zzz", None)])
+def test_an_unknown_setting_names_its_neighbours_alone(given: str, near: str | None) -> None:
+    with pytest.raises(ConfigError) as raised:
+        gradlab.train("pre-ln", "nano", **{given: 1})
+    said = str(raised.value)
+    assert near is None or near in said
+    assert "gradlab train --help-all" in said
+    assert len(said) < 120
+    assert "OneRun" not in said

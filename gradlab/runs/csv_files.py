@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradlab.runs.files import write_whole
+from gradlab.runs.files import read_regular, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FORMULA = ("=", "+", "-", "@")
+_LARGEST = 1 << 26
 _APART = ("\t", "\n")
 
 
@@ -27,6 +28,20 @@ def write_csv(path: Path, table: "pd.DataFrame") -> Path:
             safe[name] = table[name].astype(object).map(guarded)
     write_whole(path, safe.to_csv(index=False, lineterminator="\n").encode())
     return path
+
+
+def read_csv(path: Path, **options: Any) -> "pd.DataFrame":
+    """A CSV file as pandas reads it.
+
+    Raises:
+        FileNotFoundError: There is none.
+        GradlabError: It is no regular file, which may have no end, or cannot be read.
+    """
+    import pandas as pd
+
+    content = io.BytesIO(read_regular(path, at_most=_LARGEST))
+    table: pd.DataFrame = pd.read_csv(content, **options)
+    return table
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from gradlab.errors import GradlabError
 _BINARY = getattr(os, "O_BINARY", 0)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file is one that a killed `write_whole` left."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gradlab.errors import GradlabError
-from gradlab.runs.files import cannot_write
+from gradlab.runs.files import cannot_write, is_left_over
 
 if sys.platform != "win32":
     import fcntl
@@ -21,6 +21,11 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 _PATIENCE = 0.2
 """Seconds that a writer tries: one that looks whether the folder is held holds it for a moment."""
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a process that was killed there may have left."""
+    return all(e.name == LOCK_NAME or is_left_over(e.name) for e in folder.iterdir())
 
 
 class FolderLock:

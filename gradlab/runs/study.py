@@ -17,6 +17,7 @@ from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, in_words
 from gradlab.paths import as_path
 from gradlab.runs.command import COMMAND_NOTE, Command
+from gradlab.runs.csv_files import read_csv
 from gradlab.runs.files import read_regular
 
 if TYPE_CHECKING:
@@ -108,11 +109,9 @@ class StudyRecord:
         Raises:
             GradlabError: No run has ended yet.
         """
-        import pandas as pd
-
         for name in TABLE_FILES:
             if (self.folder / name).exists():
-                return pd.read_csv(self.folder / name)
+                return read_csv(self.folder / name)
         raise GradlabError(f"{self.folder} has no table: no run of the study has ended yet.")
 
     @property

@@ -9,7 +9,7 @@ from gradlab.errors import GradlabError
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE, closing, opening, to_json
 from gradlab.runs.files import cannot_write, write_whole
-from gradlab.runs.lock import LOCK_NAME, FolderLock
+from gradlab.runs.lock import FolderLock, is_free
 from gradlab.runs.parts import FolderShelf
 from gradlab.runs.reader import Run, load
 from gradlab.runs.rows import RowWriter
@@ -49,7 +49,7 @@ class RunWriter:
             raise cannot_write(self.path, error) from error
         self._lock = FolderLock(self.path)
         try:
-            if any(entry.name != LOCK_NAME for entry in self.path.iterdir()):
+            if not is_free(self.path):
                 raise GradlabError(_taken(self.path))
             self._write_document()
         except BaseException:
@@ -87,5 +87,5 @@ class RunWriter:
 def _taken(folder: Path) -> str:
     """The sentence for a folder that holds something already."""
     if (folder / RUN_FILE).exists():
-        return f"{folder} holds a run already: choose another folder (--out), or remove that one."
-    return f"{folder} is not empty: choose another folder (--out), or a new one in it."
+        return f"{folder} holds a run already: choose another folder, or remove that one."
+    return f"{folder} is not empty: choose another folder, or a new one in it."

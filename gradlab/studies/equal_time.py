@@ -180,7 +180,7 @@ def _is_kept(group: Sequence[RunConfig], kept: Mapping[str, "StepTime"], out: Pa
     if missing and len(missing) < len(group):
         raise GradlabError(
             f"{out} was begun without {missing[0]}, whose step was not timed beside the others': "
-            "choose another --out."
+            "choose another folder."
         )
     return not missing
 
@@ -192,12 +192,12 @@ def _kept_times(out: Path) -> "dict[str, StepTime]":
     if kept is None:
         raise GradlabError(
             f"{out} holds a study that was not begun at equal time: give the options it was "
-            "started with, or choose another --out."
+            "started with, or choose another folder."
         )
     names = ("median", "ratio", "low", "high")
     try:
         return {row: StepTime(*(float(time[name]) for name in names)) for row, time in kept.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GradlabError(
-            f"{out} holds step times that cannot be read ({error}): choose another --out."
+            f"{out} holds step times that cannot be read ({error}): choose another folder."
         ) from error

@@ -8,7 +8,7 @@ from typing import Any
 from gradlab.config import Config, RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.files import cannot_write, write_whole
-from gradlab.runs.lock import LOCK_NAME
+from gradlab.runs.lock import is_free
 from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study
 
 
@@ -24,11 +24,12 @@ def check_folder(out: Path, *, resume: bool) -> bool:
     if (out / STUDY_FILE).exists():
         if not resume:
             raise GradlabError(
-                f"{out} holds a study already: continue it with --resume, or choose another --out."
+                f"{out} holds a study already: continue it with --resume (resume=True in Python), "
+                "or choose another folder."
             )
         return True
     try:
-        if out.exists() and any(entry.name != LOCK_NAME for entry in out.iterdir()):
+        if out.exists() and not is_free(out):
             raise GradlabError(f"{out} holds something that is not a study: choose another folder.")
     except OSError as error:
         raise cannot_write(out, error) from error
@@ -65,7 +66,7 @@ def _check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:
         begun = f": it was begun with `{command.line}`" if command else ""
         raise GradlabError(
             f"{before.folder} holds another study ({reason}){begun}. Give the options it was "
-            "started with, or choose another --out."
+            "started with, or choose another folder."
         )
 
 

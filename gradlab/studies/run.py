@@ -216,7 +216,7 @@ def _check_corpora(finished: Sequence[Run]) -> None:
         if run.info["corpus"]["sha256"] != now[run.config.data]:
             raise GradlabError(
                 f"{run.path} was trained on another text than {run.config.data.corpus} is now: "
-                "runs on both do not compare; choose another --out."
+                "runs on both do not compare; choose another folder."
             )
 
 

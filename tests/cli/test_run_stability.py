@@ -150,7 +150,7 @@ def test_the_folder_is_named_after_the_sizes(
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--lr-step", "0"], "lr_step = 0.0 should be greater than 0"),
         (["--lr-step", "nan"], "lr_step = nan should be"),
-        (["--n-heads", "3"], "d_model = 16 is not divisible by n_heads = 3"),
+        (["--n-heads", "3"], "d_model = 16, is not divisible by n_heads = 3"),
         (["--corpus", "no/such/text.txt"], "no/such/text.txt"),
         (["--corpus", "EMPTY"], "EMPTY"),
         (["--corpus", "SHORT"], "SHORT"),

@@ -208,7 +208,7 @@ def test_precision_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> N
         ({"size": ["nanno"]}, "unknown size 'nanno': did you mean 'nano'"),
         ({"size": ["nanno-d128"]}, "unknown size 'nanno': did you mean 'nano'"),
         ({"size": ["nano-d128"], "width": [64]}, "names its width: give no other"),
-        ({"width": [130]}, "d_model = 130 is not divisible by n_heads = 4"),
+        ({"width": [130]}, "d_model = 130, is not divisible by n_heads = 4"),
         ({"lr_step": [0.0]}, "lr_step = 0.0 should be greater than 0"),
         ({"lr_step": [-1e-4]}, "lr_step = -0.0001 should be greater than 0"),
         ({"lr_step": [float("nan")]}, "lr_step = nan should be"),
