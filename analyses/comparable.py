@@ -135,4 +135,4 @@ def name_of(run: Run) -> str:
     if run.path is not None:
         return str(run.path)
     _, arch, seed = run_key(run)
-    return f"the run of {arch} with seed {seed}"
+    return f"the run of {arch}" if run.attached else f"the run of {arch} with seed {seed}"

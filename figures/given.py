@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from gradlab.analyses.comparable import name_of
 from gradlab.analyses.ending import ending
 from gradlab.analyses.stability_table import STABILITY_FILE, read_stability
 from gradlab.errors import GradlabError
@@ -73,7 +74,7 @@ def read_given(sources: Iterable[Source]) -> Given:
         [
             *gathered.notes,
             *(
-                f"{run.path} is drawn as far as it goes: {ending(run)}."
+                f"{name_of(run)} is drawn as far as it goes: {ending(run)}."
                 for run in runs
                 if run.status in ("running", "stopped")
             ),

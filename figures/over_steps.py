@@ -24,7 +24,7 @@ from gradlab.figures.style import PAPER, TWO_COLUMNS, legend_over, paper_style
 MOST_PANELS = 64
 """Panels from which on those with the largest values are drawn alone."""
 
-_POINTS = 30_000
+_POINTS = 15_000
 """Points of a figure, from which on its lines are thinned."""
 
 _LINES: Colormap = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.88, 256)), "lines")
@@ -80,7 +80,7 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
         title = f"{title} (the {len(panels)} largest of {len(panels) + left_out} panels)"
     columns = _columns(len(panels))
     count = -(-len(panels) // columns)
-    height = 1.0 if columns <= 4 else 0.75
+    height = 1.7 if count == 1 else 1.0 if columns <= 4 else 0.75
     numbers = rows["line"].dropna()
     scale = Normalize(float(numbers.min()), float(numbers.max())) if len(numbers) else None
     with paper_style():
@@ -108,7 +108,7 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
             is_lowest = index + columns >= len(panels)
             ax.tick_params(labelbottom=is_lowest, labelsize=6)
             ax.set_xlabel("Step" if is_lowest else "", fontsize=7)
-        note = " (log scale)" if axes[0].get_yscale() == "log" else ""
+        note = "\n(log scale)" if axes[0].get_yscale() == "log" else ""
         figure.supylabel(f"{lines.value}{note}", fontsize=PAPER["axes.labelsize"])
         figure.suptitle(title, fontsize=PAPER["axes.titlesize"], x=0.01, ha="left")
         if scale is not None and scale.vmax != scale.vmin:

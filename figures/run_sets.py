@@ -9,7 +9,11 @@ from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
 from gradlab.figures.kind import RunsKind
 from gradlab.models.presets import ARCHITECTURES
+from gradlab.probe_names import PROBES
 from gradlab.runs.reader import Run
+
+_PROBE_OF = {facts.tables[0]: f"gradlab.probes.{facts.kind}" for facts in PROBES.values()}
+"""Table → the probe that fills it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,10 @@ def _nothing(kind: RunsKind, runs: Sequence[Run], reasons: dict[str, list[str]])
         return f"{kind.title} needs runs: their folders are not there."
     for table in kind.tables:
         if all(table not in run.tables for run in runs):
-            return f"{kind.title} needs the table {table}: {kind.remedy}."
+            probe = _PROBE_OF.get(table) if all(run.attached for run in runs) else None
+            remedy = probe and f"record it with gradlab.attach(…, probes=[…, {probe}()])"
+            remedy = remedy or kind.remedy
+            return f"{kind.title} needs the table {table}: {remedy}."
     causes = "; ".join(f"{reason} ({_listed(names)})" for reason, names in reasons.items())
     return f"{kind.title} was not made: {causes}."
 

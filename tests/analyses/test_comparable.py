@@ -66,5 +66,5 @@ def test_loops_of_ones_own_compare_with_no_other() -> None:
     two, one = comparable_groups([attached(), recorded(), attached("GPT2")])
     assert (len(two), len(one)) == (2, 1), "those of one's own are compared as they are given"
     assert run_key(attached()) == ("Llama", "Llama", 0)
-    assert name_of(attached()) == "the run of Llama with seed 0"
+    assert name_of(attached()) == "the run of Llama"
     check_comparable([attached(), attached()])

@@ -58,7 +58,8 @@ def test_a_stability_table_gives_figure_5(tmp_path: Path) -> None:
 
 def test_nothing_to_draw_is_a_sentence(tmp_path: Path) -> None:
     run = MemoryWriter(None, {"model": "Mine", "tables": ["steps"]}).run()
-    with pytest.raises(GradlabError, match="figure 4 needs the table scales: record it with"):
+    remedy = r"scales: record it with gradlab.attach\(…, probes=\[…, gradlab.probes.LearnedScales\("
+    with pytest.raises(GradlabError, match=remedy):
         gradlab.draw(run)
     with pytest.raises(GradlabError, match="there is no run"):
         gradlab.draw(tmp_path)
