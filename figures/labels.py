@@ -1,4 +1,6 @@
-"""Numbers as a reader says them."""
+"""Numbers as a reader says them, and names as a figure can show them."""
+
+from collections.abc import Sequence
 
 
 def count_label(number: float) -> str:
@@ -17,7 +19,28 @@ def rate_label(rate: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def plain_label(name: str, longest: int = 28) -> str:
+def distinct_labels(names: Sequence[str]) -> dict[str, str]:
+    """A `plain_label` for each name, no two the same.
+
+    Long names that begin alike are cut in front, as what tells them apart stands at their end;
+    those that end alike too have a number.
+    """
+    heads = {name: plain_label(name) for name in names}
+    tails = {name: plain_label(f"…{name[-_LONGEST + 1 :]}") for name in names}
+    found: dict[str, str] = {}
+    for name in names:
+        alike = list(heads.values()).count(heads[name]) > 1
+        label = tails[name] if alike and len(name) > _LONGEST else heads[name]
+        if label in found.values():
+            label = f"{label} #{len(found) + 1}"
+        found[name] = label
+    return found
+
+
+_LONGEST = 28
+
+
+def plain_label(name: str, longest: int = _LONGEST) -> str:
     """A name of somebody else's as text in a figure: no formula, no second line, not too long."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(name)).strip()
     if len(text) > longest:

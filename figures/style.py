@@ -19,7 +19,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
-from gradlab.figures.labels import plain_label
+from gradlab.figures.labels import distinct_labels, plain_label
 from gradlab.models.presets import ABLATIONS
 
 ONE_COLUMN = 3.3
@@ -114,11 +114,12 @@ def looks(architectures: Iterable[str]) -> dict[str, Look]:
     names = dict.fromkeys(architectures)
     spare = [*_SPARE, *(LOOKS[name] for name in ABLATIONS if name not in names)]
     strangers = [name for name in names if name not in LOOKS]
+    labels = distinct_labels(strangers)
     found = {}
     for place, name in enumerate(strangers):
         round_, place = divmod(place, len(spare))
         marker = spare[(place + round_) % len(spare)].marker
-        found[name] = Look(plain_label(name), spare[place].color, marker)
+        found[name] = Look(labels[name], spare[place].color, marker)
     return {name: LOOKS.get(name) or found[name] for name in names}
 
 

@@ -4,7 +4,7 @@ pip install 'gradlab-diagnostics[transformers]'
 python docs/images/draw_runs.py
 
 One is gradlab's, on a learning rate that rises until training breaks in emulated FP16. Two are
-Hugging Face's GPT-2 in a loop of its own: `overflow` in FP16, whose queries, keys and values are
+Hugging Face's GPT-2 in a loop of its own: `fp16`, whose queries, keys and values are
 multiplied by 600 at step 70, and `bf16` without that.
 """
 
@@ -64,9 +64,8 @@ def write(figure: Figure, file: Path) -> None:
     Image.open(content).convert("RGB").quantize(128).save(file, optimize=True)
 
 
-def draw(out: Path) -> None:
-    """Train, and write the pictures into a folder."""
-    mpl.use("agg")
+def draw_ramp(out: Path) -> None:
+    """The pictures of gradlab's run."""
     ramp = gradlab.train(
         "normformer-resscale",
         "nano",
@@ -80,8 +79,12 @@ def draw(out: Path) -> None:
     for name, figure in gradlab.draw(ramp).items():
         if name in RAMP:
             write(figure, out / f"ramp_{name}.png")
+
+
+def draw_gpt2(out: Path) -> None:
+    """The pictures of one GPT-2 against the other."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = [Path(folder) / name for name in ("overflow", "bf16")]
+        runs = [Path(folder) / name for name in ("fp16", "bf16")]
         train_gpt2(runs[0], torch.float16, spoil_at=70)
         train_gpt2(runs[1], torch.bfloat16)
         for name, figure in gradlab.draw(runs).items():
@@ -92,4 +95,7 @@ def draw(out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=IMAGES, help="folder of the pictures")
-    draw(parser.parse_args().out)
+    folder = parser.parse_args().out
+    mpl.use("agg")
+    draw_ramp(folder)
+    draw_gpt2(folder)

@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.lines import Line2D
 
-from gradlab.figures.labels import count_label, plain_label, rate_label
+from gradlab.figures.labels import count_label, distinct_labels, plain_label, rate_label
 from gradlab.figures.style import figure_of, legend_above, looks, paper_axes
 
 
@@ -54,3 +54,15 @@ def test_any_name_can_be_drawn_and_stands_in_the_legend() -> None:
     legend_above(ax, handles)
     figure_of(ax).draw_without_rendering()
     assert len(ax.get_legend().get_texts()) == len(names)
+
+
+def test_names_that_begin_alike_are_told_apart_by_their_ends() -> None:
+    long = "2026-11-26_experiment_of_the_evening"
+    names = [f"{long}_lr_1e-3", f"{long}_lr_3e-3", "short", f"{long}_a\n", f"{long}_a\r"]
+    found = distinct_labels(names)
+    assert list(found) == names
+    assert len(set(found.values())) == len(names)
+    assert found["short"] == "short"
+    assert found[names[0]].endswith("lr_1e-3")
+    assert all(len(label) <= 31 for label in found.values())
+    assert distinct_labels([f"{long}_a"]) == {f"{long}_a": plain_label(f"{long}_a")}
