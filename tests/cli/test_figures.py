@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from gradlab.runs.writer import RunWriter
 from gradlab.studies.table import STABILITY
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["figures", *map(str, arguments)])
+def invoke(*arguments: object, only: Sequence[str] = ()) -> Result:
+    few = [word for title in only for word in ("--only", title)]
+    return CliRunner().invoke(app, ["figures", *map(str, arguments), *few])
 
 
 def lines(result: Result) -> list[str]:
@@ -107,7 +109,7 @@ def test_what_would_record_a_table_is_said(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unrendered")
 def test_runs_without_the_table_are_left_out_by_name(study: Path, tmp_path: Path) -> None:
     other = record(tmp_path / "other", "normformer", tables=("headroom",))
-    result = invoke(study, other, "--out", tmp_path / "out", "--format", "svg")
+    result = invoke(study, other, "--out", tmp_path / "out", "--format", "svg", only=["figure 4"])
     (left_out, made) = about(result, "figure 4")
     assert left_out == f"figure 4 leaves out {other}: it did not record the table scales."
     assert made == "figure 4: scales.svg, scales.csv"
@@ -138,7 +140,7 @@ def test_a_stability_study_has_figure_5(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unrendered")
 def test_an_empty_stability_table_leaves_the_others(study: Path, tmp_path: Path) -> None:
     pd.DataFrame(columns=list(STABILITY.columns)).to_csv(study / "stability.csv", index=False)
-    result = invoke(study, "--out", tmp_path / "out", "--format", "svg")
+    result = invoke(study, "--out", tmp_path / "out", "--format", "svg", only=["figure 4"])
     (sentence,) = about(result, "figure 5")
     assert "stability.csv has no rows" in sentence
     assert about(result, "figure 4") == ["figure 4: scales.svg, scales.csv"]
@@ -157,7 +159,9 @@ def test_a_folder_that_is_no_run_is_status_2(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unrendered")
 def test_a_run_still_being_written_is_drawn_and_named(study: Path, tmp_path: Path) -> None:
     run = record(tmp_path / "live", "normformer", finish=False)
-    result = invoke(study, run, "--out", tmp_path / "out", "--format", "svg")
+    result = invoke(
+        study, run, "--out", tmp_path / "out", "--format", "svg", only=["figure 3", "figure 4"]
+    )
     assert lines(result)[0] == (
         f"{run} is drawn as far as it goes: killed, or kept from writing, before its end."
     )
@@ -187,7 +191,7 @@ def test_an_empty_table_is_said(tmp_path: Path) -> None:
     document = json.loads((run / "run.json").read_text())
     del document["writes"]["headroom"]  # as if it had never had a row
     (run / "run.json").write_text(json.dumps(document))
-    result = invoke(run, "--format", "svg")
+    result = invoke(run, "--format", "svg", only=["headroom", "figure 2"])
     assert about(result, "headroom") == [
         f"headroom was not made: its table headroom has no rows ({run})."
     ]
@@ -232,7 +236,9 @@ def test_runs_that_do_not_compare_have_a_figure_each(study: Path, tmp_path: Path
     for arch in ("normformer-resscale", "pre-ln"):
         record(tmp_path / "more" / arch, arch, schedule=ScheduleConfig(lr=5e-3, warmup_steps=2))
     out = tmp_path / "out"
-    result = invoke(study, tmp_path / "more", "--out", out, "--format", "svg")
+    result = invoke(
+        study, tmp_path / "more", "--out", out, "--format", "svg", only=["figure 2", "figure 3"]
+    )
     first, *made = about(result, "figure 3")
     assert first == "figure 3 comes 2 times: not all runs compare, as their schedules differ."
     assert [line.split(",")[0] for line in made] == [
@@ -247,7 +253,16 @@ def test_runs_that_do_not_compare_have_a_figure_each(study: Path, tmp_path: Path
 @pytest.mark.usefixtures("unrendered")
 def test_a_run_that_comes_twice_counts_once(study: Path, tmp_path: Path) -> None:
     again = study / "pre-ln_0"
-    result = invoke(study, again, again / "run.json", "--out", tmp_path / "out", "--format", "svg")
+    result = invoke(
+        study,
+        again,
+        again / "run.json",
+        "--out",
+        tmp_path / "out",
+        "--format",
+        "svg",
+        only=["course"],
+    )
     assert not [line for line in lines(result) if "leaves out" in line]
 
 
@@ -257,7 +272,7 @@ def test_names_are_safe_for_any_file_system(tmp_path: Path) -> None:
         record(tmp_path / f"a{seed}", name, seed, model="normformer-resscale")
         record(tmp_path / f"b{seed}", "pre-ln", seed, precision=PrecisionConfig(name="bf16"))
     folders = [tmp_path / f"{kind}{seed}" for kind in "ab" for seed in range(2)]
-    result = invoke(*folders, "--out", tmp_path / "out", "--format", "svg")
+    result = invoke(*folders, "--out", tmp_path / "out", "--format", "svg", only=["headroom"])
     assert result.exit_code == 0
     files = [file.name for file in (tmp_path / "out").iterdir()]
     assert {f"headroom_nano_constant0.001_12steps_{n}.svg" for n in (1, 2)} <= set(files)
@@ -269,9 +284,9 @@ def test_names_are_safe_for_any_file_system(tmp_path: Path) -> None:
 def test_runs_that_destabilised_do_not_hold_the_others_back(study: Path, tmp_path: Path) -> None:
     broke = Verdict(reason="loss_rise", step=2, lr=1e-3)
     run = record(tmp_path / "broke", "normformer", steps=STEPS, verdict=broke)
-    result = invoke(study, run, "--out", tmp_path / "out", "--format", "svg")
+    result = invoke(study, run, "--out", tmp_path / "out", "--format", "svg", only=["figure 4"])
     assert about(result, "figure 4")[0].startswith(f"figure 4 leaves out {run}: it destabilised")
-    alone = invoke(run, "--format", "svg")
+    alone = invoke(run, "--format", "svg", only=["figure 4"])
     assert about(alone, "figure 4") == ["figure 4: scales.svg, scales.csv"]
 
 
@@ -317,16 +332,19 @@ def test_two_loops_of_ones_own_share_their_figures(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_nothing_is_overwritten_unless_asked(study: Path, tmp_path: Path) -> None:
-    assert invoke(study, "--format", "svg").exit_code == 0
-    again = invoke(study, "--format", "svg")
+    assert invoke(study, "--format", "svg", only=["course"]).exit_code == 0
+    again = invoke(study, "--format", "svg", only=["course"])
     assert again.exit_code == 2
     assert "--force" in again.stderr
-    assert invoke(study, "--format", "svg", "--force").exit_code == 0
+    assert invoke(study, "--format", "svg", "--force", only=["course"]).exit_code == 0
 
 
 def test_mistakes_are_refused_before_the_work(study: Path) -> None:
     assert "unknown figure format 'jpg'" in invoke(study, "--format", "jpg").stderr
+    mistaken = invoke(study, only=["figure 33"])
+    assert "unknown figure 'figure 33': did you mean 'figure 3'" in mistaken.stderr
+    assert mistaken.exit_code == 2
     assert not (study / "figures").exists()
-    result = invoke(study, "--baseline", "prel-n", "--format", "svg")
+    result = invoke(study, "--baseline", "prel-n", "--format", "svg", only=["figure 3", "figure 7"])
     assert "unknown baseline 'prel-n': did you mean 'pre-ln'" in about(result, "figure 7")[0]
     assert about(result, "figure 3") == ["figure 3: gradients_fc2.svg, gradients_fc2.csv"]
