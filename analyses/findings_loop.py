@@ -74,12 +74,12 @@ def _changed(faults: pd.DataFrame) -> list[Finding]:
 
 def not_looked_at(run: Run) -> list[Finding]:
     """That only some steps were looked at, where the user wanted it so."""
-    if run.info.get("events") != "sampled":
-        return []
-    return [
-        Finding(
-            "not looked at",
-            'Only the steps of the cadence were looked at (events="sampled"): what overflowed or '
-            "was not finite between two of them is not in these tables.",
-        )
-    ]
+    events = run.info.get("events")
+    sentences = {
+        "sampled": 'Only the steps of the cadence were looked at (events="sampled"): what '
+        "overflowed or was not finite between two of them is not in these tables.",
+        "skipped": "Between the steps of the cadence only those with a gradient that was not "
+        'finite were looked at (events="skipped"): what overflowed in others, as an infinity '
+        "that a clamp hid, is not in these tables.",
+    }
+    return [Finding("not looked at", sentences[events])] if events in sentences else []

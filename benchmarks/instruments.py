@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 import gradlab
+from gradlab.config import Events
 from gradlab.probes import GradientNorms, Headroom, Probe
 
 Norms = Mapping[str, float]
@@ -81,6 +82,7 @@ class Gradlab(Instrument):
         *,
         probes: Callable[[], list[Probe]] | None = None,
         every: int = 1,
+        events: Events = "exact",
     ) -> None:
         self.probes = gradlab.attach(
             training.model,
@@ -88,6 +90,7 @@ class Gradlab(Instrument):
             scaler=training.scaler,
             probes=probes() if probes else None,
             every=every,
+            events=events,
         )
 
     def finish(self) -> Norms:
@@ -162,6 +165,8 @@ CONTESTANTS: dict[str, Callable[[Watched, Path], Instrument]] = {
     "gradlab, with Headroom": partial(Gradlab, probes=norms_and_headroom),
     "gradlab, default probes": Gradlab,
     "gradlab, every=10": partial(Gradlab, every=10),
+    "gradlab, 10, skipped": partial(Gradlab, every=10, events="skipped"),
+    "gradlab, off, skipped": partial(Gradlab, every=10**9, events="skipped"),
     "gradlab, off cadence": partial(Gradlab, probes=norms_and_headroom, every=10**9),
     ".item() of each L1": ItemLoop,
     "torch._foreach_norm, L1": ForeachNorm,

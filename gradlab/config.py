@@ -23,7 +23,7 @@ Activation = Literal["gelu", "relu2", "geglu"]
 AttentionPath = Literal["materialised", "sdpa"]
 Positions = Literal["sinusoidal", "learned"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
-Events = Literal["exact", "sampled"]
+Events = Literal["exact", "skipped", "sampled"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
 
 
@@ -322,7 +322,8 @@ class RecordConfig(Config):
     """Steps between two with rows, events aside."""
     events: Events = "exact"
     """exact: every step is looked at, and what was skipped or not finite is recorded with its rows;
-    sampled: only every n-th step is, which costs less and misses events between."""
+    skipped: of the steps between, only those with a gradient that was not finite, whose passes are
+    made again; sampled: only every n-th step, which misses events between."""
     window: int = Field(default=50, ge=1)
     """Steps between two writes from the device to the run directory."""
 

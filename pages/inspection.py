@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from io import StringIO
 
 import pandas as pd
@@ -31,17 +30,10 @@ class Inspection:
     Attributes:
         findings: What happened in a run: a heading, a sentence, and a table where one is needed.
         sentences: What a study found; none of a run.
-        run: The run.
     """
 
     findings: Sequence[Finding] = ()
     sentences: Sequence[str] = ()
-    run: Run | None = None
-
-    def _repr_html_(self) -> str:
-        """As a notebook shows it: the run and its course, and below them what was found."""
-        above = "" if self.run is None else self.run._repr_html_()
-        return f"{above}<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         text = StringIO()
@@ -81,11 +73,10 @@ def inspect(source: Source, *, top: int = 5) -> Inspection:
         GradlabError: There is neither, or what was recorded is damaged.
     """
     if isinstance(source, Run):
-        return Inspection(findings(source, top=top), run=source)
+        return Inspection(findings(source, top=top))
     study = source if isinstance(source, StudyRecord) else find_studies(folder_of(source))
     if study is None:
-        run = load(folder_of(source))
-        return Inspection(findings(run, top=top), run=run)
+        return Inspection(findings(load(folder_of(source)), top=top))
     return Inspection(sentences=study_sentences(study))
 
 

@@ -31,7 +31,7 @@ class GradlabCallback(AttachingCallback, Callback):
     Args:
         out: Run directory to make.
         every: Cadence of the probes.
-        events: "exact", or "sampled": only the steps of the cadence are looked at.
+        events: "exact", "skipped" or "sampled", as `gradlab.attach` has it.
         probes: What to look at; None for what `attach` takes.
         memory: Keep the rows in memory; None: if there is no `out`.
         sinks: More places for the rows.

@@ -57,6 +57,11 @@ def emulated_fp16() -> Iterator[None]:
         _leave()
 
 
+def is_emulating() -> bool:
+    """Whether such a context is open."""
+    return _open > 0
+
+
 def _enter() -> None:
     global _open
     backend = torch.backends.mkldnn

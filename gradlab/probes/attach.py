@@ -98,8 +98,11 @@ def attach(
         every: Rows are written at every n-th step, or where a function of the step says so; a
             probe may have a cadence of its own.
         events: "exact": every step is looked at, and one that was skipped, or had something that
-            was not finite, is recorded with its rows whatever the cadence. "sampled": only the
-            steps of the cadence are looked at, which costs less.
+            was not finite, is recorded with its rows whatever the cadence. "skipped": so is one
+            with a gradient that was not finite, as every skipped step has; it is looked at
+            afterwards, as its passes are made again. That costs next to nothing while all is well,
+            but for one number a step read on the host, and hooks of the user's own are called
+            again. "sampled": only the steps of the cadence are looked at.
         out: Run directory to make; `~` is the home folder. With several processes the first one,
             of rank 0, writes it.
         memory: Keep the rows in memory; None: if there is no `out`.
@@ -273,9 +276,6 @@ class Probes:
             GradlabError: There is no such table, or no probe that fills it.
         """
         return self.run().table(name)
-
-    def _repr_html_(self) -> str:
-        return self.run()._repr_html_()
 
     def close(self, error: BaseException | None = None) -> None:
         """Write what is left, and take off every hook. Closing twice is no mistake.

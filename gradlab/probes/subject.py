@@ -73,3 +73,9 @@ def _wrapped_in(optimizer: Optimizer) -> Optimizer | None:
     """The one optimizer that another one keeps as an attribute, whatever its name."""
     kept = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
     return kept[0] if len(kept) == 1 else None
+
+
+def held_by(optimizer: torch.optim.Optimizer, subject: Subject) -> dict[str, nn.Parameter]:
+    """What an optimizer trains of the model, by name."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return {n: subject.parameters[n] for n, p in subject.trained.items() if id(p) in held}

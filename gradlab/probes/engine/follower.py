@@ -14,17 +14,19 @@ from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.distributed.processes import Processes
 from gradlab.probes.distributed.shards import whole
+from gradlab.probes.engine.again import Again
 from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.engine.backward_end import BackwardEnd
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.own_hook import LeftOut, own
-from gradlab.probes.engine.step_end import StepEnd, called_by_a_scaler
+from gradlab.probes.engine.step_end import StepEnd, say_if_scaled
 from gradlab.probes.engine.unheld import Unheld
 from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.faults import Fault
 from gradlab.probes.probe import Probe, Subject
 from gradlab.probes.sites import in_backward
+from gradlab.probes.subject import held_by
 
 Optimizer = torch.optim.Optimizer
 
@@ -44,10 +46,9 @@ class LoopFollower:
     Args:
         subject: What the probes look at.
         probes: In the order of their readings.
-        optimizers: Those to follow, and what is wrapped around them, each with the one inside;
-            None for the subject's as they are.
+        optimizers: Those to follow, wrappers too, each with the one inside; None: the subject's.
         every: The cadence of those that have none of their own.
-        events: Whether every step is looked at, or the steps of the cadence alone.
+        events: As `attach` has it.
         scaler: That scales the loss, if there is one.
         first_step: Number of the step that comes first.
         on_step: Called after each step.
@@ -72,8 +73,10 @@ class LoopFollower:
         self._first_step = first_step
         self._subject = subject
         self._scaler = scaler
+        self._is_scaled = scaler is not None and scaler.is_enabled()
         self._on_step = on_step
         self._exact = events == "exact"
+        self._again = Again(subject.model, probes) if events == "skipped" else None
         self._probes = [(p, due(every if p.every is None else p.every)) for p in probes]
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter()
@@ -85,7 +88,7 @@ class LoopFollower:
         self._step_end: StepEnd | None = None
         self._altered_said = False
         self._carried_over = CarriedOver()
-        self._held = {id(optimizer): _held(optimizer, subject) for optimizer in subject.optimizers}
+        self._held = {id(one): held_by(one, subject) for one in subject.optimizers}
         try:
             for probe in probes:
                 self._handles += probe.open(subject)
@@ -93,6 +96,8 @@ class LoopFollower:
                 subject.model, subject.parameters, self._after_backward
             )
             self._handles += self._backward_end.handles
+            if self._again is not None:
+                self._handles += self._again.hooks()
             followed = {o: o for o in subject.optimizers} if optimizers is None else optimizers
             self._unheld = Unheld(subject, followed)
             unless = Captured(subject.model).left_out
@@ -295,10 +300,14 @@ class LoopFollower:
         with own_arithmetic():
             for probe in self._active:
                 probe.begin(step)
+        if self._again is not None:
+            self._again.begin()
 
     def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
         if changed:
             self._look_at(changed)
+        if self._again is not None and self._again.running:
+            return
         self._carried_over.passed(changed)
         self._passes += 1
         if self._passes == _PASSES_IN_A_STEP:
@@ -337,7 +346,9 @@ class LoopFollower:
                 self._about_to_step()
 
     def _before(self, optimizer: Optimizer) -> None:
-        self._look_for_scaling(optimizer)
+        if not self._scaling_seen:
+            self._scaling_seen = True
+            say_if_scaled(optimizer)
         if id(optimizer) in self._stepped:
             self.end_step()
         if in_backward():  # afterwards the gradient is gone
@@ -359,35 +370,27 @@ class LoopFollower:
         with own_arithmetic():
             for probe in self._active:
                 probe.before_step()
+        if not self._is_scaled:
+            self._look_again(lambda again: again.is_lost(self._held.values(), self._norm))
+
+    def _look_again(self, lost: Callable[[Again], bool]) -> None:
+        """Have the probes that left the step out look at it, if it has lost a gradient."""
+        if self._again is None or not self._again.waiting or not lost(self._again):
+            return
+        self._backward_end.rest()
+        looked, self._active = self._active, self._again.waiting
+        self._active = [*looked, *self._again.look(self._step)]
 
     def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
         self._stepping = False
+        if skipped is not None:
+            self._look_again(lambda _: bool(skipped > 0))
         self._stepped.add(id(optimizer))
         self._carried_over.stepped(id(optimizer), self._held[id(optimizer)])
         if skipped is not None:
             self._skipped = skipped if self._skipped is None else self._skipped + skipped
         if len(self._stepped) == len(self._subject.optimizers) and not in_backward():
             self.end_step()
-
-    def _look_for_scaling(self, optimizer: Optimizer) -> None:
-        """Say once if a GradScaler steps the optimizer and was not given."""
-        if self._scaling_seen:
-            return
-        self._scaling_seen = True
-        if getattr(optimizer, "grad_scale", None) is not None or called_by_a_scaler():
-            warnings.warn(
-                "a GradScaler steps this optimizer, and attach was not given it: gradients are "
-                "recorded multiplied by the loss scale, and skipped steps not at all. Pass "
-                "scaler= to attach.",
-                GradlabWarning,
-                stacklevel=2,
-            )
-
-
-def _held(optimizer: Optimizer, subject: Subject) -> dict[str, nn.Parameter]:
-    """What an optimizer trains of the model, by name."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return {n: subject.parameters[n] for n, p in subject.trained.items() if id(p) in held}
 
 
 def _learning_rate(optimizers: Sequence[Optimizer]) -> float | Tensor | None:

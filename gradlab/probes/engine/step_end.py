@@ -124,7 +124,19 @@ class StepEnd:
         return result
 
 
-def called_by_a_scaler() -> bool:
+def say_if_scaled(optimizer: Optimizer) -> None:
+    """Warn if a GradScaler steps an optimizer, where attach was given none."""
+    if getattr(optimizer, "grad_scale", None) is None and not _called_by_a_scaler():
+        return
+    warnings.warn(
+        "a GradScaler steps this optimizer, and attach was not given it: gradients are recorded "
+        "multiplied by the loss scale, and skipped steps not at all. Pass scaler= to attach.",
+        GradlabWarning,
+        stacklevel=2,
+    )
+
+
+def _called_by_a_scaler() -> bool:
     """Whether a GradScaler that is at work is on the stack."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

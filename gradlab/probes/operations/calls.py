@@ -1,8 +1,8 @@
 """What it takes to make a step's calls of a model again."""
 
 import copy
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.precision.emulation import emulated_fp16, is_emulating
 from gradlab.probes.operations.culprit import Culprit, source
 from gradlab.probes.operations.generators import Generators, generators, set_generators
 from gradlab.probes.operations.trace import OperationTrace
@@ -30,6 +31,7 @@ class _Call:
         versions: Of the tensors among them, which the loop may change in place afterwards.
         random: State of the random generators.
         autocast: By device type: whether it was on, and the dtype.
+        emulated: Whether FP16 products were emulated.
         line: Of the program, that made it.
         gradients: That arrived at its outputs, by the output's place among the leaves.
     """
@@ -40,6 +42,7 @@ class _Call:
     versions: list[int]
     random: Generators
     autocast: dict[str, tuple[bool, torch.dtype]]
+    emulated: bool
     line: str
     gradients: dict[int, Tensor] = field(default_factory=dict)
 
@@ -103,6 +106,37 @@ class Calls:
         finally:
             set_generators(before)
 
+    def repeat(self) -> bool:
+        """Make the step's calls again on the model itself, so that the hooks on it see them.
+
+        The model must still be as it was, as for `again`. Gradients go into tensors of their own;
+        they, buffers and random generators are put back.
+
+        Returns:
+            Whether that could be done: not if what a call was given has been changed since, or if
+            it fails the second time.
+        """
+        model, calls = self._model, self._calls
+        self.end()
+        gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+        buffers = [
+            (buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()
+        ]
+        before = generators()
+        for parameter, _ in gradients:
+            parameter.grad = None
+        try:
+            return bool(calls) and all(_repeated(model, call) for call in calls)
+        except Exception:  # as in `again`
+            return False
+        finally:
+            set_generators(before)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+            with torch.no_grad():
+                for buffer, value in buffers:  # BatchNorm changes its own without torch counting it
+                    buffer.copy_(value)
+
     def _again(self) -> Culprit | None:
         model = copy.deepcopy(self._model)
         names = dict(self._model.named_modules())
@@ -117,7 +151,9 @@ class Calls:
         if not self._is_noting or not is_new_pass():
             return
         versions, autocast = _versions(args, kwargs), _autocast(args)
-        self._calls.append(_Call(module, args, kwargs, versions, generators(), autocast, source()))
+        self._calls.append(
+            _Call(module, args, kwargs, versions, generators(), autocast, is_emulating(), source())
+        )
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
         if not is_new_pass():
@@ -138,11 +174,20 @@ def _keeper(call: _Call, place: int) -> Callable[[Tensor], None]:
 
 
 def _again(model: nn.Module, module: nn.Module, call: _Call) -> Culprit | None:
-    if _versions(call.args, call.kwargs) != call.versions:
-        return None
-    args, kwargs = tree_map(partial(_anew, {}), (call.args, call.kwargs))
     trace = OperationTrace(model, within=_again.__code__, called_at=call.line)
-    own = {*model.parameters(), *tree_leaves((args, kwargs))}
+    with _as_it_was(model, call), trace.following(module):
+        is_whole = _pass(model, module, call, trace.ended)
+    return trace.culprit if is_whole else None
+
+
+def _repeated(model: nn.Module, call: _Call) -> bool:
+    with _as_it_was(model, call):
+        return _pass(model, call.module, call, lambda _: None)
+
+
+@contextmanager
+def _as_it_was(model: nn.Module, call: _Call) -> Iterator[None]:
+    """The random generators, and the arithmetic that the call was made in."""
     set_generators(call.random)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
@@ -150,17 +195,33 @@ def _again(model: nn.Module, module: nn.Module, call: _Call) -> Culprit | None:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for kind, (is_on, dtype) in call.autocast.items():
             stack.enter_context(torch.autocast(kind, dtype, enabled=is_on))
-        with trace.following(module):
-            output = module(*args, **kwargs)
-            trace.ended(output)
-            leaves = tree_leaves(output)
-            outputs = tuple(leaves[place] for place in call.gradients)
-            if any(leaf not in own for leaf in _leaves(outputs)):
-                return None  # it would be given its gradient a second time
-            if outputs:
-                gradients = tuple(g.clone() for g in call.gradients.values())
-                _run_backward(outputs, gradients)
-    return trace.culprit
+        if call.emulated:
+            stack.enter_context(emulated_fp16())
+        yield
+
+
+def _pass(model: nn.Module, module: nn.Module, call: _Call, ended: Callable[[Any], None]) -> bool:
+    """A call's forward and backward pass; False if they are not what they were.
+
+    Args:
+        model: The whole.
+        module: Is called: the call's, or its copy.
+        call: What it is given.
+        ended: Told of the forward pass's output.
+    """
+    if _versions(call.args, call.kwargs) != call.versions:
+        return False
+    args, kwargs = tree_map(partial(_anew, {}), (call.args, call.kwargs))
+    own = {*model.parameters(), *tree_leaves((args, kwargs))}
+    output = module(*args, **kwargs)
+    ended(output)
+    leaves = tree_leaves(output)
+    outputs = tuple(leaves[place] for place in call.gradients)
+    if any(leaf not in own for leaf in _leaves(outputs)):
+        return False  # it would be given its gradient a second time
+    if outputs:
+        _run_backward(outputs, tuple(g.clone() for g in call.gradients.values()))
+    return True
 
 
 def _run_backward(outputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:

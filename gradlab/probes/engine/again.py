@@ -1,0 +1,116 @@
+"""Looks again at a step in which a gradient was not finite: nothing has been changed by it yet."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.probes.engine.arithmetic import own_arithmetic
+from gradlab.probes.operations.calls import Calls
+from gradlab.probes.probe import Probe
+
+
+class Again:
+    """Has the probes that left a step out look at it after all, as its passes are made again.
+
+    The step's calls of the model, with what arrived at their outputs, are kept by reference until
+    the step is over. Whether a gradient was not finite is read on the host once a step.
+
+    Args:
+        model: Whose calls are kept.
+        probes: All that are at work on it.
+
+    Attributes:
+        running: Whether passes are being made again.
+        waiting: The probes that have left the step out.
+
+    Raises:
+        GradlabError: Several processes train the model: none can make its passes again alone.
+    """
+
+    def __init__(self, model: nn.Module, probes: Sequence[Probe]) -> None:
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            raise GradlabError(
+                'events="skipped" makes a step\'s passes again, which one process of several '
+                'cannot do alone: choose events="exact".'
+            )
+        self._calls = Calls(model)
+        self._probes = [probe for probe in probes if probe.exact]
+        self.waiting: list[Probe] = []
+        self.running = self._said = False
+
+    def hooks(self) -> Iterable[RemovableHandle]:
+        """Hooks on the model that keep its calls."""
+        return self._calls.hooks()
+
+    def begin(self) -> None:
+        """A step starts: its probes are active or not."""
+        self.waiting = [probe for probe in self._probes if not probe.active]
+        if self.waiting:
+            self._calls.begin()
+        else:
+            self._calls.end()
+
+    def is_lost(self, held: Iterable[Mapping[str, nn.Parameter]], norm: Tensor | None) -> bool:
+        """Whether a step that probes have left out has a gradient that is not finite.
+
+        Args:
+            held: The parameters of each optimizer, which a step without a loss scale will change.
+            norm: L2, of all their gradients, where the loop has taken it.
+        """
+        if norm is None:
+            parameters = (p for of in held for p in of.values())
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            with own_arithmetic():
+                norm = torch.nn.utils.get_total_norm(gradients)
+        return not math.isfinite(norm)
+
+    def look(self, step: int) -> list[Probe]:
+        """Make the step's passes again.
+
+        Returns:
+            The probes that have looked, and are active now.
+        """
+        left_out, self.waiting = self.waiting, []
+        if not left_out:
+            return []
+        others = [probe for probe in self._probes if probe.active]
+        for probe in others:  # they have seen it
+            probe.active = False
+        for probe in left_out:
+            probe.active = True
+            with own_arithmetic():
+                probe.begin(step)
+        self.running = True
+        try:
+            done = self._calls.repeat()
+        finally:
+            self.running = False
+            for probe in others:
+                probe.active = True
+        if not done:
+            for probe in left_out:
+                probe.active = False
+            self._say(step)
+            return []
+        with own_arithmetic():
+            for probe in left_out:
+                probe.before_step()
+        return left_out
+
+    def _say(self, step: int) -> None:
+        if self._said:
+            return
+        self._said = True
+        warnings.warn(
+            f"step {step} could not be made again, so nothing says why a gradient was not finite: "
+            "the loop has changed what it gave the model, or the model fails the second time. "
+            'events="exact" looks at every step as it runs.',
+            GradlabWarning,
+            stacklevel=2,
+        )
