@@ -59,7 +59,7 @@ def draw_line(
     beside = np.append(False, known[:-1]) | np.append(known[1:], False)
     alone = np.flatnonzero(known & ~beside).tolist()
     options: dict[str, Any] = {"linewidth": 0.8, "zorder": 3, "solid_joinstyle": "round"}
-    dots: dict[str, Any] = {"marker": ".", "markersize": 3, "markevery": alone} if alone else {}
+    dots: dict[str, Any] = {"marker": ".", "markersize": 4.5, "markevery": alone} if alone else {}
     ax.plot(x, y, **{**options, **dots, **line})
 
 
