@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from gradlab.config import RecordConfig, RunConfig, ScheduleConfig, StabilityConfig
+from gradlab.config import Events, RecordConfig, RunConfig, ScheduleConfig, StabilityConfig
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
 from gradlab.probes.headroom.probe import Headroom
@@ -166,5 +166,8 @@ def test_an_overflow_that_nobody_looked_at_is_not_said_to_be_none(
         assert judged.verdict("completed").first_overflow == said
         looked = run.table("headroom")["step"].unique().tolist()
         assert looked == [step for step in range(9) if step % every == 0]
-    _, exact, _ = record(config.replace(record=RecordConfig(every=4)), look_every)
-    assert exact.verdict("completed").first_overflow is None
+    seen: tuple[Events, ...] = ("exact", "skipped")
+    for events in seen:
+        whole = config.replace(record=RecordConfig(every=4, events=events))
+        _, judged, _ = record(whole, look_every)
+        assert judged.verdict("completed").first_overflow is None
