@@ -1,15 +1,15 @@
 """Every figure that runs and stability tables allow, and a sentence for each that they do not."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from gradlab.errors import GradlabError
+from gradlab.errors import GradlabError, unknown
 from gradlab.figures import kinds
-from gradlab.figures.kind import AS_USUAL, Choices, Drawing, Kind, StabilityKind
+from gradlab.figures.kind import AS_USUAL, Choices, Drawing, Kind, RunsKind, StabilityKind
 from gradlab.figures.run_kinds import draw_headroom
 from gradlab.figures.run_sets import run_sets, safe_name, usable_runs
 from gradlab.figures.save import save
@@ -48,6 +48,7 @@ def drawings(
     note: Callable[[str], None],
     choices: Choices = AS_USUAL,
     by_heading: bool = False,
+    only: Collection[str] = (),
 ) -> Iterator[Drawn]:
     """The figures, each made as it is asked for, in the order of a page.
 
@@ -57,12 +58,19 @@ def drawings(
         note: Told, in a sentence, of each figure that cannot be made and of what is not in one.
         choices: What figures leave open.
         by_heading: The sentences name a kind by what it shows, not by its number.
+        only: The titles of the kinds to draw, `course`, `figure 3`; all if none is named.
+
+    Raises:
+        GradlabError: There is no kind of such a title.
     """
-    every = [
-        replace(kind, title=kind.heading) if by_heading else kind
-        for kind in (*kinds.STABILITY_KINDS, *kinds.KINDS)
-    ]
+    every: list[StabilityKind | RunsKind] = [*kinds.STABILITY_KINDS, *kinds.KINDS]
+    for title in only:
+        if title not in (titles := list(dict.fromkeys(kind.title for kind in every))):
+            raise GradlabError(unknown("figure", title, titles))
     for kind in every:
+        if only and kind.title not in only:
+            continue
+        kind = replace(kind, title=kind.heading) if by_heading else kind
         if isinstance(kind, StabilityKind):
             for name, table in stability.items():
                 suffix = f"_{name}" if len(stability) > 1 else ""

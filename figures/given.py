@@ -86,6 +86,7 @@ def read_given(sources: Iterable[Source]) -> Given:
 def draw(
     source: Source | Iterable[Source],
     *,
+    only: Iterable[str] = (),
     baseline: str | None = None,
     compute: str = "flops",
     average: int | None = None,
@@ -95,6 +96,7 @@ def draw(
     Args:
         source: A run, a study, the folder of either, or several of these: runs that compare share
             a figure.
+        only: The figures to draw by their titles, `course`, `figure 3`; all if none is named.
         baseline: What figures 2 and 7 compare with; None for pre-ln, or else the first.
         compute: What figure 2 counts: `flops`, `seconds` or `tokens`.
         average: Steps of the windows of figures 3 and 7; None for as many as the study was told.
@@ -103,16 +105,16 @@ def draw(
         The figures by name, `scales`; pyplot does not hold them, so that none is shown twice.
 
     Raises:
-        GradlabError: There is nothing to draw.
+        GradlabError: There is nothing to draw, or no figure of such a title.
     """
     sources = [source] if isinstance(source, Source) else source
     given = read_given(sources)
     choices = Choices(baseline=baseline, compute=compute, average=average)
     reasons: list[str] = []
-    found = {
-        drawn.drawing.name: drawn.drawing.figure
-        for drawn in drawings(given.runs, given.stability, note=reasons.append, choices=choices)
-    }
+    every = drawings(
+        given.runs, given.stability, note=reasons.append, choices=choices, only=list(only)
+    )
+    found = {drawn.drawing.name: drawn.drawing.figure for drawn in every}
     for figure in found.values():
         plt.close(figure)
     if not found:

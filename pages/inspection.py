@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from io import StringIO
 
 import pandas as pd
@@ -30,10 +31,17 @@ class Inspection:
     Attributes:
         findings: What happened in a run: a heading, a sentence, and a table where one is needed.
         sentences: What a study found; none of a run.
+        run: The run.
     """
 
     findings: Sequence[Finding] = ()
     sentences: Sequence[str] = ()
+    run: Run | None = None
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the run and its course, and below them what was found."""
+        above = "" if self.run is None else self.run._repr_html_()
+        return f"{above}<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         text = StringIO()
@@ -73,10 +81,11 @@ def inspect(source: Source, *, top: int = 5) -> Inspection:
         GradlabError: There is neither, or what was recorded is damaged.
     """
     if isinstance(source, Run):
-        return Inspection(findings(source, top=top))
+        return Inspection(findings(source, top=top), run=source)
     study = source if isinstance(source, StudyRecord) else find_studies(folder_of(source))
     if study is None:
-        return Inspection(findings(load(folder_of(source)), top=top))
+        run = load(folder_of(source))
+        return Inspection(findings(run, top=top), run=run)
     return Inspection(sentences=study_sentences(study))
 
 

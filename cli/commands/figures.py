@@ -31,6 +31,12 @@ def figures(
         list[str],
         typer.Option("--format", help="png, pdf or svg; repeat for more.", metavar="KIND"),
     ] = ["png", "pdf"],  # noqa: B006
+    only: Annotated[
+        list[str],
+        typer.Option(
+            help="Draw this one alone: course, figure 3; repeat for more.", metavar="FIGURE"
+        ),
+    ] = [],  # noqa: B006
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +105,7 @@ def figures(
         say(note)
     choices = Choices(baseline=baseline, compute=compute, average=average)
     made = 0
-    for drawn in drawings(given.runs, given.stability, note=say, choices=choices):
+    for drawn in drawings(given.runs, given.stability, note=say, choices=choices, only=only):
         files = save_drawing(drawn.drawing, out, formats)
         say(f"{drawn.kind.title}: {', '.join(file.name for file in files)}")
         made += 1

@@ -10,7 +10,8 @@ Rows = Sequence[Mapping[str, Any]]
 """Rows of one table at one step."""
 
 SECTIONS = (
-    *("steps", "gradients", "grad_l1", "headroom", "overflows", "scales", "scores"),
+    *("steps", "gradients", "grad_l1", "headroom", "overflows", "faults"),
+    *("scales", "scores"),
     *("update_ratio", "eps_frac"),
 )
 """What the tags of gradlab's own tables begin with, before the first slash."""
@@ -44,6 +45,7 @@ def shown(table: str, columns: Mapping[str, Sequence[Any]]) -> list[Shown]:
     | `headroom/forward`, `headroom/backward` | the least of all sites, in bits |
     | `headroom/forward/layer_<n>`, … | the least of a layer |
     | `overflows/events`, `overflows/what` | how many at the step; which came first, in words |
+    | `faults/events`, `faults/what` | likewise, of what else was not as it should be |
     | `scales/<param>` | a distribution; the number where it is one |
     | `update_ratio/<param>`, `eps_frac/<param>` | update_rms / param_rms; eps_frac |
     | `scores/<bound>/<site>` | the largest of all heads |
@@ -95,11 +97,32 @@ def _headroom(rows: Rows, to: Shown) -> None:
 def _overflows(rows: Rows, to: Shown) -> None:
     first = min(rows, key=lambda row: row["order"])
     to.scalars["overflows/events"] = float(len(rows))
+    scale = first["loss_scale"]
     to.texts["overflows/what"] = (
-        f"{first['producer'] or first['site']}: {first['kind']}, {first['direction']}; "
-        f"{len(rows)} overflow(s) in the step, loss scale {first['loss_scale']:g}, "
+        f"step {to.step}: {first['producer'] or first['site']}: {first['kind']}, "
+        f"{first['direction']}{_made_by(first)}; {len(rows)} overflow(s) in the step, "
+        f"{'' if scale is None else f'loss scale {scale:g}, '}"
         f"{'skipped' if first['skipped'] else 'not skipped'}"
     )
+
+
+def _faults(rows: Rows, to: Shown) -> None:
+    to.scalars["faults/events"] = float(len(rows))
+    # The order of those that have one is that in which a step computes them.
+    first = min(rows, key=lambda row: math.inf if row["order"] is None else row["order"])
+    produced = f", made by {first['producer']}" if first["producer"] else ""
+    more = f"; {len(rows)} in the step" if len(rows) > 1 else ""
+    to.texts["faults/what"] = (
+        f"step {to.step}: {first['what']} {first['name']}: {first['kind']}{produced}"
+        f"{_made_by(first)}{more}"
+    )
+
+
+def _made_by(row: Mapping[str, Any]) -> str:
+    """The operation that an event began with, where it is known."""
+    function, source = row.get("function"), row.get("source")
+    place = f" at {source}" if source else ""
+    return f", in {function}{place}" if function else ""
 
 
 def _scales(rows: Rows, to: Shown) -> None:
@@ -142,6 +165,7 @@ _TABLES: Mapping[str, Callable[[Rows, Shown], None]] = {
     "grad_norms": _grad_norms,
     "headroom": _headroom,
     "overflows": _overflows,
+    "faults": _faults,
     "scales": _scales,
     "optimizer": _optimizer,
     "scores": _scores,

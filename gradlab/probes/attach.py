@@ -277,6 +277,9 @@ class Probes:
         """
         return self.run().table(name)
 
+    def _repr_html_(self) -> str:
+        return self.run()._repr_html_()
+
     def close(self, error: BaseException | None = None) -> None:
         """Write what is left, and take off every hook. Closing twice is no mistake.
 

@@ -2,9 +2,11 @@
 
 import json
 import warnings
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -149,7 +151,7 @@ class Run:
         return f"<Run {self._subject}: {end}; tables {', '.join(self.tables)}{place}>"
 
     def _repr_html_(self) -> str:
-        """The run as a notebook shows it: what it is, how it ended, what it recorded."""
+        """The run as a notebook shows it: what it is, its end, what it recorded, and its course."""
         facts = {"run": self._subject, "end": self.status}
         if self.verdict is not None:
             verdict = self.verdict.model_dump(exclude_none=True)
@@ -165,7 +167,31 @@ class Run:
             f"<td style='text-align:left'>{escape(fact)}</td></tr>"
             for name, fact in facts.items()
         )
-        return f"<table>{rows}</table>"
+        return f"<table>{rows}</table>{self._picture()}"
+
+    def plot(self, figure: str = "course") -> Any:
+        """A figure of the run alone, as a matplotlib Figure, which a notebook shows.
+
+        Args:
+            figure: Its title, as `gradlab.draw` takes it in `only`: `course`, `headroom`,
+                `gradients over steps`.
+
+        Raises:
+            GradlabError: There is no such figure, or what it needs was not recorded.
+        """
+        import gradlab
+
+        return next(iter(gradlab.draw(self, only=[figure]).values()))
+
+    def _picture(self) -> str:
+        """The course of the run as an image in HTML; nothing where none can be drawn."""
+        content = BytesIO()
+        try:
+            self.plot().savefig(content, format="png", dpi=100)
+        except GradlabError:
+            return ""
+        data = b64encode(content.getvalue()).decode()
+        return f'<img alt="The course of training" src="data:image/png;base64,{data}">'
 
     @property
     def _subject(self) -> str:

@@ -1,5 +1,6 @@
 """`gradlab.draw`: every figure that runs allow, in Python."""
 
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,27 @@ def test_the_figures_of_one_run_and_of_several() -> None:
         assert isinstance(found["headroom"], Figure)
         panels = [axes for axes in found["headroom"].axes if axes.lines]
         assert len(panels) == (1 if isinstance(source, Run) else 2)
+    assert plt.get_fignums() == before
+
+
+def test_some_figures_alone() -> None:
+    assert list(gradlab.draw(made_up(), only=["course"])) == ["course"]
+    with pytest.raises(GradlabError, match="unknown figure 'corse': did you mean 'course'"):
+        gradlab.draw(made_up(), only=["corse"])
+    with pytest.raises(GradlabError, match="scores over steps needs the table scores"):
+        gradlab.draw(made_up(), only=["scores over steps"])
+
+
+def test_a_run_shows_itself_in_a_notebook() -> None:
+    run, before = made_up(), plt.get_fignums()
+    assert len(run.plot().axes) == 2, "loss and learning rate"
+    assert len(run.plot("headroom").axes) == 2, "a panel and its scale"
+    for shown in (run._repr_html_(), gradlab.inspect(run)._repr_html_()):
+        _, _, data = shown.partition('src="data:image/png;base64,')
+        assert b64decode(data.partition('"')[0]).startswith(b"\x89PNG")
+    assert "<pre>run" in gradlab.inspect(run)._repr_html_()
+    empty = MemoryWriter(None, {"model": "<b>", "tables": ["steps"]}).run()
+    assert "<img" not in empty._repr_html_()
     assert plt.get_fignums() == before
 
 

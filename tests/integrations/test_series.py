@@ -75,10 +75,38 @@ def test_overflows_are_told_in_words() -> None:
         producer=["a", "a"],
         loss_scale=[1024.0, 1024.0],
         skipped=[True, True],
+        function=[None, "torch.exp"],
+        source=[None, "model.py:12"],
     )
     assert found.scalars == {"overflows/events": 2.0}
     assert found.texts == {
-        "overflows/what": "a: inf, forward; 2 overflow(s) in the step, loss scale 1024, skipped"
+        "overflows/what": "step 7: a: inf, forward, in torch.exp at model.py:12; 2 overflow(s) in "
+        "the step, loss scale 1024, skipped"
+    }
+
+
+def test_an_overflow_without_a_scaler_is_told_too() -> None:
+    columns = {"order": [0], "site": ["a"], "direction": ["forward"], "kind": ["inf"]}
+    columns |= {"producer": [None], "loss_scale": [None], "skipped": [False]}
+    told = one("overflows", **columns).texts["overflows/what"]
+    assert told == "step 7: a: inf, forward; 1 overflow(s) in the step, not skipped"
+
+
+def test_faults_are_told_in_words_the_first_in_execution_order() -> None:
+    found = one(
+        "faults",
+        order=[None, 4, 2],
+        what=["loss", "gradient", "activation"],
+        name=["the loss", "b", "a"],
+        kind=["nan", "nan", "inf"],
+        producer=[None, "a", "c"],
+        function=[None, None, "torch.log"],
+        source=[None, None, "model.py:3"],
+    )
+    assert found.scalars == {"faults/events": 3.0}
+    assert found.texts == {
+        "faults/what": "step 7: activation a: inf, made by c, in torch.log at model.py:3; 3 in the "
+        "step"
     }
 
 

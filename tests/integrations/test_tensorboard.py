@@ -81,7 +81,7 @@ def test_words_are_texts(tmp_path: Path) -> None:
     writer.close()
     (text,) = read(tmp_path).Tensors("overflows/what/text_summary")
     assert text.step == 5
-    assert text.tensor_proto.string_val[0].startswith(b"a.b: inf, forward; 1 overflow")
+    assert text.tensor_proto.string_val[0].startswith(b"step 5: a.b: inf, forward; 1 overflow")
 
 
 def test_a_writer_of_the_users_stays_open(tmp_path: Path) -> None:

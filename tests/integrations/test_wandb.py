@@ -101,8 +101,11 @@ def test_what_is_not_finite_and_words_are_taken(run: Any, tmp_path: Path) -> Non
         {"step": [0], "layer": [None], "direction": ["forward"], "headroom_bits": [-math.inf]},
     )
     sink.write("mine", {"step": [0], "value": [math.nan], "dead": [True]})
+    row = {"order": [0], "what": ["parameter"], "name": ["w"], "kind": ["nan"], "producer": [None]}
+    sink.write("faults", {"step": [3], **row})
     sink.close()
     rows = finished(run, tmp_path)
     assert float(rows[0]["headroom/forward"]) == -math.inf
     assert math.isnan(float(rows[1]["mine/value"]))
     assert rows[1]["mine/dead"] == 1.0
+    assert (rows[2]["gradlab/step"], rows[2]["faults/what"]) == (3, "step 3: parameter w: nan")

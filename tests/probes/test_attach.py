@@ -333,7 +333,8 @@ def test_a_module_that_only_passes_a_value_on_is_no_second_site() -> None:
 def test_what_a_user_says_of_a_run_is_kept_and_told(tmp_path: Path) -> None:
     model, optimizer = make()
     meta = {"norm": "pre", "widths": np.array([1, 2]), "note": {"lr": 3e-4}}
-    gradlab.attach(model, optimizer, out=tmp_path / "run", meta=meta).close()
+    with gradlab.attach(model, optimizer, out=tmp_path / "run", meta=meta) as probes:
+        assert "of Sequential" in probes._repr_html_()
     run = gradlab.load(tmp_path / "run")
     assert run.info["meta"] == {"norm": "pre", "widths": [1, 2], "note": {"lr": 3e-4}}
     assert "norm = pre" in str(gradlab.inspect(run))
