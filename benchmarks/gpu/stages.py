@@ -48,6 +48,11 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
         if small
         else "--steps 300 --precision fp16 --seeds 3 --jobs 6 --every 5"
     )
+    speed = (
+        "--size nano --length 8 --batch-size 2 --steps 1 --precision bf16"
+        if small
+        else "--size 125M 355M --length 1024 --steps 8 --precision bf16"
+    )
     last = "--steps 4" if small else "--steps 300 --warmup 100 --precision fp16"
     on_cpu = "-m 'not gpu' -n 1 tests/precision/test_precision.py"
     tests = (
@@ -87,5 +92,5 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
             ),
             resumes=True,
         ),
-        Stage("speed", 45, (f"python -m benchmarks.gpu.speed --device {device} {tiny}",)),
+        Stage("speed", 45, (f"python -m benchmarks.speed --device {device} {speed}",)),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as runner
-from benchmarks.gpu import fp16, speed
+from benchmarks.gpu import fp16
 from benchmarks.gpu.stages import Stage, stages
 
 Stages = Callable[..., None]
@@ -103,12 +103,6 @@ def test_what_is_out_of_bounds_is_counted() -> None:
         fp16.ulp(torch.tensor([1.0, 2.0, 3.0, 2.0**-20])).log2(),
         torch.tensor([-10.0, -9.0, -9.0, -24.0]),
     )
-
-
-@pytest.mark.slow
-def test_speed_beside_gpt_2(capsys: pytest.CaptureFixture[str]) -> None:
-    speed.main(["--device", "cpu", "--tiny"])
-    assert "GPT-2, sdpa" in capsys.readouterr().out
 
 
 @pytest.mark.long
