@@ -326,6 +326,9 @@ class RecordConfig(Config):
     made again; sampled: only every n-th step, which misses events between."""
     window: int = Field(default=50, ge=1)
     """Steps between two writes from the device to the run directory."""
+    checkpoint_every: int | None = Field(default=None, ge=0)
+    """Steps between two checkpoints to resume from, 0 for none; as often as takes 1 % of the time
+    unless given."""
 
 
 class RunConfig(Config):

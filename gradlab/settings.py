@@ -115,6 +115,7 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
     every: int = same("every", RecordConfig)
     events: Events = same("events", RecordConfig)
     window: int = same("window", RecordConfig)
+    checkpoint_every: int | None = same("checkpoint_every", RecordConfig)
 
     def shared(self, precision: str) -> dict[str, Any]:
         """The fields of `RunConfig` that every run has alike.

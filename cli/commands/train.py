@@ -23,7 +23,9 @@ gradlab train --arch normformer --lr 3e-3 --warmup 100 --schedule cosine
 
 gradlab train --precision fp16 --val-every 100 --out runs/mine
 
-gradlab train --config runs/mine --seed 1"""
+gradlab train --config runs/mine --seed 1
+
+gradlab train --config runs/mine --out runs/mine --resume"""
 
 
 class Folder(Config):
@@ -31,6 +33,8 @@ class Folder(Config):
 
     out: Path | None = None
     """The run's folder; runs/SIZE_ARCH_SCHEDULE_SEED by default."""
+    resume: bool = False
+    """Go on with the run there, from its newest checkpoint."""
 
 
 def train(run: OneRun, folder: Folder) -> None:
@@ -38,9 +42,10 @@ def train(run: OneRun, folder: Folder) -> None:
 
     The learning rate is constant after a linear warm-up, or decays to 0 at the last step. Every
     step's loss and, in every format, the headroom of every tensor to FP16's range are recorded
-    in the run's folder, for gradlab.load.
+    in the run's folder, for gradlab.load. Ctrl-C stops; the same command with --resume goes on.
     """
     from gradlab.runs.reader import load
+    from gradlab.runs.same import run_of_before
     from gradlab.runs.study import run_name
     from gradlab.studies.news import RunUpdate
     from gradlab.training.loop import train as train_run
@@ -48,18 +53,22 @@ def train(run: OneRun, folder: Folder) -> None:
     config = run.config()
     name = run_name(config)
     out = folder.out or Path("runs") / name
-    is_new = not (out / "run.json").exists()
+    is_new = folder.resume or not (out / "run.json").exists()
+    if folder.resume and (before := run_of_before(out, config)) and before.status == "finished":
+        complain(f"{out} has finished: there is nothing to resume.")
+        show_run(before)
+        return
     try:
         with watching(Screen(stderr=True), work_of([config])) as tell:
 
             def report(news: "Progress") -> None:
                 tell(RunUpdate(name, "running", news))
 
-            made = train_run(config, out, progress=report)
+            made = train_run(config, out, resume=folder.resume, progress=report)
     except KeyboardInterrupt:
         if is_new and (out / "run.json").exists():
             show_run(load(out))
-        complain("interrupted: what was recorded is readable.")
+        complain(f"interrupted: go on with the same command, --out {out} and --resume.")
         raise typer.Exit(130) from None
     show_run(made)
 

@@ -71,7 +71,7 @@ class Place(Config):
     jobs: int | None = None
     """Runs at the same time; by default one a core, one on CUDA."""
     resume: bool = False
-    """Go on with the study there; finished runs are kept."""
+    """Go on with the study there, and in the middle of its runs."""
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

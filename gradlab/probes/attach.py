@@ -324,7 +324,7 @@ class Probes:
 
     def _after_step(self) -> None:
         # Whoever flushed between: the processes' windows end at the same steps.
-        if self._follower.ended % self._window == 0:
+        if self._follower.next_step % self._window == 0:
             self._flush(wait=True)
 
     def _guarded(self, writer: Any, action: Any) -> None:

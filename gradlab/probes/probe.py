@@ -157,6 +157,22 @@ class Probe:
         """Rows of the last steps that were held back, to be written as the run has broken."""
         return {}
 
+    def state(self) -> Mapping[str, Any]:
+        """What it carries from the steps that have ended into those to come, for a checkpoint.
+
+        Nothing, unless overridden. JSON must be able to hold it, numbers that are not finite
+        included. Asked between two steps, once the rows of all before were made; `begin` of the
+        next one may have been called, and counts as not.
+        """
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave: called after `open`, before the first step's `begin`.
+
+        Args:
+            state: As JSON gives it back: tuples are lists, keys are strings.
+        """
+
     def standing(self) -> Mapping[str, Any]:
         """What it adds to a run's `Progress`, of the last step whose rows were made; by field."""
         return {}

@@ -36,7 +36,7 @@ class _Slot:
         self._known: Tensor | None = None
         self._tensor = torch.empty(0)
         self._pointer = 0
-        self._shape: torch.Size | None = None
+        self.shape: torch.Size | None = None
 
     def starts(self) -> bool:
         """Whether what was taken last, a buffer or frozen, had another shape when taken before.
@@ -44,7 +44,7 @@ class _Slot:
         What is infinite there then may be a mask, made anew for a longer input.
         """
         x = self.kept[self.key]
-        before, self._shape = self._shape, x.shape
+        before, self.shape = self.shape, x.shape
         return x.shape != before and not x.requires_grad
 
     def is_mask(self) -> bool:
@@ -117,6 +117,14 @@ class _Known:
         self._masks: set[str] = set()
         self._broken: set[str] = set()
 
+    def state(self) -> dict[str, list[str]]:
+        """All of it, for `restore`."""
+        return {"masks": sorted(self._masks), "broken": sorted(self._broken)}
+
+    def restore(self, state: Mapping[str, list[str]]) -> None:
+        """Know what `state` gave."""
+        self._masks, self._broken = set(state["masks"]), set(state["broken"])
+
     def news(self, columns: Columns) -> list[dict[str, tuple[float, float]]]:
         """Who is not finite that was before, in each look: infinite entries and NaNs by name."""
         numbers = iter(columns["numbers"])
@@ -177,6 +185,26 @@ class StateHealth(Probe):
         # A window is noticed before it is told.
         self._noticed, self._told = _Known(self._slots), _Known(self._slots)
         return ()
+
+    def state(self) -> Mapping[str, Any]:
+        """Who has no gradient yet, and what the looks have shown."""
+        return {
+            "without": None if self._without is None else sorted(self._without),
+            "was_broken": self._was_broken,
+            "known": self._told.state(),
+            "shapes": {name: slot.shape for name, slot in self._slots.items() if slot.shape},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Know that again: the parameters and buffers are as they were, and looked at."""
+        self._first = False
+        self._without = None if state["without"] is None else set(state["without"])
+        self._was_broken = state["was_broken"]
+        for known in (self._noticed, self._told):
+            known.restore(state["known"])
+        for name, slot in self._slots.items():
+            slot.take()
+            slot.shape = torch.Size(state["shapes"][name]) if name in state["shapes"] else None
 
     def begin(self, step: int) -> None:
         """Forget the last step's; look at what the first one starts with."""

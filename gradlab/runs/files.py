@@ -46,6 +46,20 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def remove_left_over(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder and those in it; none may be at work.
+
+    Raises:
+        GradlabError: The folder cannot be written.
+    """
+    try:
+        for path in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
+            if is_left_over(path.name):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
 def read_regular(path: Path, *, at_most: int) -> bytes:
     """The content of a regular file, never of a device or a pipe, which may have no end.
 

@@ -117,7 +117,11 @@ class Shelf(Protocol):
         ...
 
     def remove(self, table: str, parts: Iterable[Part]) -> None:
-        """Remove parts whose rows another one has, as far as that is possible."""
+        """Remove parts.
+
+        Raises:
+            GradlabError: One cannot be removed.
+        """
         ...
 
     def place(self, table: str, part: Part | None = None) -> str:
@@ -160,8 +164,8 @@ class FolderShelf:
             _sync_folder(self.run / table)
             for part in parts:
                 self._file(table, part).unlink(missing_ok=True)
-        except OSError:
-            return  # they do no harm where they are
+        except OSError as error:
+            raise cannot_write(self.run / table, error) from error
 
     def place(self, table: str, part: Part | None = None) -> str:
         """A table's folder, or a part's file."""

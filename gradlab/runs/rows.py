@@ -5,8 +5,10 @@ some 9 · log₁₀ w parts, until they have a million rows together; from there
 million. Every row is written log₁₀ w times at most.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +22,10 @@ FAN_IN = 10
 
 _LOOKS = 5
 """Times that a folder is listed while its writer merges parts."""
+
+
+Mark: TypeAlias = Mapping[str, Sequence[int]]
+"""How much has been written: by table, its rows and the number of writes."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,43 @@ class RowWriter:
     def writes(self) -> dict[str, int]:
         """How many writes each table has had."""
         return {table: kept[-1].part.last + 1 for table, kept in self._kept.items()}
+
+    def mark(self) -> dict[str, list[int]]:
+        """How much has been written so far, to `go_back` to."""
+        return {
+            table: [sum(one.rows for one in kept), kept[-1].part.last + 1]
+            for table, kept in self._kept.items()
+        }
+
+    def go_back(self, mark: Mark) -> None:
+        """Go on with what another writer left here, as it was at a mark: remove what came after.
+
+        Raises:
+            GradlabError: Rows from before the mark are damaged or gone, or parts cannot be changed.
+        """
+        self._kept = {}
+        for table in dict.fromkeys([*self._shelf.tables(), *mark]):
+            rows, writes = mark.get(table, (0, 0))
+            if kept := self._first(table, rows, writes):
+                self._kept[table] = kept
+            parts = {one.part for one in kept}
+            self._shelf.remove(table, [p for p in self._shelf.parts(table) if p not in parts])
+
+    def _first(self, table: str, rows: int, writes: int) -> list[_Kept]:
+        """The parts with a table's first rows; of one that goes on beyond them a shorter one."""
+        kept: list[_Kept] = []
+        left = rows
+        for part in that_count(self._shelf.parts(table)):
+            if part.first >= writes:
+                break
+            contents = _rows(self._shelf, table, part).slice(0, left)
+            if part.last >= writes:  # merged later
+                part = self._put(table, part.first, writes - 1, contents)
+            kept.append(_Kept(part, contents.num_rows, size=None))
+            left -= contents.num_rows
+        if left:
+            raise GradlabError(f"{self._shelf.place(table)}: {left} rows are gone.")
+        return kept
 
     def write(self, table: str, rows: pa.Table) -> None:
         """Add rows as a part, and merge it with its older neighbours when there are enough.
@@ -82,7 +125,8 @@ class RowWriter:
             else:
                 contents = pa.concat_tables([_rows(self._shelf, table, one) for one in parts])
                 part = self._put(table, parts[0].first, parts[-1].last, contents)
-                self._shelf.remove(table, parts)
+                with contextlib.suppress(GradlabError):  # they do no harm where they are
+                    self._shelf.remove(table, parts)
                 merged = [_Kept(part, rows, size + 1)]
         except (GradlabError, FileNotFoundError):
             # A full disk, or a part that somebody damaged: it is told when it is met again.

@@ -8,11 +8,12 @@ from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE, closing, opening, to_json
-from gradlab.runs.files import cannot_write, write_whole
+from gradlab.runs.files import cannot_write, remove_left_over, write_whole
 from gradlab.runs.lock import FolderLock, is_free
 from gradlab.runs.parts import FolderShelf
 from gradlab.runs.reader import Run, load
-from gradlab.runs.rows import RowWriter
+from gradlab.runs.rows import Mark, RowWriter
+from gradlab.runs.same import run_of_before
 from gradlab.runs.schema import arrow_table
 from gradlab.runs.verdict import Verdict
 
@@ -24,19 +25,26 @@ class RunWriter:
     """Writes one run into a folder of its own, which no other writer can share.
 
     Args:
-        path: The folder; made with its parents. It must not exist or be empty.
+        path: The folder; made with its parents. It must not exist or be empty, unless `resume`.
         config: What the run does; None for a loop that is not gradlab's.
         info: More for `run.json`: device, corpus, parameter count, `tables` if others than the
             config says are recorded.
+        resume: Go on with a run of this config that lies in the folder and has not finished, if
+            there is one. `go_back` is then to be called before anything is written.
 
     Raises:
-        GradlabError: The folder holds something, is being written by another process, or cannot
-            be written. From `write` and `finish`: the disk is full; what was written before
+        GradlabError: The folder holds something else, is being written by another process, or
+            cannot be written. From `write` and `finish`: the disk is full; what was written before
             stays readable.
     """
 
     def __init__(
-        self, path: Path | str, config: RunConfig | None, info: Mapping[str, Any] | None = None
+        self,
+        path: Path | str,
+        config: RunConfig | None,
+        info: Mapping[str, Any] | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
         self.path = as_path(path)
         self._document = opening(config, info or {})
@@ -49,8 +57,10 @@ class RunWriter:
             raise cannot_write(self.path, error) from error
         self._lock = FolderLock(self.path)
         try:
+            if resume and config is not None and self._take_over(config):
+                return
             if not is_free(self.path):
-                raise GradlabError(_taken(self.path))
+                raise GradlabError(_taken(self.path, is_ours=config is not None))
             self._write_document()
         except BaseException:
             self._lock.release()
@@ -61,6 +71,23 @@ class RunWriter:
         rows = arrow_table(table, columns, self._document["own_tables"])
         if rows.num_rows:
             self._rows.write(table, rows)
+
+    def mark(self) -> dict[str, list[int]]:
+        """How much has been written so far, to `go_back` to."""
+        return self._rows.mark()
+
+    def go_back(self, mark: Mark) -> None:
+        """Remove what was written after a mark of the run that goes on here, which is running then.
+
+        Raises:
+            GradlabError: Rows from before it are damaged or gone, or the folder cannot be written.
+        """
+        self._rows.go_back(mark)
+        self._write_document()
+
+    def give_up(self) -> None:
+        """Leave the folder as it is, to others."""
+        self._lock.release()
 
     def finish(self, status: str, verdict: Verdict | None = None, **info: Any) -> None:
         """Write how the run ended, and give the folder up, whether or not that could be written.
@@ -80,12 +107,29 @@ class RunWriter:
         """What has been written so far, read back."""
         return load(self.path)
 
+    def _take_over(self, config: RunConfig) -> bool:
+        """Go on with the run in the folder, if there is one; its writer is gone, as we lock it."""
+        before = run_of_before(self.path, config)
+        if before is None:
+            return False
+        if before.status == "finished":
+            raise GradlabError(f"{self.path} has finished meanwhile: there is nothing to resume.")
+        if before.info["corpus"]["sha256"] != self._document["corpus"]["sha256"]:
+            raise GradlabError(
+                f"{self.path} was begun on another text than {config.data.corpus} is now: choose "
+                "another folder."
+            )
+        remove_left_over(self.path)
+        self._document["started"] = before.info.get("started")
+        return True
+
     def _write_document(self) -> None:
         write_whole(self.path / RUN_FILE, to_json(self._document))
 
 
-def _taken(folder: Path) -> str:
-    """The sentence for a folder that holds something already."""
+def _taken(folder: Path, is_ours: bool) -> str:
+    """The sentence for a folder that holds something already; a run of ours can be gone on with."""
     if (folder / RUN_FILE).exists():
-        return f"{folder} holds a run already: choose another folder, or remove that one."
+        way_out = "go on with it (resume)" if is_ours else "remove that one"
+        return f"{folder} holds a run already: choose another folder, or {way_out}."
     return f"{folder} is not empty: choose another folder, or a new one in it."

@@ -1,14 +1,15 @@
 """The folder that a study is made in: whether it may be, and what its `study.json` says."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradlab.config import Config, RunConfig
+from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.lock import is_free
+from gradlab.runs.same import differences
 from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study
 
 
@@ -58,7 +59,7 @@ def _check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:
     for name, config in before.configs.items():
         if name not in plan:
             reason = f"its run {name} is not among these"
-        elif changes := list(_differences(config, plan[name])):
+        elif changes := list(differences(config, plan[name])):
             reason = f"{', '.join(changes)} in its run {name}"
         else:
             continue
@@ -68,15 +69,3 @@ def _check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:
             f"{before.folder} holds another study ({reason}){begun}. Give the options it was "
             "started with, or choose another folder."
         )
-
-
-def _differences(before: Config, now: Config) -> Iterator[str]:
-    """Each field that differs, with what it was and what it would be."""
-    for name in type(before).model_fields:
-        was, is_now = getattr(before, name), getattr(now, name)
-        if was == is_now:
-            continue
-        if isinstance(was, Config):
-            yield from _differences(was, is_now)
-        else:
-            yield f"{name} is {was} there and {is_now} here"

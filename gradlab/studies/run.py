@@ -53,8 +53,8 @@ def run_study(
             are made one after another, each in a folder of its own.
         folder: Where it is kept; `study.folder()` if None.
         jobs: Runs at the same time; a core each if None, one on CUDA.
-        resume: Go on with the study that lies in the folder: finished runs are kept, others are
-            begun again. There may be more of them than before.
+        resume: Go on with the study that lies in the folder: finished runs are kept, others go on
+            from their newest checkpoint. There may be more of them than before.
         progress: Told of every change.
 
     Returns:

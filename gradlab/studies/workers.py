@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -18,8 +17,6 @@ from typing import TYPE_CHECKING
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
-from gradlab.runs.files import cannot_write
-from gradlab.runs.lock import FolderLock
 from gradlab.training.interrupt import (
     heed_ending_alone,
     interrupt_never_lost,
@@ -127,25 +124,7 @@ def _wait_or_terminate(running: list[_Worker]) -> None:
             worker.process.terminate()
 
 
-def _make_way(path: Path) -> None:
-    """Remove what an attempt at a run left that did not finish.
-
-    Raises:
-        GradlabError: That attempt is still being written, or cannot be removed.
-    """
-    if not path.exists():
-        return
-    lock = FolderLock(path)
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        lock.release()
-
-
 def _start(job: Job) -> _Worker:
-    _make_way(job.path)
     context = _context()
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, theirs, dict(os.environ)), daemon=True)
@@ -188,8 +167,6 @@ def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None
         nonlocal last_sent, latest
         latest = news
         try:
-            if connection.poll():
-                raise KeyboardInterrupt
             now = time.monotonic()
             if now - last_sent > _SECONDS_BETWEEN_NEWS:
                 last_sent = now
@@ -197,16 +174,19 @@ def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None
         except OSError:  # the study is gone: nobody waits for this run any more
             raise KeyboardInterrupt from None
 
+    def heed() -> None:
+        if connection.poll():  # told to stop, or the study is gone
+            raise KeyboardInterrupt
+
     try:
         heed_ending_alone()
-        if connection.poll():  # told to stop already, or the study is gone
-            raise KeyboardInterrupt
+        heed()
         import torch
 
         from gradlab.training.loop import train
 
         torch.set_num_threads(1)
-        train(job.config, job.path, progress=report)
+        train(job.config, job.path, resume=True, progress=report, between_steps=heed)
         _tell(connection, latest)
     except KeyboardInterrupt:
         sys.exit(130)

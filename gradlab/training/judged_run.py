@@ -1,7 +1,9 @@
 """A run of the built-in loop as its steps come: recorded, and judged."""
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -38,6 +40,33 @@ class JudgedRun:
     _broke: bool = False
     _producers: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def broke(self) -> bool:
+        """Whether the run had destabilised at the last look."""
+        return self._broke
+
+    def state(self) -> dict[str, Any]:
+        """What goes into the steps to come, for `restore`: after a look. All rows are written.
+
+        JSON can hold it, numbers that are not finite included.
+        """
+        self.recorder.flush()
+        return {
+            "updates": self.recorder.updates,
+            "monitor": self.monitor.state(),
+            "last": asdict(self._last) if self._last else None,
+            "broke": self._broke,
+            "producers": list(self._producers.items()),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, and JSON gave back."""
+        self.recorder.updates = state["updates"]
+        self.monitor.restore(state["monitor"])
+        self._last = Progress(**state["last"]) if state["last"] else None
+        self._broke = state["broke"]
+        self._producers = dict(state["producers"])
+
     def note(self, result: StepResult) -> None:
         """Take in what a step has shown, before its optimizer steps or skips."""
         self.follower.note_loss(result.loss)
@@ -45,7 +74,7 @@ class JudgedRun:
 
     def note_validation(self, val_loss: Tensor) -> None:
         """Keep the loss of a validation made after the last step."""
-        self._validations[self.follower.ended - 1] = val_loss
+        self._validations[self.follower.next_step - 1] = val_loss
 
     def look(self) -> bool:
         """Judge the steps since the last look; True if the run has destabilised.
@@ -53,7 +82,7 @@ class JudgedRun:
         Steps after that are dropped, unless the run goes on all the same.
         """
         steps, elapsed = self.follower.collect(), self.follower.elapsed
-        last = self.follower.ended - 1
+        last = self.follower.next_step - 1
         for recorded in steps:
             if recorded.step.step == last:  # as it ended, a GPU had not come so far
                 recorded = replace(recorded, seconds=elapsed)

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from gradlab.config import RecordConfig, RunConfig
 from gradlab.data.batches import Batch, train_batch, validation_batches
 from gradlab.data.corpus import Corpus, load_corpus
 from gradlab.data.entropy import unigram_entropy
-from gradlab.errors import in_words
+from gradlab.errors import ConfigError, in_words
 from gradlab.models.loss import next_token_loss
+from gradlab.paths import as_path
 from gradlab.precision.device_facts import device_facts
 from gradlab.probe_names import PROBES
 from gradlab.probes.engine.follower import LoopFollower
@@ -23,13 +25,16 @@ from gradlab.probes.engine.recorder import Recorder, recorded_of
 from gradlab.probes.probe import Probe
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
+from gradlab.runs.same import run_of_before
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
+from gradlab.training.checkpoint import Checkpoint, Checkpoints
 from gradlab.training.device import check_format, repeatable, resolve_device
 from gradlab.training.interrupt import interrupt_between_steps
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.memory_needed import check_memory, memory_in_words
 from gradlab.training.progress import Progress
+from gradlab.training.resume import bits_depend_on, bytes_of, go_on, taken
 from gradlab.training.stability import StabilityMonitor
 from gradlab.training.step import Learner, make_learner, training_step
 
@@ -38,7 +43,9 @@ def train(
     config: RunConfig,
     out: str | Path | None = None,
     *,
+    resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> Run:
     """Train one model as configured, until its last step or until it has destabilised.
 
@@ -46,17 +53,29 @@ def train(
 
     Args:
         config: Everything that decides what the run does.
-        out: Run directory to make; it must not exist or be empty. None keeps the run in memory.
+        out: Run directory to make; it must not exist or be empty, unless `resume`. None keeps the
+            run in memory.
+        resume: Go on with the run of this config that lies in `out`, from its newest checkpoint;
+            from step 0 if it has none. One that has finished is returned as it is.
         progress: Called after each look at the device: every step on a CPU, every
             `config.record.window` steps elsewhere.
+        between_steps: Called after each step; a KeyboardInterrupt that it raises ends the run as
+            Ctrl-C does.
 
     Returns:
         The finished run: its tables, and `.verdict`.
 
     Raises:
-        GradlabError: A corpus, device or folder that cannot be used; a disk or memory that is full.
-        KeyboardInterrupt: Passed on once everything recorded so far has been written.
+        GradlabError: A corpus, device, folder or checkpoint that cannot be used; a disk or memory
+            that is full.
+        KeyboardInterrupt: Passed on once everything recorded so far has been written, and a
+            checkpoint.
     """
+    if resume and out is None:
+        raise ConfigError("resume needs out, the folder of the run that is to go on.")
+    before = run_of_before(as_path(out), config) if resume and out else None
+    if before is not None and before.status == "finished":
+        return before
     device = resolve_device(config.device)
     check_format(config.precision, device)
     check_memory(config, device)
@@ -69,27 +88,59 @@ def train(
         record = config.record
         probes = _probes(record)
         info = _info(corpus, device, learner) | recorded_of(probes) | {"events": record.events}
-        writer = RunWriter(Path(out), config, info) if out else MemoryWriter(config, info)
+        made_on = bits_depend_on(info["device"])
+        writer: RunWriter | MemoryWriter
+        saved: Checkpoint | None = None
+        if out is None:
+            writer = MemoryWriter(config, info)
+        else:
+            writer = RunWriter(out, config, info, resume=resume)
+            saved = go_on(writer, config, made_on, learner) if resume else None
+        first_step = saved.facts["step"] if saved else 0
         follower = LoopFollower(
             learner.subject,
             probes,
             every=record.every,
             events=record.events,
             scaler=learner.scaler,
+            first_step=first_step,
+            carried=saved.facts["follower"] if saved else None,
         )
         monitor = StabilityMonitor(config.stability, unigram_entropy(corpus.train))
         judged = JudgedRun(config, follower, Recorder(writer.write), monitor)
+        if saved:
+            judged.restore(saved.facts["judged"])
+        checkpoints: Checkpoints | None = None
+        if isinstance(writer, RunWriter):
+            checkpoints = Checkpoints(
+                writer.path,
+                record.checkpoint_every,
+                partial(taken, config, made_on, learner, judged, writer),
+                size=bytes_of(learner),
+                first_step=first_step,
+            )
         reason: Reason = "completed"
         with closing(follower):
             try:
                 # Opened once here: entering it costs more than a small model's product.
                 with memory_in_words(config, device), learner.precision.arithmetic():
-                    _run_steps(config, corpus, device, learner, judged, progress)
+                    _run_steps(
+                        config,
+                        corpus,
+                        device,
+                        learner,
+                        judged,
+                        checkpoints,
+                        progress,
+                        between_steps,
+                    )
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
                 _save_what_there_is(writer, judged, reason, error)
                 raise
         writer.finish("finished", judged.verdict(reason))
+        if checkpoints:
+            checkpoints.remove()
     return writer.run()
 
 
@@ -99,28 +150,39 @@ def _run_steps(
     device: torch.device,
     learner: Learner,
     judged: JudgedRun,
+    checkpoints: Checkpoints | None,
     progress: Callable[[Progress], None] | None,
+    between_steps: Callable[[], None],
 ) -> None:
-    """Take steps until the last one or the break, and write them."""
+    """Take steps from the next one until the last or the break, and write them."""
     # On a CPU nothing is in flight, so a look waits for nothing.
     window = 1 if device.type == "cpu" else config.record.window
-    broke = False
     with interrupt_between_steps() as check_interrupt:
-        for step in range(config.steps):
+        for step in range(judged.follower.next_step, config.steps):
+            if judged.broke and config.stop_when_destabilised:
+                break
             batches = step_batches(config, corpus, device, step)
             training_step(learner, batches, config.lr(step), note=judged.note)
             if config.validates_after(step):
                 judged.note_validation(_validate(config, corpus, device, learner))
-            if (step + 1) % window == 0 or step + 1 == config.steps:
-                broke = judged.look()
-                if progress and (news := judged.progress()):
+            is_looked_at = (step + 1) % window == 0 or step + 1 == config.steps
+            if is_looked_at:
+                judged.look()
+            try:
+                if is_looked_at and progress and (news := judged.progress()):
                     progress(news)
-            if broke and config.stop_when_destabilised:
-                break
+                check_interrupt()
+                between_steps()
+            except KeyboardInterrupt:
+                if checkpoints:
+                    checkpoints.save(step + 1)
+                raise
             if judged.recorder.unwritten >= config.record.window:
                 judged.recorder.flush()
-            check_interrupt()
-    judged.end(broke=broke)
+            # Only where it looks anyway: what probes see may depend on when they learn of it.
+            if is_looked_at and checkpoints and checkpoints.due(step + 1):
+                checkpoints.save(step + 1)
+    judged.end(broke=judged.broke)
 
 
 def _save_what_there_is(

@@ -9,7 +9,9 @@ is. Here it is the first of
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from gradlab.config import StabilityConfig
 from gradlab.runs.verdict import Reason, Verdict
@@ -61,6 +63,15 @@ class StabilityMonitor:
             lr_min_loss=self._lr_min_loss,
             lr_collapse=self._lr_collapse,
         )
+
+    def state(self) -> dict[str, Any]:
+        """What it has seen so far, for `restore`; JSON can hold it, NaN and inf included."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if not item.init}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave, and JSON gave back."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def _judge(
         self, step: int, lr: float, loss_scale: float

@@ -17,6 +17,7 @@ def train(
     config: RunConfig,
     out: str | Path | None = None,
     *,
+    resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Run: ...
 
@@ -27,6 +28,7 @@ def train(
     size: str = "nano",
     *,
     out: str | Path | None = None,
+    resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Run: ...
@@ -37,6 +39,7 @@ def train(  # type: ignore[misc]
     size_or_out: str | Path | None = None,
     *,
     out: str | Path | None = None,
+    resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Run:
@@ -49,7 +52,10 @@ def train(  # type: ignore[misc]
         run: Everything that decides what the run does, or an architecture by name.
         size_or_out: After an architecture a size by name, as `nano` or `nano-d128`; after a
             config `out`.
-        out: Run directory to make; it must not exist or be empty. None keeps the run in memory.
+        out: Run directory to make; it must not exist or be empty, unless `resume`. None keeps the
+            run in memory.
+        resume: Go on with the run of this config that lies in `out`, from its newest checkpoint;
+            from step 0 if it has none. One that has finished is returned as it is.
         progress: Called after each look at the device: every step on a CPU, every
             `record.window` steps elsewhere.
         **settings: The options of `gradlab train` (`gradlab.settings.OneRun`), as `warmup=100`,
@@ -59,8 +65,10 @@ def train(  # type: ignore[misc]
         The finished run: its tables, and `.verdict`.
 
     Raises:
-        GradlabError: A setting, corpus, device or folder that cannot be used; a disk that is full.
-        KeyboardInterrupt: Passed on once everything recorded so far has been written.
+        GradlabError: A setting, corpus, device, folder or checkpoint that cannot be used; a disk
+            that is full.
+        KeyboardInterrupt: Passed on once everything recorded so far has been written, and a
+            checkpoint.
     """
     if isinstance(run, str):
         run = OneRun(**{"arch": run, "size": size_or_out or "nano", **settings}).config()
@@ -68,4 +76,4 @@ def train(  # type: ignore[misc]
         raise ConfigError("a RunConfig says everything: change it with its replace().")
     else:
         out = out or size_or_out
-    return train_config(run, out, progress=progress)
+    return train_config(run, out, resume=resume, progress=progress)

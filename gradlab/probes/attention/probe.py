@@ -95,6 +95,14 @@ class AttentionScores(Probe):
             if isinstance(module, Scores):
                 yield module.register_forward_hook(self._on_own_scores)
 
+    def state(self) -> Mapping[str, Any]:
+        """The sites that are near the limit."""
+        return {"near": sorted(self._near)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Know them again."""
+        self._near = set(state["near"])
+
     def begin(self, step: int) -> None:
         """Start an empty record."""
         self._clear()

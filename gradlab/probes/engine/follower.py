@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from gradlab.probes.engine.backward_end import BackwardEnd
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.own_hook import LeftOut, own
-from gradlab.probes.engine.step_end import StepEnd, say_if_scaled
+from gradlab.probes.engine.step_end import StepEnd, learning_rate, say_if_scaled
 from gradlab.probes.engine.unheld import Unheld
 from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.faults import Fault
@@ -51,6 +52,7 @@ class LoopFollower:
         events: As `attach` has it.
         scaler: That scales the loss, if there is one.
         first_step: Number of the step that comes first.
+        carried: What `carried` of this loop's last follower gave, to go on from.
         on_step: Called after each step.
         processes: That train the model together, each with a follower.
     """
@@ -65,12 +67,12 @@ class LoopFollower:
         events: Events = "exact",
         scaler: GradScaler | None = None,
         first_step: int = 0,
+        carried: Mapping[str, Any] | None = None,
         on_step: Callable[[], None] = lambda: None,
         processes: Processes | None = None,
     ) -> None:
         self.probes = tuple(probes)
         self._processes = processes
-        self._first_step = first_step
         self._subject = subject
         self._scaler = scaler
         self._is_scaled = scaler is not None and scaler.is_enabled()
@@ -79,19 +81,20 @@ class LoopFollower:
         self._again = Again(subject.model, probes) if events == "skipped" else None
         self._probes = [(p, due(every if p.every is None else p.every)) for p in probes]
         self._ones: dict[torch.device, Tensor] = {}
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - (carried["seconds"] if carried else 0.0)
         self._pending: list[PendingStep] = []
-        self._meta_said = False
-        self._stepping = False
+        self._meta_said = self._altered_said = self._stepping = False
         self._handles: list[RemovableHandle] = []
         self._left_out: Sequence[LeftOut] = ()
         self._step_end: StepEnd | None = None
-        self._altered_said = False
         self._carried_over = CarriedOver()
         self._held = {id(one): held_by(one, subject) for one in subject.optimizers}
         try:
             for probe in probes:
                 self._handles += probe.open(subject)
+            if carried:
+                for probe, state in zip(probes, carried["probes"], strict=True):
+                    probe.restore(state)
             self._backward_end = BackwardEnd(
                 subject.model, subject.parameters, self._after_backward
             )
@@ -125,9 +128,13 @@ class LoopFollower:
         return time.perf_counter() - self._began
 
     @property
-    def ended(self) -> int:
-        """Steps that have ended."""
-        return self._step - self._first_step
+    def next_step(self) -> int:
+        """Number of the step after the last that has ended."""
+        return self._step
+
+    def carried(self) -> dict[str, Any]:
+        """What goes into the steps to come, as `Probe.state` has it, once all were collected."""
+        return {"seconds": self.elapsed, "probes": [probe.state() for probe in self.probes]}
 
     def close(self) -> None:
         """Take off every hook and wrapper. What is not collected yet can still be."""
@@ -186,7 +193,7 @@ class LoopFollower:
             PendingStep(
                 self._step,
                 reached or not self._subject.optimizers,
-                self._lr if reached else _learning_rate(self._subject.optimizers),
+                self._lr if reached else learning_rate(self._subject.optimizers),
                 self.elapsed,
                 self._loss_scale,
                 self._skipped,
@@ -366,7 +373,7 @@ class LoopFollower:
 
     def _about_to_step(self) -> None:
         # A step may be known to be over only after its schedule has moved on.
-        self._lr = _learning_rate(self._subject.optimizers)
+        self._lr = learning_rate(self._subject.optimizers)
         with own_arithmetic():
             for probe in self._active:
                 probe.before_step()
@@ -391,10 +398,3 @@ class LoopFollower:
             self._skipped = skipped if self._skipped is None else self._skipped + skipped
         if len(self._stepped) == len(self._subject.optimizers) and not in_backward():
             self.end_step()
-
-
-def _learning_rate(optimizers: Sequence[Optimizer]) -> float | Tensor | None:
-    if not optimizers:
-        return None
-    lr = optimizers[0].param_groups[0]["lr"]
-    return lr.detach().clone() if isinstance(lr, Tensor) else float(lr)

@@ -19,11 +19,12 @@ class Recorder:
 
     Attributes:
         unwritten: Steps whose rows are not written yet.
+        updates: Of the optimizer so far.
     """
 
     def __init__(self, write: Write) -> None:
         self._write = write
-        self._updates = 0
+        self.updates = 0
         self._tables: dict[str, dict[str, list[Any]]] = {}
         self.unwritten = 0
 
@@ -38,10 +39,10 @@ class Recorder:
             tokens: Seen so far, where that is known.
         """
         self.unwritten += 1
-        self._updates += recorded.updated
+        self.updates += recorded.updated
         row = {
             "step": recorded.step.step,
-            "update": self._updates,
+            "update": self.updates,
             "lr": recorded.lr,
             "loss": recorded.loss,
             "val_loss": val_loss,

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -145,3 +145,11 @@ def _called_by_a_scaler() -> bool:
             return bool(frame.f_locals["self"].is_enabled())
         frame = frame.f_back
     return False
+
+
+def learning_rate(optimizers: Sequence[Optimizer]) -> float | Tensor | None:
+    """That of the first optimizer, as it is now; None without any."""
+    if not optimizers:
+        return None
+    lr = optimizers[0].param_groups[0]["lr"]
+    return lr.detach().clone() if isinstance(lr, Tensor) else float(lr)

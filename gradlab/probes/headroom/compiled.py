@@ -24,6 +24,15 @@ Act: TypeAlias = Callable[[str, Tensor], None]
 CAN_LOOK_INSIDE: bool = torch.__version__ >= "2.13"
 """Whether this torch traces hooks on the tensors between a graph's operations."""
 
+COMPILED = (
+    "no headroom is recorded there. Attach before the model, or another of its class, first runs "
+    "compiled; or call torch._dynamo.reset() once attached."
+    if CAN_LOOK_INSIDE
+    else "no headroom is recorded there. The parameters' gradients are seen; attach Headroom to a "
+    "model that is not compiled."
+)
+"""What is said of a compiled model whose graphs were made without the hooks."""
+
 _acts: OrderedDict[int, Act] = OrderedDict()
 
 _library = torch.library.Library("gradlab", "FRAGMENT")

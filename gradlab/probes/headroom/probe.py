@@ -8,7 +8,6 @@ take more reads are made at some looks and, on a CPU, wherever an extreme is not
 
 import math
 import weakref
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -26,8 +25,9 @@ from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater
 from gradlab.probes.faults import fault_rows
 from gradlab.probes.headroom.causes import cause_of, makes_zeros
-from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, CompiledLooks
+from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, COMPILED, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
+from gradlab.probes.headroom.lead import Lead
 from gradlab.probes.headroom.looked_at import arguments, entries, plain
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
@@ -92,7 +92,7 @@ class Headroom(Probe):
         self._patterns = at
         self._sample, self._count = sample, count
         self._every_operation = operations
-        self._lead: deque[SiteStep] = deque(maxlen=lead)
+        self._lead = Lead(lead)
 
     def tables(self) -> tuple[str, ...]:
         """Headroom, the overflow events, and what was not finite elsewhere or all zero."""
@@ -132,7 +132,7 @@ class Headroom(Probe):
         selected = select(named, self._patterns, "modules or parameters")
         if modules := [name for name, x in selected.items() if isinstance(x, nn.Module)]:
             inside = modules if CAN_LOOK_INSIDE else ()
-            self._compiled = CompiledLater(subject.model, _COMPILED, inside)
+            self._compiled = CompiledLater(subject.model, COMPILED, inside)
         for name, chosen in selected.items():
             if isinstance(chosen, nn.Parameter):
                 if chosen.is_complex():
@@ -148,6 +148,22 @@ class Headroom(Probe):
                 yield from looks.handles
                 hook = left_out(partial(self._on_forward, name, masking, looks))
                 yield chosen.register_forward_hook(hook, with_kwargs=True)
+
+    def state(self) -> Mapping[str, Any]:
+        """Looks so far, the rows held back, and what was seen of sites and operations."""
+        return {
+            "looks": self._looks - self.due,
+            "lead": self._lead.state(),
+            "seen": self._seen.state(),
+            "operations": self._operations.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._looks = state["looks"]
+        self._lead.restore(state["lead"])
+        self._seen.restore(state["seen"])
+        self._operations.restore(state["operations"])
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
@@ -197,7 +213,7 @@ class Headroom(Probe):
         sites = site_step(step.step, columns)
         if not sites.bounded:
             self.latest = sites
-        self._lead.append(sites)
+        self._lead.add(sites)
         return {}
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
@@ -206,25 +222,22 @@ class Headroom(Probe):
         self.latest = sites
         events = overflows(sites)
         tables = {}
-        due = [sites] if sites.sampled or step.event else []
+        due = bool(sites.sampled or step.event)
         if (faults := site_faults(sites, events)) and (due or events):
             tables["faults"] = fault_rows(faults)
         if events:
             tables["overflows"] = overflow_rows(sites, events, step)
-            due = [*self._lead, sites]
-            self._lead.clear()
         elif not due:
-            self._lead.append(sites)
-        if due and (rows := headroom_rows(due)):
+            self._lead.add(sites)
+            return tables
+        led = self._lead.taken() if events else []
+        if rows := headroom_rows([*led, sites]):
             tables["headroom"] = rows
         return tables
 
     def held_back(self) -> Mapping[str, Columns]:
         """Headroom of the last steps."""
-        due = list(self._lead)
-        self._lead.clear()
-        rows = headroom_rows(due)
-        return {"headroom": rows} if rows else {}
+        return {"headroom": rows} if (rows := headroom_rows(self._lead.taken())) else {}
 
     def standing(self) -> Mapping[str, Any]:
         """The tightest site."""
@@ -385,12 +398,3 @@ class Headroom(Probe):
         handed = (x for x in tree_leaves(given) if isinstance(x, nn.Parameter))
         for parameter in (*module.parameters(recurse=False), *handed):
             self._used_by.setdefault(parameter, {})[name] = dtype
-
-
-_COMPILED = (
-    "no headroom is recorded there. Attach before the model, or another of its class, first runs "
-    "compiled; or call torch._dynamo.reset() once attached."
-    if CAN_LOOK_INSIDE
-    else "no headroom is recorded there. The parameters' gradients are seen; attach Headroom to a "
-    "model that is not compiled."
-)

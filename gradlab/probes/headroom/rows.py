@@ -1,8 +1,8 @@
 """From what the host knows of a step's sites to rows of `headroom`."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
@@ -143,14 +143,24 @@ def tightest(sites: SiteStep) -> tuple[float | None, str | None]:
     return bits, site_label(sites.places[index])
 
 
-def headroom_rows(steps: Sequence[SiteStep]) -> Columns:
-    """Rows of `headroom`: those of every place that each step passed, but for mere bounds."""
-    rows = [
-        _headroom_row(sites, index, sites.places[index])
-        for sites in steps
-        for index in sites.order
-        if not (index in sites.bounded and sites.finite(index))
+Rows: TypeAlias = Sequence[Sequence[Any]]
+"""A step's rows of `headroom`, in the order of its columns."""
+
+
+def rows_of(step: SiteStep | Rows) -> Rows:
+    """A step's rows: those of every place that it passed, but for mere bounds."""
+    if not isinstance(step, SiteStep):
+        return step
+    return [
+        _headroom_row(step, index, step.places[index])
+        for index in step.order
+        if not (index in step.bounded and step.finite(index))
     ]
+
+
+def headroom_rows(steps: Iterable[SiteStep | Rows]) -> Columns:
+    """The rows of several steps, by column; nothing if there are none."""
+    rows = [row for step in steps for row in rows_of(step)]
     return dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
 
 

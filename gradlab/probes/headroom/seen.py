@@ -1,8 +1,8 @@
 """What a step's passes have shown so far: from tensors to a reading."""
 
 import threading
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -65,6 +65,18 @@ class Seen:
         self.zeroed: list[int] = []
         self.broken = self.lost = self.fp16 = False
         self.extremes.clear()
+
+    def state(self) -> dict[str, Any]:
+        """What of earlier steps decides which looks are bounds."""
+        names = [(site, way, str(dtype), *flags) for site, way, dtype, *flags in self._unbounded]
+        return {"unbounded": sorted(names), "had_fp16": self.had_fp16}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.had_fp16 = state["had_fp16"]
+        for site, way, dtype, masks, outside in state["unbounded"]:
+            kind = getattr(torch, dtype.removeprefix("torch."))
+            self._unbounded.add((site, way, kind, masks, outside))
 
     def index(self, look: Look) -> int:
         """A place's, from its first look on."""

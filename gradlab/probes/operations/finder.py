@@ -1,6 +1,6 @@
 """When a step is looked at down to the operation, and how."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -38,7 +38,8 @@ class Operations:
         self._is_alone = not dist.is_initialized() or dist.get_world_size() == 1
         on_cpu = all(parameter.is_cpu for parameter in model.parameters())
         self._left = _MOST if on_cpu else 0
-        self._was_broken = self._is_next = self._looked = False
+        self._was_broken = self._is_next = False
+        self._looked = True
         self._trace: OperationTrace | None = None
         self._inside = ExitStack()
         self.found: Culprit | None = None
@@ -50,6 +51,16 @@ class Operations:
         for module in called_modules(self._model) if self._every or not self._is_alone else ():
             yield module.register_forward_pre_hook(self._follow)
             yield module.register_forward_hook(self._leave, always_call=True)
+
+    def state(self) -> dict[str, Any]:
+        """What one process carries from the steps that have ended."""
+        ended = self._steps - (not self._looked)
+        return {"steps": ended, "left": self._left, "was_broken": self._was_broken}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._steps, self._left = state["steps"], state["left"]
+        self._was_broken = state["was_broken"]
 
     def begin(self) -> None:
         """A step starts."""

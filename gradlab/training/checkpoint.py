@@ -1,0 +1,197 @@
+"""Checkpoints: files from which a run goes on, whole or not there, and known to be what was saved.
+
+    checkpoints/step-00001200.9f3c1a7be0d24c55.safetensors
+
+holds tensors and, in the header's metadata, what else there is as JSON: nothing that is executed as
+it is read. The name has how many steps had been taken, and a digest of the bytes.
+"""
+
+import contextlib
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from gradlab.errors import GradlabError, GradlabWarning, in_words
+from gradlab.runs.files import cannot_write, read_regular, write_whole
+from gradlab.runs.parts import digest
+
+FOLDER = "checkpoints"
+"""Of a run's folder, where they are."""
+
+KEPT = 2
+"""Of a run, the newest: should one turn out to be damaged, there is the one before."""
+
+_SHARE = 0.01
+"""Of a run's time that its checkpoints take, unless it is told how often to make them."""
+
+_BEFORE_MEASURED = 0.05, 1e8
+"""Seconds and bytes a second that the first one is reckoned to take: no fast disk."""
+
+_FORMAT = "1"
+_NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.safetensors")
+_LARGEST = 1 << 42
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from.
+
+    Attributes:
+        facts: What JSON can hold; numbers that are not finite included.
+        tensors: By name, on the CPU.
+    """
+
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file."""
+        metadata = {"format": _FORMAT, "facts": json.dumps(self.facts)}
+        return safetensors.torch.save(dict(self.tensors), metadata)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Checkpoint":
+        """What `to_bytes` made.
+
+        Raises:
+            GradlabError: This is something else.
+        """
+        try:
+            tensors = safetensors.torch.load(content)
+            end = 8 + int.from_bytes(content[:8], "little")  # of the header, after its length
+            metadata = json.loads(content[8:end])["__metadata__"]
+            if metadata["format"] != _FORMAT:
+                raise GradlabError("it is of another version of gradlab")
+            # As they are read they lie anywhere in the file's bytes: torch's own are aligned.
+            return cls(
+                json.loads(metadata["facts"]), {name: x.clone() for name, x in tensors.items()}
+            )
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise GradlabError(f"it is no checkpoint ({in_words(error)})") from error
+
+
+class Checkpoints:
+    """A run's checkpoints: when the next one is due, and how few are kept.
+
+    Args:
+        run: The run's folder.
+        every: Steps between two; 0 for none, None for as often as takes 1 % of the time.
+        take: Makes one.
+        size: Bytes that it will have, about.
+        first_step: Number of the next step.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        every: int | None,
+        take: Callable[[], Checkpoint],
+        *,
+        size: int,
+        first_step: int,
+    ) -> None:
+        self._run = run
+        self._every = every
+        self._take = take
+        seconds, rate = _BEFORE_MEASURED
+        self._takes = seconds + size / rate
+        self._last_step, self._last_end = first_step, time.perf_counter()
+        self._said = False
+
+    def due(self, step: int) -> bool:
+        """Whether to save one before a step."""
+        if self._every is not None:
+            return self._every > 0 and step - self._last_step >= self._every
+        return time.perf_counter() - self._last_end >= self._takes / _SHARE
+
+    def save(self, step: int) -> None:
+        """Save one, unless none are wanted; a warning, the first time, if that is not possible.
+
+        Args:
+            step: Number of the next step.
+        """
+        if self._every == 0:
+            return
+        began = time.perf_counter()
+        checkpoint = self._take()
+        try:
+            self._write(step, checkpoint)
+        except (GradlabError, MemoryError) as error:
+            if not self._said:
+                self._said = True
+                warnings.warn(
+                    f"no checkpoint could be saved after step {step - 1} ({in_words(error)}): "
+                    "training goes on, and can be resumed from the last one at most.",
+                    GradlabWarning,
+                    stacklevel=2,
+                )
+        self._last_step, self._last_end = step, time.perf_counter()
+        self._takes = self._last_end - began
+
+    def remove(self) -> None:
+        """Remove them all: a run that has finished does not go on. What else is there stays."""
+        with contextlib.suppress(OSError, GradlabError):  # they do no harm where they are
+            remove(found(self._run))
+            (self._run / FOLDER).rmdir()
+
+    def _write(self, step: int, checkpoint: Checkpoint) -> None:
+        folder, content = self._run / FOLDER, checkpoint.to_bytes()
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        write_whole(folder / f"step-{step:08d}.{digest(content)}.safetensors", content)
+        with contextlib.suppress(GradlabError):
+            remove(found(self._run)[KEPT:])
+
+
+def found(run: Path) -> list[Path]:
+    """The files of a run's checkpoints, newest first."""
+    files = [path for path in (run / FOLDER).glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(files, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's run goes on at, by the file's name."""
+    named = _NAME.fullmatch(path.name)
+    assert named is not None
+    return int(named[1])
+
+
+def remove(paths: Sequence[Path]) -> None:
+    """Remove checkpoints.
+
+    Raises:
+        GradlabError: One cannot be removed.
+    """
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint, if it is what was saved.
+
+    Raises:
+        GradlabError: It is damaged or has been changed, or cannot be read.
+    """
+    named = _NAME.fullmatch(path.name)
+    assert named is not None
+    try:
+        content = read_regular(path, at_most=_LARGEST)
+    except FileNotFoundError as error:
+        raise GradlabError("it is gone") from error
+    if digest(content) != named[2]:
+        raise GradlabError("its content is not what was saved")
+    return Checkpoint.from_bytes(content)

@@ -1,0 +1,195 @@
+"""What a run of the built-in loop goes on from: all that its next step depends on, and its record.
+
+A batch is a function of seed and step, and the learning rate of the step, so that of the data and
+the schedule there is nothing to keep but the number of the next step.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradlab.config import RunConfig
+from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.runs.same import check_same
+from gradlab.runs.writer import RunWriter
+from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, remove, step_of
+from gradlab.training.judged_run import JudgedRun
+from gradlab.training.step import Learner
+
+
+def taken(
+    config: RunConfig,
+    made_on: Mapping[str, Any],
+    learner: Learner,
+    judged: JudgedRun,
+    writer: RunWriter,
+) -> Checkpoint:
+    """A run's checkpoint, between two steps.
+
+    Args:
+        config: Of the run.
+        made_on: What decides its bits beside the config (`bits_depend_on`).
+        learner: What is trained.
+        judged: Its record, which looks at what it has not seen yet, and writes its rows.
+        writer: Where to.
+    """
+    judged.look()
+    state = judged.state()
+    facts = {
+        "step": judged.follower.next_step,
+        "config": config.model_dump(mode="json"),
+        "made_on": made_on,
+        "scaler": learner.scaler.state_dict(),
+        "judged": state,
+        "follower": judged.follower.carried(),
+        "written": writer.mark(),
+    }
+    return Checkpoint(facts, {name: x.detach().cpu() for name, x in _tensors(learner).items()})
+
+
+def bytes_of(learner: Learner) -> int:
+    """How large a checkpoint will be, about: the optimizer makes its two moments with a step."""
+    trained = sum(3 * x.numel() * x.element_size() for x in learner.trained)
+    return trained if learner.masters is None else trained * 7 // 6  # and the fp16 weights
+
+
+def go_on(
+    writer: RunWriter, config: RunConfig, made_on: Mapping[str, Any], learner: Learner
+) -> Checkpoint | None:
+    """Make a run's folder and the learner what they were at its newest checkpoint.
+
+    Where the bits may differ, a warning says so in a sentence.
+
+    Args:
+        writer: Of the folder; given up if there is no way to go on.
+        config: Of the run.
+        made_on: As of `taken`, here and now.
+        learner: At its initial values.
+
+    Returns:
+        The checkpoint; None if there is none, and the run begins at step 0.
+
+    Raises:
+        GradlabError: None of those that there are can be used, or they are another run's.
+    """
+    try:
+        if (checkpoint := _go_back(writer, config)) is not None:
+            _put_back(checkpoint, learner)
+            _warn_of_other_bits(checkpoint.facts["made_on"], made_on)
+        return checkpoint
+    except BaseException:
+        writer.give_up()
+        raise
+
+
+def _go_back(writer: RunWriter, config: RunConfig) -> Checkpoint | None:
+    """The newest checkpoint of a run that can be used; its tables are made as they were then."""
+    refused: dict[str, str] = {}
+    for path in (files := found(writer.path)):
+        try:
+            checkpoint = read(path)
+            check_same(path, RunConfig.from_mapping(checkpoint.facts["config"]), config)
+            writer.go_back(checkpoint.facts["written"])
+        except GradlabError as error:
+            refused[str(path)] = str(error).rstrip(".")
+            continue
+        if refused:
+            remove(files[: len(refused)])  # they are of steps that come again
+            why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            warnings.warn(
+                f"the newest checkpoint cannot be used ({why}): the run goes on from the one "
+                f"before, at step {step_of(path)}.",
+                GradlabWarning,
+                stacklevel=2,
+            )
+        return checkpoint
+    if refused:
+        why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise GradlabError(
+            f"no checkpoint of the run can be used ({why}): remove {writer.path / FOLDER} to begin "
+            "again at step 0."
+        )
+    writer.go_back({})
+    return None
+
+
+def _put_back(checkpoint: Checkpoint, learner: Learner) -> None:
+    """Make weights, optimizer, loss scale and random states what they were."""
+    tensors = checkpoint.tensors
+    weights = _weights(learner)
+    given = {name: x for name, x in tensors.items() if name.startswith(("model.", "master."))}
+    if _shapes(weights) != _shapes(given):
+        raise GradlabError("the checkpoint is of another model than this version of gradlab makes.")
+    with torch.no_grad():
+        for name, x in weights.items():
+            x.copy_(given[name])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, x in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            moments.setdefault(int(index), {})[key] = x
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    learner.scaler.load_state_dict(checkpoint.facts["scaler"])
+    torch.default_generator.set_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and learner.precision.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random.cuda"], learner.precision.device)
+
+
+def bits_depend_on(device: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's bits depend on beside its config.
+
+    Args:
+        device: As `run.json` has it.
+    """
+    return {
+        "torch": torch.__version__,
+        "gradlab": version("gradlab-diagnostics"),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        **device,
+    }
+
+
+def _warn_of_other_bits(made_on: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Say in a sentence what differs from where a checkpoint was made, if something does."""
+    if changes := list(_changes(made_on, now)):
+        warnings.warn(
+            f"the run goes on elsewhere than it was begun ({', '.join(changes)}): its numbers may "
+            "differ in their last bits from those of a run that was never stopped.",
+            GradlabWarning,
+            stacklevel=2,
+        )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in dict.fromkeys([*before, *now]):
+        was, is_now = before.get(name), now.get(name)
+        if was != is_now:
+            yield f"{name} was {was} and is {is_now}"
+
+
+def _weights(learner: Learner) -> dict[str, Tensor]:
+    """The model's parameters and what of its buffers is not made anew, and the fp32 copies."""
+    named: dict[str, Tensor] = {f"model.{n}": x for n, x in learner.model.state_dict().items()}
+    if learner.masters is not None:
+        named |= {f"master.{index}": x for index, x in enumerate(learner.masters.parameters)}
+    return named
+
+
+def _tensors(learner: Learner) -> dict[str, Tensor]:
+    """All tensors of a run by name, those of the optimizer under each parameter's index."""
+    named = _weights(learner)
+    for index, state in learner.optimizer.state_dict()["state"].items():
+        named |= {f"optimizer.{index}.{key}": x for key, x in state.items()}
+    named["random.cpu"] = torch.default_generator.get_state()
+    if learner.precision.device.type == "cuda":
+        named["random.cuda"] = torch.cuda.get_rng_state(learner.precision.device)
+    return named
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (x.shape, x.dtype) for name, x in tensors.items()}
