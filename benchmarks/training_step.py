@@ -2,17 +2,18 @@
 
     python benchmarks/training_step.py --steps 100
 
-Four contestants start at the same weights and take turns on the same batches, on one thread:
+Five contestants start at the same weights and take turns on the same batches, on one thread:
 
     plain   the model and the step below
     model   gradlab's model, the step below
     step    gradlab's model and `training_step`
     loop    that, and what the built-in loop does around it without probes
+    study   the same with the probe of `gradlab run-stability`, headroom at every tenth step
 
 A ratio is the median, over steps, of two contestants' processor time at the same step. `model` is
-over `plain`: what it costs that each operation is a module which a hook can reach. `step` and
-`loop` are over `model`, and `all` is `loop` over `plain`. FP16 products are emulated in each. The
-plain step has no gradient norm, gradlab's always has.
+over `plain`: what it costs that each operation is a module which a hook can reach. `step`, `loop`
+and `study` are over `model`, and `all` is `loop` over `plain`. FP16 products are emulated in each.
+The plain step has no gradient norm, gradlab's always has.
 """
 
 import argparse
@@ -34,10 +35,12 @@ from gradlab.models.presets import model_config
 from gradlab.precision.emulation import emulated_fp16
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
+from gradlab.probes.headroom.probe import Headroom
+from gradlab.probes.probe import Probe
 from gradlab.runs.memory import MemoryWriter
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.stability import StabilityMonitor
-from gradlab.training.step import make_learner, training_step
+from gradlab.training.step import Learner, make_learner, training_step
 
 LR = 1e-3
 WARM_UP = 5
@@ -136,28 +139,34 @@ def plain_step(model: nn.Module, config: RunConfig) -> Step:
 
 def contestants(config: RunConfig, entropy: float) -> dict[str, Step]:
     device = torch.device("cpu")
-    hooked, stepping, looping = (make_learner(config, device) for _ in range(3))
+    hooked, stepping, looping, studying = (make_learner(config, device) for _ in range(4))
     plain = PlainTransformer(config)
     plain.load_state_dict(hooked.model.state_dict())
-    monitor = StabilityMonitor(config.stability, entropy)
-    follower = LoopFollower(looping.subject, (), scaler=looping.scaler)
-    judged = JudgedRun(config, follower, Recorder(MemoryWriter(config).write), monitor)
 
     def step(batch: Batch) -> Tensor:
         return training_step(stepping, [batch], LR).loss
 
-    def loop(batch: Batch) -> Tensor:
-        result = training_step(looping, [batch], LR, note=judged.note)
-        judged.look()
-        if judged.recorder.unwritten >= config.record.window:
-            judged.recorder.flush()
-        return result.loss
+    def recorded(learner: Learner, probes: Sequence[Probe]) -> Step:
+        every = config.record.every
+        follower = LoopFollower(learner.subject, probes, every=every, scaler=learner.scaler)
+        monitor = StabilityMonitor(config.stability, entropy)
+        judged = JudgedRun(config, follower, Recorder(MemoryWriter(config).write), monitor)
+
+        def step(batch: Batch) -> Tensor:
+            result = training_step(learner, [batch], LR, note=judged.note)
+            judged.look()
+            if judged.recorder.unwritten >= config.record.window:
+                judged.recorder.flush()
+            return result.loss
+
+        return step
 
     return {
         "plain": plain_step(plain, config),
         "model": plain_step(hooked.model, config),
         "step": step,
-        "loop": loop,
+        "loop": recorded(looping, ()),
+        "study": recorded(studying, (Headroom(),)),
     }
 
 
@@ -205,7 +214,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(1)
-    print("size   precision  plain step     model   step   loop    all")
+    print("size   precision  plain step     model   step   loop  study    all")
     for size in options.size:
         for precision in options.precision:
             seconds = measure(size, precision, options.steps)
@@ -213,10 +222,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             model = ratio(seconds, "model", "plain")
             step = ratio(seconds, "step", "model")
             loop = ratio(seconds, "loop", "model")
+            study = ratio(seconds, "study", "model")
             everything = ratio(seconds, "loop", "plain")
             print(
                 f"{size:6} {precision:9} {milliseconds:8.1f} ms     "
-                f"{model:.3f}  {step:.3f}  {loop:.3f}  {everything:.3f}",
+                f"{model:.3f}  {step:.3f}  {loop:.3f}  {study:.3f}  {everything:.3f}",
                 flush=True,
             )
 
