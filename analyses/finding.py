@@ -16,11 +16,14 @@ class Finding:
         what: A heading of a few words.
         sentence: What was found, for a person.
         table: The numbers behind it, if a sentence cannot hold them.
+        is_fact: Whether it says how a run went, as every run's does, rather than that something
+            was out of the ordinary.
     """
 
     what: str
     sentence: str
     table: pd.DataFrame | None = None
+    is_fact: bool = False
 
 
 def figure(value: float) -> str:

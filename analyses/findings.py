@@ -20,7 +20,7 @@ from gradlab.runs.reader import Run
 
 
 def findings(run: Run, *, top: int = 5) -> list[Finding]:
-    """What happened in a run, the most important first.
+    """What happened in a run, the most important first, and behind it what is so of every run.
 
     A run may be of any loop, unfinished, and lack any table: what cannot be told is left out, and
     the last finding names the probes that would have recorded it.
@@ -38,7 +38,8 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         if name in ("overflows", "faults") or name in PROBES
     }
     steps = run.table("steps")
-    found = course_findings(run, steps)
+    course = course_findings(run, steps)
+    found: list[Finding] = []
     headroom, grad_norms, faults = (tables.get(n) for n in ("headroom", "grad_norms", "faults"))
     if "overflows" in tables:
         exact = run.info.get("events") == "exact"
@@ -69,7 +70,16 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
             found += lost_updates(tables["scales"], grad_norms, steps, dtypes)
     if "optimizer" in tables:
         found += optimizer_findings(tables["optimizer"], top=top)
-    return [*found, *not_looked_at(run), *_not_there(run, tables)]
+    facts = [finding for finding in found if finding.is_fact]
+    found = [*course, *(finding for finding in found if not finding.is_fact)]
+    looked = any(len(rows) for rows in tables.values())
+    if looked and all(finding.is_fact for finding in found) and not _broke(run):
+        found.append(Finding("findings", "None: nothing that was looked at stands out."))
+    return [*found, *not_looked_at(run), *facts, *_not_there(run, tables)]
+
+
+def _broke(run: Run) -> bool:
+    return run.verdict is not None and run.verdict.broke
 
 
 def _nonfinite(

@@ -11,7 +11,8 @@ from gradlab.runs.reader import Run
 
 def course_findings(run: Run, steps: pd.DataFrame) -> list[Finding]:
     """What the `steps` table and the verdict say, but for what was not finite."""
-    return [_what_it_is(run), Finding("end", end_sentence(run, steps)), *_loss(run, steps)]
+    end = Finding("end", end_sentence(run, steps), is_fact=True)
+    return [_what_it_is(run), end, *_loss(run, steps)]
 
 
 def _what_it_is(run: Run) -> Finding:
@@ -19,10 +20,11 @@ def _what_it_is(run: Run) -> Finding:
         model = run.info.get("model", "model")
         meta = run.info.get("meta") or {}
         told = "".join(f"; {name} = {value}" for name, value in meta.items())
-        return Finding("run", f"A {model}, trained by a loop of its own (gradlab.attach){told}.")
+        sentence = f"A {model}, trained by a loop of its own (gradlab.attach){told}."
+        return Finding("run", sentence, is_fact=True)
     config = run.config
     named = f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}"
-    return Finding("run", f"{named}, trained by gradlab's loop.")
+    return Finding("run", f"{named}, trained by gradlab's loop.", is_fact=True)
 
 
 def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:
@@ -32,11 +34,10 @@ def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:
     first, last = seen.iloc[0], seen.iloc[-1]
     low = seen.loc[seen["loss"].idxmin()]
     ends = [f"{row['loss']:.4g} at step {row['step']}" for row in (first, low, last)]
-    found = [
-        Finding("loss", f"{ends[0]}, {ends[1]} at its lowest, {ends[2]}, the last finite one.")
-        if len(seen) > 1
-        else Finding("loss", f"{ends[0]}, the only one.")
-    ]
+    sentence = f"{ends[0]}, the only one."
+    if len(seen) > 1:
+        sentence = f"{ends[0]}, {ends[1]} at its lowest, {ends[2]}, the last finite one."
+    found = [Finding("loss", sentence, is_fact=True)]
     verdict = run.verdict
     if verdict is not None and verdict.lr_collapse is not None:
         found.append(
@@ -130,6 +131,7 @@ def skipped_steps(
                 f"{counted(int((change > 0).sum()), 'time')}, lowered "
                 f"{counted(int((change < 0).sum()), 'time')}, between {figure(scale.min())} and "
                 f"{figure(scale.max())}.",
+                is_fact=True,
             )
         )
     return found

@@ -81,7 +81,8 @@ def mismatch_findings(grad_norms: pd.DataFrame, *, top: int) -> list[Finding]:
     elif EXTREME <= worst["late_ratio"] < math.inf:
         sentence += "; gradients explode towards the first layers"
     columns = ["op", "early_ratio", "late_ratio", "slope"]
-    return [Finding("gradient mismatch", f"{sentence}.", table.head(top)[columns])]
+    is_fact = 1 / EXTREME < worst["late_ratio"] < EXTREME
+    return [Finding("gradient mismatch", f"{sentence}.", table.head(top)[columns], is_fact)]
 
 
 def _windows(steps: "pd.Series[int]") -> tuple[Window, Window]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from gradlab.analyses.finding import Finding, bits, during, figure, place
-from gradlab.analyses.headroom import that_can_overflow
+from gradlab.analyses.headroom import NEAR_BITS, that_can_overflow
 
 TREND_SHARE = 0.1
 """Share of the recorded steps that is averaged at either end to see a trend."""
@@ -35,7 +35,7 @@ def headroom_findings(headroom: pd.DataFrame, *, top: int) -> list[Finding]:
         sentence = f"Least at {where}: {bits(least['least_bits'])} bits at step {least['step']}"
         if narrow:
             sentence += ", with the loss scale in it"
-        found.append(Finding("gradient headroom", f"{sentence}."))
+        found.append(Finding("gradient headroom", f"{sentence}.", is_fact=True))
     return found or [Finding("least headroom", "At every recorded step something was not finite.")]
 
 
@@ -94,4 +94,5 @@ def _outputs(tightest: pd.DataFrame, steps: "pd.Series[int]", top: int, *, narro
     table = tightest.head(top)
     if table["dtype"].nunique() == 1:
         table = table.drop(columns="dtype")
-    return Finding("least headroom", f"{sentence}.", table)
+    is_near = narrow and least["least_bits"] < NEAR_BITS
+    return Finding("least headroom", f"{sentence}.", table, is_fact=not is_near)

@@ -65,7 +65,7 @@ def _updates(optimizer: pd.DataFrame, top: int) -> list[Finding]:
             f"{most['step']}; the median update is {figure(medians.min())} to "
             f"{figure(medians.max())} of a weight's size, weight by weight"
         )
-        found.append(Finding("updates", f"{sentence}.", ratios.head(top)))
+        found.append(Finding("updates", f"{sentence}.", ratios.head(top), is_fact=True))
     return found
 
 
@@ -100,6 +100,7 @@ def _below_eps(optimizer: pd.DataFrame, top: int) -> list[Finding]:
                 f"Adam's ε ({worst['param']}, step {worst['step']})."
                 if worst["eps_frac"]
                 else "No entry had √v̂ under Adam's ε at a recorded step.",
+                is_fact=True,
             )
         ]
     sentence = (

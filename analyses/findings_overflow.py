@@ -74,8 +74,9 @@ def _none_at_all(
         looks = headroom["step"].iloc[:0] if exact else headroom["step"]
         return [_not_finite(lost.iloc[0], looks, narrow=narrow)]
     if not narrow:
-        return [Finding("overflow", "None: no tensor that was looked at is FP16.")]
-    return [Finding("overflow", "None: every FP16 tensor that was looked at stayed finite.")]
+        return [Finding("overflow", "None: no tensor that was looked at is FP16.", is_fact=True)]
+    none = "None: every FP16 tensor that was looked at stayed finite."
+    return [Finding("overflow", none, is_fact=True)]
 
 
 def _at_sites(faults: pd.DataFrame | None) -> pd.DataFrame:

@@ -56,7 +56,7 @@ def scale_findings(scales: pd.DataFrame, *, top: int) -> list[Finding]:
         f"{'entry' if flipped == 1 else 'entries'} changed sign"
     )
     table = moved.head(top)[["param", "start", "low", "high", "grew", "step", "flipped"]]
-    return [*found, Finding("learned scales", f"{sentence}.", table)]
+    return [*found, Finding("learned scales", f"{sentence}.", table, is_fact=True)]
 
 
 def lost_updates(

@@ -6,11 +6,8 @@ import numpy as np
 import pandas as pd
 
 from gradlab.analyses.finding import Finding, bits, counted, figure, passed
-from gradlab.analyses.headroom import not_finite
+from gradlab.analyses.headroom import NEAR_BITS, not_finite
 from gradlab.fp16 import FP16_MAX
-
-NEAR_BITS = 2.0
-"""A score this near to FP16's limit is worth a warning: it may double in a few steps."""
 
 
 def score_findings(
@@ -65,7 +62,8 @@ def score_findings(
     if first["bound"] == "lower" and len(upper):
         sentence += f"; by the upper bounds no score was over {figure(upper.max())}"
     columns = ["site", "head", "step", "max", "max_abs", "bound", "headroom_bits"]
-    return [*found, Finding("attention scores", f"{sentence}.", table.head(top)[columns])]
+    is_fact = left >= NEAR_BITS or first["bound"] == "upper"
+    return [*found, Finding("attention scores", f"{sentence}.", table.head(top)[columns], is_fact)]
 
 
 def _before(headroom: pd.DataFrame, site: str, step: int) -> "pd.Series[Any] | None":

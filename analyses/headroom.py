@@ -6,6 +6,9 @@ import pandas as pd
 
 from gradlab.errors import GradlabError
 
+NEAR_BITS = 2.0
+"""What is this near to FP16's limit is worth a warning: it may double in a few steps."""
+
 
 def that_can_overflow(headroom: pd.DataFrame) -> pd.DataFrame:
     """The rows of FP16 tensors; all rows of a run that has none.

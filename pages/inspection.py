@@ -52,7 +52,11 @@ class Inspection:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max((len(finding.what) for finding in self.findings), default=0)
+        told = None
         for finding in self.findings:
+            if told is False and finding.is_fact:
+                yield Text("\nIn numbers, as of every run", style="bold")
+            told = finding.is_fact
             line = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
             line.add_column(width=width, no_wrap=True, style="bold")
             line.add_column(overflow="fold")
