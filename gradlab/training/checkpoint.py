@@ -33,7 +33,7 @@ KEPT = 2
 _SHARE = 0.01
 """Of a run's time that its checkpoints take, unless it is told how often to make them."""
 
-_BEFORE_MEASURED = 0.05, 1e8
+_BEFORE_MEASURED = 0.1, 1e8
 """Seconds and bytes a second that the first one is reckoned to take: no fast disk."""
 
 _FORMAT = "1"

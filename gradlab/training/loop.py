@@ -180,7 +180,8 @@ def _run_steps(
             if judged.recorder.unwritten >= config.record.window:
                 judged.recorder.flush()
             # Only where it looks anyway: what probes see may depend on when they learn of it.
-            if is_looked_at and checkpoints and checkpoints.due(step + 1):
+            may_save = is_looked_at and step + 1 < config.steps
+            if may_save and checkpoints and checkpoints.due(step + 1):
                 checkpoints.save(step + 1)
     judged.end(broke=judged.broke)
 

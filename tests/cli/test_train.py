@@ -1,4 +1,6 @@
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -120,3 +122,32 @@ def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], sentenc
     assert result.stderr.count("\n") == 1
     assert sentence in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_one_says_so(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "run")
+    options = ("--corpus", text, "--steps", "4", "--out", out)
+    step = loop.training_step
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)  # held back until the step is over
+        return step(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", interrupted)
+        stopped = invoke(*options)
+    assert stopped.exit_code == 130
+    assert f"--out {out} and --resume" in stopped.stderr
+    assert len(gradlab.load(out).table("steps")) == 1
+    again = CliRunner().invoke(app, ["train", "--config", out, "--out", out, "--resume"])
+    assert again.exit_code == 0, again.stderr
+    assert gradlab.load(out).table("steps")["step"].tolist() == [0, 1, 2, 3]
+    over = CliRunner().invoke(app, ["train", "--config", out, "--out", out, "--resume"])
+    assert over.exit_code == 0
+    assert "has finished: there is nothing to resume." in over.stderr
+    assert "Reached its last step" in over.stdout
+    other = invoke(*options, "--resume", "--seed", "1")
+    assert other.exit_code == 2
+    assert "seed is 0 there and 1 here" in " ".join(other.stderr.split())

@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 # Name → arguments of its smallest run, and something that it prints.
 SMALLEST = {
+    "checkpoints": ("--steps 3 --every 1", "checkpoints 2"),
     "digits": ("--steps 2 --precision fp16 --setting default", "fp16  default"),
     "emulation": ("--steps 1 --size nano", "nano    batch 16"),
     "help_time": ("--steps 1", "gradlab        --help: "),

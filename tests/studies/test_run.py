@@ -10,7 +10,13 @@ import pandas as pd
 import pytest
 
 import gradlab
-from gradlab.config import DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from gradlab.config import (
+    DataConfig,
+    OptimizerConfig,
+    PrecisionConfig,
+    RunConfig,
+    ScheduleConfig,
+)
 from gradlab.errors import GradlabError
 from gradlab.runs.command import Command
 from gradlab.runs.lock import FolderLock
@@ -194,6 +200,38 @@ def test_ctrl_c_keeps_what_there_is_and_resume_goes_on(make_ramp: Make, tmp_path
     assert (out / run_name(configs[0]) / "run.json").stat().st_mtime_ns == finished
     fresh = (tmp_path / "fresh" / "stability.csv").read_text()
     assert (out / "stability.csv").read_text() == fresh
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_in_the_middle_of_a_run(make_ramp: Make, tmp_path: Path) -> None:
+    config = make_ramp(steps=150, precision=PrecisionConfig(name="fp32"))
+    out, seen = tmp_path / "study", list[int]()
+
+    def interrupt(update: News) -> None:
+        if isinstance(update, RunUpdate) and update.progress and update.progress.step > 2:
+            raise KeyboardInterrupt
+
+    def note(update: News) -> None:
+        if isinstance(update, RunUpdate) and update.progress:
+            seen.append(update.progress.step)
+
+    with pytest.raises(KeyboardInterrupt):
+        make([config], out, progress=interrupt)
+    run = out / run_name(config)
+    (run / "mine.txt").write_text("precious")
+    last = gradlab.load(run).verdict
+    assert make([config], out, resume=True, progress=note) == {}
+    assert last is not None
+    assert last.step is not None
+    assert min(seen) > last.step > 2
+    assert (run / "mine.txt").read_text() == "precious"
+    whole, parts = gradlab.train(config), gradlab.load(run)
+    assert parts.verdict == whole.verdict
+    for name in ("steps", "headroom"):
+        pd.testing.assert_frame_equal(
+            parts.table(name).drop(columns="seconds", errors="ignore"),
+            whole.table(name).drop(columns="seconds", errors="ignore"),
+        )
 
 
 @pytest.mark.slow
