@@ -282,6 +282,7 @@ def test_other_bits_are_warned_of(make_config: Make, tmp_path: Path, trained: Tr
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "kills",
     [pytest.param(3, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.long)],
@@ -293,13 +294,13 @@ def test_a_run_killed_at_any_moment_ends_the_same(
     config = make_config(
         arch="normformer",
         model={"dropout": 0.1, "n_layers": 1},
-        steps=max(40, 10 * kills),
+        steps=40 + 4 * kills,
         val_every=7,
         precision=PrecisionConfig(name="fp32"),
         record=RecordConfig(probes=tuple(PROBES), every=3, window=4, checkpoint_every=3),
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    start(config, tmp_path / "first").join()  # what imports take is not the run's
+    start(config.replace(steps=1), tmp_path / "first").join()  # imports are not the run's
     began = time.monotonic()
     start(config, whole).join()
     seconds = time.monotonic() - began
