@@ -108,6 +108,28 @@ def rows(probes: Run, table: str) -> pd.DataFrame:
 TABLES = ("headroom", "overflows", "faults", "grad_norms", "scales")
 
 
+class Remembering(Plain):
+    """Keeps statistics of its calls in every way that a module can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("replaced", torch.zeros(4))
+        self.register_buffer("written", torch.zeros(4))
+        self.register_buffer("kept", torch.zeros(4))  # all that `state_dict` has of the others
+        self.attribute, self.in_place, self.calls = torch.zeros(4), torch.zeros(4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.replaced = 0.5 * self.replaced + 1
+        self.written.mul_(0.5).add_(1)
+        self.attribute = 0.5 * self.attribute + 1
+        self.in_place.mul_(0.5).add_(1)
+        self.calls += 1
+        self.last = super().forward(x)
+        with torch.no_grad():
+            self.kept.copy_(self.attribute + self.in_place + self.calls)
+        return self.last
+
+
 @pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("make", [Plain, Drawing, Checkpointed])
 def test_a_skipped_step_has_the_rows_of_one_that_was_looked_at(
@@ -128,7 +150,7 @@ def test_a_skipped_step_has_the_rows_of_one_that_was_looked_at(
 
 
 @pytest.mark.parametrize("fp16", [True, False])
-@pytest.mark.parametrize("make", [Plain, Drawing, Checkpointed])
+@pytest.mark.parametrize("make", [Plain, Drawing, Checkpointed, Remembering])
 def test_training_does_not_know(make: Callable[[], nn.Module], fp16: bool) -> None:
     bare = train(make, None, fp16=fp16, passes=2)
     watched = train(make, "skipped", fp16=fp16, passes=2)

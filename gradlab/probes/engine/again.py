@@ -24,16 +24,23 @@ class Again:
     Args:
         model: Whose calls are kept.
         probes: All that are at work on it.
+        has_optimizer: Whether one tells when a step's passes are over and nothing is changed yet.
 
     Attributes:
         running: Whether passes are being made again.
         waiting: The probes that have left the step out.
 
     Raises:
-        GradlabError: Several processes train the model: none can make its passes again alone.
+        GradlabError: There is none, or several processes train the model: none of them can make
+            its passes again alone.
     """
 
-    def __init__(self, model: nn.Module, probes: Sequence[Probe]) -> None:
+    def __init__(self, model: nn.Module, probes: Sequence[Probe], *, has_optimizer: bool) -> None:
+        if not has_optimizer:
+            raise GradlabError(
+                'events="skipped" looks at a step before the optimizer changes anything: give '
+                'attach the optimizer, or choose events="exact".'
+            )
         if dist.is_initialized() and dist.get_world_size() > 1:
             raise GradlabError(
                 'events="skipped" makes a step\'s passes again, which one process of several '
@@ -65,10 +72,10 @@ class Again:
         """
         if norm is None:
             parameters = (p for of in held for p in of.values())
-            gradients = [p.grad for p in parameters if p.grad is not None]
             with own_arithmetic():
+                gradients = [_entries(p.grad) for p in parameters if p.grad is not None]
                 norm = torch.nn.utils.get_total_norm(gradients)
-        return not math.isfinite(norm)
+        return not (norm.is_meta or math.isfinite(norm))
 
     def look(self, step: int) -> list[Probe]:
         """Make the step's passes again.
@@ -109,8 +116,13 @@ class Again:
         self._said = True
         warnings.warn(
             f"step {step} could not be made again, so nothing says why a gradient was not finite: "
-            "the loop has changed what it gave the model, or the model fails the second time. "
+            "the loop calls the model's parts alone, steps within the backward pass or has changed "
+            "what it gave the model; or the model fails the second time. "
             'events="exact" looks at every step as it runs.',
             GradlabWarning,
             stacklevel=2,
         )
+
+
+def _entries(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient

@@ -78,7 +78,9 @@ class LoopFollower:
         self._is_scaled = scaler is not None and scaler.is_enabled()
         self._on_step = on_step
         self._exact = events == "exact"
-        self._again = Again(subject.model, probes) if events == "skipped" else None
+        self._again: Again | None = None
+        if events == "skipped":
+            self._again = Again(subject.model, probes, has_optimizer=self.follows_optimizers)
         self._probes = [(p, due(every if p.every is None else p.every)) for p in probes]
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter() - (carried["seconds"] if carried else 0.0)
@@ -377,12 +379,16 @@ class LoopFollower:
         with own_arithmetic():
             for probe in self._active:
                 probe.before_step()
-        if not self._is_scaled:
+        # With a scaler that one optimizer skips is known only after another may have stepped.
+        if not self._is_scaled or len(self._subject.optimizers) > 1:
             self._look_again(lambda again: again.is_lost(self._held.values(), self._norm))
 
     def _look_again(self, lost: Callable[[Again], bool]) -> None:
         """Have the probes that left the step out look at it, if it has lost a gradient."""
-        if self._again is None or not self._again.waiting or not lost(self._again):
+        if self._again is None or not self._again.waiting:
+            return
+        # Without a pass, gradients are those of a step before: a closure has not made its own yet.
+        if not (self._passes or in_backward()) or not lost(self._again):
             return
         self._backward_end.rest()
         looked, self._active = self._active, self._again.waiting
@@ -390,7 +396,7 @@ class LoopFollower:
 
     def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
         self._stepping = False
-        if skipped is not None:
+        if skipped is not None and not self._stepped:
             self._look_again(lambda _: bool(skipped > 0))
         self._stepped.add(id(optimizer))
         self._carried_over.stepped(id(optimizer), self._held[id(optimizer)])

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.precision.emulation import emulated_fp16, is_emulating
 from gradlab.probes.operations.culprit import Culprit, source
 from gradlab.probes.operations.generators import Generators, generators, set_generators
+from gradlab.probes.operations.put_back import put_back
 from gradlab.probes.operations.trace import OperationTrace
 from gradlab.probes.selection import is_compiled
 from gradlab.probes.sites import in_backward, version_of
@@ -109,33 +110,21 @@ class Calls:
     def repeat(self) -> bool:
         """Make the step's calls again on the model itself, so that the hooks on it see them.
 
-        The model must still be as it was, as for `again`. Gradients go into tensors of their own;
-        they, buffers and random generators are put back.
+        The model must still be as it was, as for `again`. What the passes change is put back.
 
         Returns:
-            Whether that could be done: not if what a call was given has been changed since, or if
-            it fails the second time.
+            Whether that could be done: not if what a call was given has been changed since, if it
+            fails the second time, or within a backward pass, where a loop's own hooks may step.
         """
         model, calls = self._model, self._calls
         self.end()
-        gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-        buffers = [
-            (buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()
-        ]
-        before = generators()
-        for parameter, _ in gradients:
-            parameter.grad = None
+        if not calls or in_backward():
+            return False
         try:
-            return bool(calls) and all(_repeated(model, call) for call in calls)
+            with put_back(model):
+                return all(_repeated(model, call) for call in calls)
         except Exception:  # as in `again`
             return False
-        finally:
-            set_generators(before)
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
-            with torch.no_grad():
-                for buffer, value in buffers:  # BatchNorm changes its own without torch counting it
-                    buffer.copy_(value)
 
     def _again(self) -> Culprit | None:
         model = copy.deepcopy(self._model)
@@ -150,7 +139,9 @@ class Calls:
     def _on_call(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._is_noting or not is_new_pass():
             return
-        versions, autocast = _versions(args, kwargs), _autocast(args)
+        # A dict or list of the loop's own, which it may fill anew for the next call.
+        args, kwargs = tree_map(lambda x: x, (args, kwargs))
+        versions, autocast = _versions(args, kwargs), _autocast(args, kwargs)
         self._calls.append(
             _Call(module, args, kwargs, versions, generators(), autocast, is_emulating(), source())
         )
@@ -168,7 +159,8 @@ class Calls:
 
 def _keeper(call: _Call, place: int) -> Callable[[Tensor], None]:
     def keep(gradient: Tensor) -> None:
-        call.gradients[place] = gradient
+        before = call.gradients.get(place)  # of a pass before, where the loop kept the graph
+        call.gradients[place] = gradient if before is None else before + gradient
 
     return keep
 
@@ -270,8 +262,9 @@ def _versions(args: Any, kwargs: Any) -> list[int]:
     return [version_of(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
 
 
-def _autocast(args: Any) -> dict[str, tuple[bool, torch.dtype]]:
-    kinds = {"cpu", *(x.device.type for x in tree_leaves(args) if isinstance(x, Tensor))}
+def _autocast(args: Any, kwargs: Any) -> dict[str, tuple[bool, torch.dtype]]:
+    tensors = (x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+    kinds = {"cpu", *(x.device.type for x in tensors)}
     return {
         kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         for kind in kinds
