@@ -3,8 +3,9 @@
 import pandas as pd
 
 from gradlab.analyses.finding import Finding
+from gradlab.analyses.findings_absent import absent_findings
 from gradlab.analyses.findings_course import course_findings, nonfinite_losses, skipped_steps
-from gradlab.analyses.findings_faults import input_findings, never_findings, state_findings
+from gradlab.analyses.findings_faults import input_findings, state_findings
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
 from gradlab.analyses.findings_growth import growth_findings
 from gradlab.analyses.findings_headroom import headroom_findings
@@ -51,7 +52,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     if faults is not None:
         found += input_findings(faults)
         found += state_findings(faults, steps, grad_norms, top=top)
-        found += never_findings(faults, grad_norms)
+        found += absent_findings(faults, grad_norms, headroom)
         found += zero_findings(faults, grad_norms, headroom)
     found += growth_findings(steps, headroom)
     if "headroom" in tables:

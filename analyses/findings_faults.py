@@ -1,11 +1,11 @@
-"""Parameters, buffers and inputs that were not finite, and gradients that never came."""
+"""Parameters, buffers and inputs that were not finite, and what a fault came from."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import pandas as pd
 
-from gradlab.analyses.finding import Finding, counted, listed, on_rank
+from gradlab.analyses.finding import Finding, counted, on_rank
 
 _HELD = {"inf": "infinite", "nan": "NaN", "both": "infinite or NaN"}
 
@@ -63,22 +63,6 @@ def input_findings(faults: pd.DataFrame) -> list[Finding]:
         f"{on_rank(first)}: they were in the input before it came to the model{later}."
     )
     return [Finding("input not finite", sentence)]
-
-
-def never_findings(faults: pd.DataFrame, grad_norms: pd.DataFrame | None) -> list[Finding]:
-    """Parameters that the optimizer trains and that were never given a gradient."""
-    absent = faults[faults["kind"] == "absent"]
-    late = set(absent.loc[absent["count"] == 0, "name"])
-    names = [name for name in absent["name"].drop_duplicates() if name not in late]
-    if not names:
-        return []
-    given = set(grad_norms["param"]) if grad_norms is not None else set()
-    of = f" of {len(given | set(absent['name']))}" if given else ""
-    sentence = (
-        f"{len(names)}{of} trained {'parameter' if len(names) == 1 else 'parameters'} never got a "
-        f"gradient: {listed(names)}"
-    )
-    return [Finding("no gradient", f"{sentence}.")]
 
 
 def came_from(fault: Row) -> str:

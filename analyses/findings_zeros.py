@@ -1,8 +1,9 @@
 """Where signal died: outputs and gradients that are zero in every entry."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from gradlab.analyses.finding import Finding, counted, listed, spans, streaks
@@ -10,6 +11,8 @@ from gradlab.analyses.finding import Finding, counted, listed, spans, streaks
 _ENOUGH = 10
 """Looks in a row at which a site that was alive is zero, before it is said to have died: a batch
 may leave a ReLU without an entry, and stochastic depth a branch."""
+_TO_THE_END = 5
+"""Looks in a row up to the last one that do, if they are half of all: of a run with few looks."""
 _SMALL = 0.5
 """Share of a gradient's entries under FP16's normal numbers from which on it is flushed away."""
 _SQUARE_OVERFLOWS = 256.0
@@ -22,8 +25,9 @@ def zero_findings(
     """Sites that made zeros of something else for good, and gradients that are exactly zero.
 
     One look says little: layers may start at zero on purpose, and a batch leave one without input.
-    So a site counts if it was zero at every look, two at least, or at ten in a row; a parameter's
-    gradient if it was zero at every look, two at least; and a step if every gradient was zero.
+    So a site, and a parameter's gradient, count if they were zero at every look, two at least, at
+    ten in a row, or at the last five or more, if that is half of all; and a step if every gradient
+    was zero.
 
     Args:
         faults: The run's `faults` table.
@@ -65,10 +69,21 @@ def dead_sites(faults: pd.DataFrame, headroom: pd.DataFrame | None) -> dict[str,
             alive = set(headroom.loc[there, "step"]) - set(steps)
         looks = sorted([*steps, *alive])
         zero_looks = [at for at, step in enumerate(looks) if step not in alive]
-        longest = max(last - first + 1 for first, last in streaks(zero_looks))
-        if (not alive and len(steps) > 1) or longest >= _ENOUGH:
+        if (not alive and len(steps) > 1) or for_good(zero_looks, len(looks)):
             found[str(site)] = steps
     return found
+
+
+def for_good(looks: Sequence[int], count: int) -> bool:
+    """Whether what held at some of `count` looks held for long enough not to be chance.
+
+    Args:
+        looks: At which it did, by their place among all, from 0 on.
+        count: Of all looks.
+    """
+    long = [last - first + 1 for first, last in streaks(looks)]
+    to_the_end = long[-1] if long and count - 1 in looks else 0
+    return max(long, default=0) >= _ENOUGH or to_the_end >= max(_TO_THE_END, count / 2)
 
 
 def _gradients(grad_norms: pd.DataFrame, headroom: pd.DataFrame | None) -> list[Finding]:
@@ -82,17 +97,22 @@ def _gradients(grad_norms: pd.DataFrame, headroom: pd.DataFrame | None) -> list[
         return [Finding("gradients zero", sentence + _flushed(headroom, steps))]
     looks = zero.groupby(grad_norms["param"], sort=False)
     names = looks.all()[looks.all() & (looks.size() > 1)].index.tolist()
-    if not names:
-        return []
-    verb = "was" if len(names) == 1 else "were"
-    of = grad_norms["param"].nunique()
-    return [
-        Finding(
-            "gradients zero",
-            f"The gradients of {len(names)} of {counted(of, 'parameter')} {verb} exactly zero at "
-            f"every step looked at: {listed(names)}.{_flushed(headroom, by_step.index)}",
-        )
+    died = [
+        str(name)
+        for name, held in looks
+        if name not in names and for_good(np.flatnonzero(held).tolist(), len(held))
     ]
+    found = []
+    for some, when in ((names, "every step looked at"), (died, "many steps in a row")):
+        if some:
+            verb = "was" if len(some) == 1 else "were"
+            of = counted(grad_norms["param"].nunique(), "parameter")
+            sentence = (
+                f"The gradients of {len(some)} of {of} {verb} exactly zero at {when}: "
+                f"{listed(some)}.{_flushed(headroom, by_step.index)}"
+            )
+            found.append(Finding("gradients zero", sentence))
+    return found
 
 
 def _flushed(headroom: pd.DataFrame | None, steps: Iterable[int]) -> str:

@@ -5,12 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from gradlab.analyses.findings_faults import (
-    came_from,
-    input_findings,
-    never_findings,
-    state_findings,
-)
+from gradlab.analyses.findings_faults import came_from, input_findings, state_findings
 from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.analyses.findings_zeros import dead_sites, zero_findings
 
@@ -105,18 +100,6 @@ def test_an_input() -> None:
     assert "1 later step too" in found.sentence
 
 
-def test_never_a_gradient_is_told_from_late() -> None:
-    row = {"what": "gradient", "kind": "absent"}
-    table = faults(
-        *({**row, "step": 0, "name": name} for name in ("a", "b", "c", "late")),
-        {**row, "step": 7, "name": "late", "count": 0},
-    )
-    (found,) = never_findings(table, gradients(d=[1.0], late=[1.0]))
-    assert found.sentence == "3 of 5 trained parameters never got a gradient: a, b, c."
-    assert never_findings(table[table["name"] == "late"], None) == []
-    assert never_findings(faults(), None) == []
-
-
 @pytest.mark.parametrize(
     ("producer", "said"),
     [
@@ -162,6 +145,9 @@ def test_a_gradient_from_the_loss_blames_no_module() -> None:
         ([3], [1, 1, 1, 0, 1], False),  # a batch without an active entry
         ([2, 3, 7], [1, 1, 0, 0, 1, 1, 1, 0], False),  # stochastic depth
         ([3, 4], [1, 1, 1, 0, 0], False),  # not for long
+        ([3, 4, 5, 6, 7], [1, 1, 1, 0, 0, 0, 0, 0], True),  # died, and few looks
+        ([3, 4, 5, 6, 7], [1, 1, 1, 0, 0, 0, 0, 0, 1], False),  # came back
+        ([7, 8, 9, 10, 11], [1] * 7 + [0] * 5, False),  # less than half of the looks
         (list(range(3, 13)), [1] * 3 + [0] * 10, True),  # died
     ],
 )
@@ -213,6 +199,9 @@ def test_gradients_that_are_too_small_for_fp16(
         (gradients(a=[0, 1, 0], b=[1, 2, 3]), None),
         (gradients(a=[0], b=[1]), None),  # one look
         (gradients(a=[1, 1], b=[1, 1]), None),
+        (gradients(a=[1] * 4 + [0] * 5, b=[1] * 9), "1 of 2 parameters was exactly zero at many"),
+        (gradients(a=[1] * 4 + [0] * 4, b=[1] * 8), None),  # not for long
+        (gradients(a=[0] * 10 + [1] * 9, b=[1] * 19), "at many steps in a row: a."),
     ],
 )
 def test_gradients_that_are_zero(norms: pd.DataFrame, said: str | None) -> None:
