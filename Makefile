@@ -30,10 +30,12 @@ stability: $(INSTALLED)  ## The nano LR stability test: three architectures, thr
 test: $(DEVELOP)  ## Everything CI checks: lint, and beside it the tests that need no GPU
 	$(MAKE) --no-print-directory --jobs=2 lint pytest processors docs
 
-# One thread a process: two processes fill two cores, and sums have one order.
+# One thread a process: two processes fill two cores, and sums have one order. Each begins with a
+# half of the files and takes of the other's when it is done: few are divided between both, each of
+# which would have to make what the tests of a file share.
 pytest: export OMP_NUM_THREADS = 1
 pytest: $(DEVELOP)
-	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
+	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS) --dist worksteal
 
 # What numbers depend on, as processors without AVX-512, or without any wide vectors, compute it.
 NUMBERS := tests/precision tests/training/test_loop.py tests/training/test_step.py \

@@ -103,8 +103,8 @@ def runs_apart(tool: str, cases: Iterable[Case], limit: float) -> Iterator[tuple
     try:
         for case in cases:
             if case.ranks not in workers:
-                workers[case.ranks] = Workers(tool, case.ranks)
-            twins, runs = zip(*workers[case.ranks].run(case, limit), strict=True)
+                workers[case.ranks] = Workers(case.ranks)
+            twins, runs = zip(*workers[case.ranks].run(tool, case, limit), strict=True)
             if case.ranks > 1 or any(run.error for run in (*twins, *runs)):
                 workers.pop(case.ranks).close()
             yield together(twins), together(runs)
@@ -114,24 +114,24 @@ def runs_apart(tool: str, cases: Iterable[Case], limit: float) -> Iterator[tuple
 
 
 class Workers:
-    """Processes, one a rank, that run the cases they are told to."""
+    """Processes, one a rank, that run the cases they are told to, under the tools they are told."""
 
-    def __init__(self, tool: str, ranks: int) -> None:
+    def __init__(self, ranks: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.folder = tempfile.TemporaryDirectory()
         self.processes, self.lines = [], []
         for rank in range(ranks):
             here, there = context.Pipe()
             place = (rank, ranks, str(Path(self.folder.name) / "store"))
-            process = context.Process(target=_work, args=(tool, place, there), daemon=True)
+            process = context.Process(target=_work, args=(place, there), daemon=True)
             process.start()
             self.processes.append(process)
             self.lines.append(here)
 
-    def run(self, case: Case, limit: float) -> list[tuple[Run, Run]]:
+    def run(self, tool: str, case: Case, limit: float) -> list[tuple[Run, Run]]:
         """The twin's run and the case's, of each rank."""
         for line in self.lines:
-            line.send(case.key)
+            line.send((tool, case.key))
         by_rank = []
         for line in self.lines:
             runs = (Run(error=f"did not end within {limit:g} s"),) * 2
@@ -163,7 +163,7 @@ def together(runs: Sequence[Run]) -> Run:
     return replace(runs[0], claims=tuple(dict.fromkeys(claims)), error=error, is_cut=is_cut)
 
 
-def _work(tool: str, place: tuple[int, int, str], line: Connection) -> None:
+def _work(place: tuple[int, int, str], line: Connection) -> None:
     torch.set_num_threads(1)
     rank, ranks, store = place
     if ranks > 1:
@@ -174,9 +174,9 @@ def _work(tool: str, place: tuple[int, int, str], line: Connection) -> None:
             world_size=ranks,
             timeout=timedelta(seconds=20),
         )
-    make_tool = Tool if tool == Tool.title else TOOLS[tool]
     while True:
-        case = CASES[line.recv()]
+        tool, key = line.recv()
+        make_tool, case = Tool if tool == Tool.title else TOOLS[tool], CASES[key]
         line.send(tuple(run_here(case, make_tool(), healthy) for healthy in (True, False)))
 
 

@@ -1,17 +1,19 @@
 """The cases of broken trainings, under gradlab alone."""
 
-import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
 
 import pytest
 
+from benchmarks.diagnosis.__main__ import main
 from benchmarks.diagnosis.case import Case
 from benchmarks.diagnosis.cases import CASES, KINDS
 from benchmarks.diagnosis.rule import says_wrong
-from benchmarks.diagnosis.runner import Run, installed, judge, run_here, runs_apart
+from benchmarks.diagnosis.runner import Run, Workers, installed, judge, run_here, together
 from benchmarks.diagnosis.tool import Tool
-from benchmarks.diagnosis.tools import TOOLS, Gradlab
+from benchmarks.diagnosis.tools import TOOLS, Gradlab, LoggedNorm
 
 MISSED = {
     "gradient_penalty": "that it arose outside the model is not said",
@@ -56,9 +58,13 @@ def test_names_the_cause_alone_and_changes_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key, case in CASES.items() if case.ranks > 1])
 def test_names_the_cause_in_several_processes(key: str, request: pytest.FixtureRequest) -> None:
-    ((bare_twin, own),) = runs_apart(Tool.title, [CASES[key]], limit=100)
-    ((twin, run),) = runs_apart(Gradlab.title, [CASES[key]], limit=100)
-    found = judge(CASES[key], own, bare_twin, run, twin)
+    case = CASES[key]
+    with closing(Workers(case.ranks)) as workers:  # to start them takes nearly all of the time
+        (bare_twin, own), (twin, run) = (
+            map(together, zip(*workers.run(tool, case, limit=100), strict=True))
+            for tool in (Tool.title, Gradlab.title)
+        )
+    found = judge(case, own, bare_twin, run, twin)
     assert not found.error
     assert not found.is_disturbed
     assert not found.is_false_alarm
@@ -78,9 +84,17 @@ def test_every_case_has_its_kind_and_its_source() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_column_a_tool() -> None:
-    tools = [tool for tool in TOOLS if installed(tool)]
-    command = [sys.executable, "-m", "benchmarks.diagnosis", "--case", "nan_row", "--tool", *tools]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250)
-    assert f"| case | met in | {' | '.join(tools)} |" in done.stdout
-    assert "| gradlab | 1 (100 %) | 0 | 0 | 0 | 0 |" in done.stdout
+@pytest.mark.parametrize(
+    "tools",
+    [(Gradlab.title, LoggedNorm.title), pytest.param(tuple(TOOLS), marks=pytest.mark.long)],
+    ids=["two", "all"],
+)
+def test_the_command_prints_a_column_a_tool(
+    tools: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = list(filter(installed, tools))
+    monkeypatch.setattr(sys, "argv", ["diagnosis", "--case", "nan_row", "--tool", *here])
+    main()
+    out = capsys.readouterr().out
+    assert f"| case | met in | {' | '.join(here)} |" in out
+    assert "| gradlab | 1 (100 %) | 0 | 0 | 0 | 0 |" in out

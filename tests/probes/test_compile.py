@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -105,9 +106,18 @@ def recorded(compile: Compile, backend: str, late: bool = False) -> dict[str, pd
     return {name: probes.table(name) for name in ("grad_norms", "scales", "optimizer")}
 
 
-@pytest.mark.parametrize("compile", [returned, in_place])
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+# Each pair of choices once; all three together in `make test-long`.
+PAIRS = {(returned, "eager", False), (returned, "aot_eager", True)}
+PAIRS |= {(in_place, "eager", True), (in_place, "aot_eager", False)}
+
+
+@pytest.mark.parametrize(
+    ("compile", "backend", "late"),
+    [
+        pytest.param(*way, marks=[] if way in PAIRS else pytest.mark.long)
+        for way in product((returned, in_place), ("eager", "aot_eager"), (False, True))
+    ],
+)
 def test_gradient_probes_break_no_graph_and_are_right(
     compile: Compile, backend: str, late: bool
 ) -> None:

@@ -109,8 +109,14 @@ def wait_until_gone(group: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS[1:])
-@pytest.mark.parametrize("to_all", [False, True])
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [
+        pytest.param(number, to_all, marks=[] if to_all == bool(at) else pytest.mark.long)
+        for at, number in enumerate(SIGNALS[1:])
+        for to_all in (False, True)
+    ],
+)
 def test_a_study_and_its_processes_end_as_after_ctrl_c(
     tmp_path: Path, number: int, to_all: bool
 ) -> None:

@@ -59,6 +59,18 @@ class Net(nn.Module):
         return out
 
 
+class Short(nn.Module):
+    """As much as a question needs that is not about the modules: to compile takes the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.first(x)))
+        return out
+
+
 class Checkpointed(Net):
     def forward(self, x: Tensor) -> Tensor:
         x = checkpoint(self.one, self.first(x), use_reentrant=False)
@@ -139,7 +151,7 @@ def not_at_all(model: nn.Module) -> nn.Module:
     return model
 
 
-def made(kind: type[Net] = Net) -> tuple[Net, torch.optim.Optimizer]:
+def made(kind: type[nn.Module] = Net) -> tuple[Any, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = kind()
     return model, torch.optim.SGD(model.parameters(), lr=0.01)
@@ -161,7 +173,7 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> l
 
 
 def recorded(
-    compile: Compile, kind: type[Net] = Net, steps: int = 3, **options: Any
+    compile: Compile, kind: type[nn.Module] = Net, steps: int = 3, **options: Any
 ) -> dict[str, pd.DataFrame]:
     model, optimizer = made(kind)
     with gradlab.attach(model, optimizer, probes=[Headroom()], **options) as probes:
@@ -169,11 +181,18 @@ def recorded(
     return {name: probes.table(name) for name in ("headroom", "overflows", "faults")}
 
 
-@pytest.mark.parametrize("compile", [whole("eager"), whole("aot_eager"), in_place, blocks_only])
-@pytest.mark.parametrize("kind", [Net, Checkpointed, Twice, Several])
+# Each way to compile the plain model, and each kind of model with the backend that traces most; all
+# of them in `make test-long`.
+WAYS = [(compile, Net) for compile in (whole("eager"), whole("aot_eager"), in_place, blocks_only)]
+KINDS = [Checkpointed, Twice, Several]
+WAYS += [(whole("aot_eager"), kind) for kind in KINDS]
+MORE_WAYS = [(compile, kind) for compile in (whole("eager"), in_place) for kind in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("compile", "kind"), [*WAYS, *(pytest.param(*way, marks=pytest.mark.long) for way in MORE_WAYS)]
+)
 def test_every_site_is_recorded_as_without_compiling(compile: Compile, kind: type[Net]) -> None:
-    if compile is blocks_only and kind is not Net:
-        pytest.skip("the others do not use both blocks")
     expected = recorded(not_at_all, kind)
     found = recorded(compile, kind)
     for name, table in found.items():
@@ -194,11 +213,11 @@ def test_every_site_is_recorded_in_kernels_of_its_own() -> None:
 
 
 def test_a_cadence_compiles_nothing_anew_and_losses_are_those_without_probes() -> None:
-    bare, bare_optimizer = made()
+    bare, bare_optimizer = made(Short)
     expected = train(whole("aot_eager")(bare), bare_optimizer, 20)
     torch._dynamo.reset()
     counters.clear()
-    model, optimizer = made()
+    model, optimizer = made(Short)
     with gradlab.attach(model, optimizer, probes=[Headroom()], every=5) as probes:
         assert train(whole("aot_eager")(model), optimizer, 20) == expected
     assert counters["stats"]["unique_graphs"] == 1
@@ -223,12 +242,12 @@ def test_an_evaluation_in_other_modes_makes_no_graph_but_its_own() -> None:
             optimizer.step()
             evaluate(net, step)
 
-    model, optimizer = made()
+    model, optimizer = made(Short)
     all_modes(whole()(model), optimizer)
     graphs = counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
     counters.clear()
-    model, optimizer = made()
+    model, optimizer = made(Short)
     with gradlab.attach(model, optimizer) as probes:
         all_modes(whole()(model), optimizer)
     assert counters["stats"]["unique_graphs"] == graphs
@@ -307,7 +326,7 @@ def test_what_is_not_finite_is_blamed_on_the_same(poison: Any) -> None:
     pd.testing.assert_frame_equal(found, run(not_at_all))
 
 
-@pytest.mark.parametrize("compile", [whole("aot_eager"), in_place, blocks_only])
+@pytest.mark.parametrize("compile", [whole("aot_eager"), blocks_only])
 def test_the_operation_and_its_line_are_named(compile: Compile) -> None:
     found, expected = recorded(compile, Exploding, 1), recorded(not_at_all, Exploding, 1)
     (function,) = found["faults"]["function"]
@@ -318,7 +337,7 @@ def test_the_operation_and_its_line_are_named(compile: Compile) -> None:
 
 def test_our_own_models_scores_count_visible_pairs() -> None:
     def run(compile: Compile) -> pd.DataFrame:
-        config = model_config("pre-ln", "nano", d_model=16, n_layers=2, n_heads=2, d_ff=32)
+        config = model_config("pre-ln", "nano", d_model=16, n_layers=1, n_heads=2, d_ff=32)
         model = build_model(config, seed=0)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         with gradlab.attach(model, optimizer, probes=[Headroom()]) as probes:
@@ -330,22 +349,22 @@ def test_our_own_models_scores_count_visible_pairs() -> None:
 
 
 def test_detached_the_compiled_model_is_free_of_it() -> None:
-    model, optimizer = made()
+    model, optimizer = made(Short)
     before = len(_acts)
     probes = gradlab.attach(model, optimizer, probes=[Headroom()])
     net = whole("aot_eager")(model)
     train(net, optimizer, 1)
     probes.close()
     assert len(_acts) == before
-    bare, bare_optimizer = made()
+    bare, bare_optimizer = made(Short)
     train(bare, bare_optimizer, 1)
     assert train(net, optimizer, 2) == train(bare, bare_optimizer, 2)
 
 
 def test_what_was_compiled_but_has_not_run_is_seen() -> None:
-    expected = recorded(not_at_all)["headroom"]
-    for compile in (whole(), in_place, blocks_only):
-        model, optimizer = made()
+    for compile, kind in ((whole(), Short), (in_place, Short), (blocks_only, Net)):
+        expected = recorded(not_at_all, kind)["headroom"]
+        model, optimizer = made(kind)
         net = compile(model)
         with gradlab.attach(net, optimizer, probes=[Headroom()]) as probes:
             train(net, optimizer)
@@ -353,8 +372,11 @@ def test_what_was_compiled_but_has_not_run_is_seen() -> None:
 
 
 def test_what_has_run_compiled_is_said_to_be_left_out() -> None:
-    for compile, some in ((whole(), "the modules"), (blocks_only, "some of the modules")):
-        model, optimizer = made()
+    for compile, kind, some in (
+        (whole(), Short, "the modules"),
+        (blocks_only, Net, "some of the modules"),
+    ):
+        model, optimizer = made(kind)
         net = compile(model)
         train(net, optimizer, 1)
         with (
@@ -366,11 +388,11 @@ def test_what_has_run_compiled_is_said_to_be_left_out() -> None:
         with gradlab.attach(net, optimizer, probes=[Headroom()]) as probes:
             torch._dynamo.reset()  # as the warning says
             train(net, optimizer)
-        assert len(probes.table("headroom")) == len(recorded(not_at_all)["headroom"])
+        assert len(probes.table("headroom")) == len(recorded(not_at_all, kind)["headroom"])
 
 
 def test_an_exported_program_has_nothing_of_it() -> None:
-    model, optimizer = made()
+    model, optimizer = made(Short)
     with gradlab.attach(model, optimizer, probes=[Headroom()]):
         program = torch.export.export(model, (batch(0),), strict=True)
     assert "gradlab" not in str(program.graph)
