@@ -187,9 +187,12 @@ def case(seed: int) -> tuple[nn.Module, Fault, Tensor]:
 
 
 @pytest.mark.slow
-def test_the_producer_is_the_site_where_the_fault_is() -> None:
+@pytest.mark.parametrize(
+    "seeds", [range(30), pytest.param(range(30, 100), marks=pytest.mark.long)], ids=str
+)
+def test_the_producer_is_the_site_where_the_fault_is(seeds: range) -> None:
     wrong = {}
-    for seed in range(100):
+    for seed in seeds:
         model, fault, tokens = case(seed)
         producers = set(record(model, tokens)["producer"])
         if producers != {fault.site}:

@@ -106,7 +106,7 @@ def test_large_gradients(fill: float | str, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.long)])
-@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("broken", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_an_embedding(broken: bool, count: int) -> None:
     gradient = torch.randn(51200, 768, generator=torch.Generator().manual_seed(0))
     if broken:

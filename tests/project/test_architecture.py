@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -54,6 +55,14 @@ EXTRAS = set().union(
         if extra not in ("dev", "peers", "integrations")
     )
 )
+# Reviewed: torch 2.9, the lowest that pyproject.toml allows, has these too.
+PRIVATE_TO_TORCH = {
+    "torch._C._dynamo.eval_frame",
+    "torch._C._functorch.is_functorch_wrapped_tensor",
+    "torch._C._functorch.peek_interpreter_stack",
+    "torch._ops.OpOverload",
+    "torch._utils._flatten_dense_tensors",
+}
 # torch imports the one, transformers' Trainer and a user's loop the other.
 NOT_IMPORTED_HERE = {"tensorboard", "accelerate"}
 
@@ -96,9 +105,13 @@ def _imports(nodes: Iterable[ast.AST], file: str, when: str) -> Iterator[Import]
             yield from _imports(ast.iter_child_nodes(node), file, inside)
 
 
+@cache
+def imports_of_file(path: Path) -> tuple[Import, ...]:
+    return tuple(imports_of(path.read_text(), str(path.relative_to(ROOT))))
+
+
 def imports_in(layer: str) -> Iterator[Import]:
-    for path in files_of(layer):
-        yield from imports_of(path.read_text(), str(path.relative_to(ROOT)))
+    return chain.from_iterable(map(imports_of_file, files_of(layer)))
 
 
 def files_of(layer: str) -> list[Path]:
@@ -186,7 +199,7 @@ def module_graph() -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {name: set() for name in names}
     for layer in LAYERS:
         for name, path in zip(modules_of(layer), module_files_of(layer), strict=True):
-            found = {module_named(one.name) for one in imports_of(path.read_text(), str(path))}
+            found = {module_named(one.name) for one in imports_of_file(path)}
             graph[name] |= {module for module in found if module not in (None, name)}  # type: ignore[misc]
     del graph["gradlab"]  # the one place that names what stands above it, lazily
     return graph
@@ -238,6 +251,11 @@ def test_optional_packages_are_imported_where_they_are_used(layer: str) -> None:
         )
     ]
     assert not wrong
+
+
+def test_what_is_private_to_torch_is_imported_where_every_torch_has_it() -> None:
+    found = {one.name for one in imports_in("gradlab") if one.when == "module"}
+    assert {name for name in found if name.startswith("torch._")} == PRIVATE_TO_TORCH
 
 
 def test_declared_dependencies_are_the_imported_ones() -> None:

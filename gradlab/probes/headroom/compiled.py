@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._library.effects import EffectType
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.distributed.shards import is_spread
@@ -53,6 +52,8 @@ def _pass_over(*_: Any) -> tuple[None, None]:
 
 
 def _define() -> None:
+    from torch._library.effects import EffectType  # torch 2.9 has no such module
+
     _library.define(
         "look(Tensor x, int act, str suffix) -> ()",
         # A CUDA graph repeats kernels and runs no Python: the operator stays out of those.
