@@ -95,7 +95,7 @@ def test_the_command_line_runs(run_outside: Callable[..., str]) -> None:
 
 def test_a_model_is_built(run_outside: Callable[..., str]) -> None:
     code = (
-        "from gradlab import *; print(build_model(model_config('pre-ln', 'nano')).config.d_model)"
+        "import gradlab as g; print(g.build_model(g.model_config('pre-ln', 'nano')).config.d_model)"
     )
     assert run_outside("-c", code) == "64\n"
 
