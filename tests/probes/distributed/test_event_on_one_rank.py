@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
 ]
 
-STEPS, EVERY, EVENT, RANK = 50, 10, 23, 1
+STEPS, EVERY, EVENT, RANK = 32, 10, 23, 1
 BAD = {"faults": math.inf, "overflows": 1e6}
 """What one entry of the batch is: infinite in any type, or no longer finite once it is FP16."""
 
