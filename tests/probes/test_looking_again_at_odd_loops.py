@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICES
 from torch import Tensor, nn
 
 import gradlab
@@ -56,6 +57,15 @@ def keeping_the_graph(net: nn.Module, optimizer: Any, step: int) -> None:
     optimizer.step()
 
 
+def trying_too_large_a_batch(net: nn.Module, optimizer: Any, step: int) -> None:
+    try:
+        net(torch.randn(3, 5))
+    except RuntimeError:
+        out = net(torch.randn(3, 4)).sum()
+    (out * factor(step)).backward()
+    optimizer.step()
+
+
 class OfADict(nn.Module):
     """Takes its batch in a dict."""
 
@@ -68,8 +78,9 @@ class OfADict(nn.Module):
         return out
 
 
-def test_a_graph_that_is_kept_for_a_second_pass() -> None:
-    exact, skipped = (headroom(keeping_the_graph, sgd, e) for e in ("exact", "skipped"))
+@pytest.mark.parametrize("loop", [keeping_the_graph, trying_too_large_a_batch])
+def test_the_rows_are_those_of_a_step_that_was_looked_at(loop: Callable[..., None]) -> None:
+    exact, skipped = (headroom(loop, sgd, events) for events in ("exact", "skipped"))
     assert skipped == exact
     assert exact
 
@@ -91,6 +102,33 @@ def test_a_dict_filled_anew_for_each_micro_batch() -> None:
     exact, skipped = sites("exact"), sites("skipped")
     assert skipped == exact
     assert exact
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_arguments_by_name_have_the_autocast_of_the_call(device: str) -> None:
+    seen = []
+
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_enabled(device))
+            out: Tensor = self.inner(x)
+            return out
+
+    net = Noting().to(device)
+    optimizer = sgd(net)
+    with gradlab.attach(net, optimizer, every=NEVER, events="skipped"):
+        for step in range(BAD + 1):
+            net.zero_grad()
+            with torch.autocast(device, torch.bfloat16):
+                out = net(x=torch.randn(3, 4, device=device))
+            (out * factor(step)).sum().backward()
+            optimizer.step()
+    assert len(seen) > BAD + 1
+    assert all(seen)
 
 
 def test_sparse_gradients() -> None:

@@ -35,6 +35,7 @@ class _Call:
         emulated: Whether FP16 products were emulated.
         line: Of the program, that made it.
         gradients: That arrived at its outputs, by the output's place among the leaves.
+        returned: Whether it did: one that raised, as its memory ran out, gave nothing to repeat.
     """
 
     module: nn.Module
@@ -46,6 +47,7 @@ class _Call:
     emulated: bool
     line: str
     gradients: dict[int, Tensor] = field(default_factory=dict)
+    returned: bool = False
 
 
 class Calls:
@@ -116,7 +118,7 @@ class Calls:
             Whether that could be done: not if what a call was given has been changed since, if it
             fails the second time, or within a backward pass, where a loop's own hooks may step.
         """
-        model, calls = self._model, self._calls
+        model, calls = self._model, [call for call in self._calls if call.returned]
         self.end()
         if not calls or in_backward():
             return False
@@ -130,6 +132,8 @@ class Calls:
         model = copy.deepcopy(self._model)
         names = dict(self._model.named_modules())
         for call in self._calls:
+            if not call.returned:
+                continue
             name = next(name for name, module in names.items() if module is call.module)
             found = _again(model, model.get_submodule(name), call)
             if found is not None:
@@ -149,9 +153,10 @@ class Calls:
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> None:
         if not is_new_pass():
             return
-        call = next((c for c in reversed(self._calls) if c.module is module), None)
-        if call is None:
+        own = (c for c in reversed(self._calls) if c.module is module and not c.returned)
+        if (call := next(own, None)) is None:
             return
+        call.returned = True
         for place, leaf in enumerate(tree_leaves(output)):
             if isinstance(leaf, Tensor) and leaf.requires_grad and not leaf.is_leaf:
                 leaf.register_hook(_keeper(call, place))
