@@ -97,7 +97,10 @@ class Frame:
         rows: list[int | None] = [int(layer) for layer in sorted(layers.dropna().unique())]
         if layers.isna().any():
             rows.append(None)
-        return cls(rows, _edges([table[against] for table in tables]), scale, against)
+        columns = [table[against] for table in tables]
+        # A rate rises from 0; steps go on from those of the checkpoint in a training resumed.
+        first = min(float(column.min()) for column in columns) if against == "step" else 0.0
+        return cls(rows, _edges(columns, first), scale, against)
 
     @property
     def height(self) -> float:
@@ -186,15 +189,16 @@ def grid_handles(panels: Sequence[Panel], shade: Shade) -> list[Line2D]:
     return [*handles, break_mark()] if any(panel.end is not None for panel in panels) else handles
 
 
-def _edges(columns: "Sequence[pd.Series[float]]") -> NDArray[np.float64]:
-    """Stretches of equal length from 0 on, none shorter than what is usual between two rows."""
+def _edges(columns: "Sequence[pd.Series[float]]", first: float) -> NDArray[np.float64]:
+    """Stretches of equal length from `first` on, none shorter than is usual between two rows."""
     gaps = [np.diff(np.unique(column.to_numpy(np.float64))) for column in columns]
     usual = max((float(np.median(gap)) for gap in gaps if len(gap)), default=0.0)
     last = max(float(column.max()) for column in columns)
-    cells = min(round(last / usual) + 1, _CELLS) if usual > 0 else 1
+    length = last - first
+    cells = min(round(length / usual) + 1, _CELLS) if usual > 0 else 1
     # A row stands in the middle of its cell where each has one of its own.
-    margin = (last / (cells - 1) if cells > 1 else last or 1.0) / 2
-    return np.linspace(-margin, last + margin, cells + 1)
+    margin = (length / (cells - 1) if cells > 1 else length or 1.0) / 2
+    return np.linspace(first - margin, last + margin, cells + 1)
 
 
 def _cells(table: pd.DataFrame, frame: Frame, shade: Shade) -> pd.DataFrame:
@@ -211,9 +215,9 @@ def _cells(table: pd.DataFrame, frame: Frame, shade: Shade) -> pd.DataFrame:
 
 
 def _set_ticks(ax: Axes, frame: Frame) -> None:
-    last = frame.edges[-1]
+    first, last = max(float(frame.edges[0]), 0.0), float(frame.edges[-1])
     rates = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=frame.against == "step")
-    ticks = [x for x in rates.tick_values(0, last) if 0 <= x <= last]
+    ticks = [x for x in rates.tick_values(first, last) if first <= x <= last]
     if frame.against == "step":
         ticks = [x for x in ticks if x == round(x)]
     ax.set_xticks([frame.place(x) for x in ticks], [rate_label(x) for x in ticks])

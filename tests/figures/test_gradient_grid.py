@@ -81,3 +81,13 @@ def test_runs_are_panels_on_one_scale() -> None:
 def test_nothing_to_draw_is_refused(value: float) -> None:
     with pytest.raises(GradlabError, match="nothing to draw"):
         gradient_grid({"mine": norms().assign(value=value)})
+
+
+def test_a_training_resumed_begins_at_its_first_step() -> None:
+    """From 0 on, all that it recorded would be one cell of sixty."""
+    table = norms()
+    ax = gradient_grid({"mine": table.assign(step=table["step"] + 100_000)}).axes[0]
+    np.testing.assert_array_equal(cells(ax), cells(gradient_grid({"mine": table}).axes[0]))
+    ticks = [float(tick.get_text()) for tick in ax.get_xticklabels()]
+    assert ticks
+    assert all(100_000 <= tick < 100_020 for tick in ticks)
