@@ -1,4 +1,4 @@
-"""What `attach` was given, checked: a mistake ends in a sentence before anything is hooked."""
+"""What a user gave, checked: a mistake ends in a sentence before anything is hooked."""
 
 import json
 import os
@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.amp import GradScaler
 
 from gradlab.errors import GradlabError, in_words
@@ -74,6 +76,22 @@ def scaler_of(given: object) -> GradScaler | None:
             "optimizer."
         )
     return given
+
+
+def loss_of(given: object) -> Tensor:
+    """A loss, as a tensor of one number.
+
+    Raises:
+        GradlabError: It is none.
+    """
+    if not isinstance(given, Tensor | float | int):
+        raise GradlabError(f"a loss of type {type(given).__name__}: give one number.")
+    loss = torch.as_tensor(given)
+    if loss.numel() != 1:
+        raise GradlabError(
+            f"a loss of shape {tuple(loss.shape)}: give one number, its mean or sum."
+        )
+    return loss
 
 
 def meta_of(given: object) -> dict[str, Any]:

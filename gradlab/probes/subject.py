@@ -1,6 +1,6 @@
 """What probes see of a user's model and of the optimizers that train it."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,15 @@ def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
     """What probes see of a model and of the optimizers that train it.
 
     Raises:
-        GradlabError: The model is none, has nothing to train, is on a device where probes do not
-            work, or none of it is the optimizers'.
+        GradlabError: The model is none, has nothing to train, has parameters without a shape, is
+            on a device where probes do not work, or none of it is the optimizers'.
     """
     if not isinstance(model, nn.Module):
         raise GradlabError(
             f"model = {type(model).__name__}: attach takes the model first, a Module."
         )
     inner = unwrapped(model)
+    _refuse_lazy(inner)
     parameters = {clean_name(n): p for n, p in inner.named_parameters() if p.requires_grad}
     if not parameters:
         raise GradlabError("the model has no parameters that require gradients: nothing to probe.")
@@ -42,6 +43,15 @@ def subject_of(model: nn.Module, optimizers: tuple[Optimizer, ...]) -> Subject:
             )
     modules = {clean_name(n): m for n, m in inner.named_modules() if clean_name(n)}
     return Subject(inner, parameters, modules, trained, optimizers)
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, kept in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(kept):
+            raise GradlabError(
+                f"{clean_name(name)} has no shape yet, as its module is lazy: give the model one "
+                "batch, under torch.no_grad(), before attach."
+            )
 
 
 def optimizers_of(
@@ -79,3 +89,16 @@ def held_by(optimizer: torch.optim.Optimizer, subject: Subject) -> dict[str, nn.
     """What an optimizer trains of the model, by name."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return {n: subject.parameters[n] for n, p in subject.trained.items() if id(p) in held}
+
+
+def left_over(held: Mapping[int, Iterable[str]], stepped: Container[int]) -> frozenset[str]:
+    """The parameters whose optimizers did not step: a gradient there is of another step.
+
+    Args:
+        held: What each optimizer trains, by its id.
+        stepped: The ids of those that did.
+    """
+    own, others = set[str](), set[str]()
+    for optimizer, names in held.items():
+        (own if optimizer in stepped else others).update(names)
+    return frozenset(others - own)

@@ -174,3 +174,17 @@ def test_attached_twice_is_refused_and_the_first_goes_on() -> None:
             gradlab.attach(model, optimizer)
         train(model, optimizer, 1)
     assert len(probes.table("grad_norms")) == 6
+
+
+@pytest.mark.parametrize("lazy", [nn.LazyLinear(4), nn.LazyBatchNorm1d(affine=False)])
+def test_what_has_no_shape_yet_is_refused_until_a_batch_has_come(lazy: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), lazy)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(GradlabError, match=r"^1\.\w+ has no shape yet.* one batch"):
+        gradlab.attach(model, optimizer)
+    with torch.no_grad():
+        model(torch.ones(2, 3))
+    with gradlab.attach(model, optimizer) as probes:
+        model(torch.randn(2, 3)).square().sum().backward()
+        optimizer.step()
+    assert set(probes.table("grad_norms")["param"]) == dict(model.named_parameters()).keys()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import gradlab
-from gradlab.errors import GradlabWarning
+from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import GradientNorms, Headroom, OptimizerHealth
 
 
@@ -198,3 +198,15 @@ def test_complex_parameters_have_norms_and_no_headroom() -> None:
     norms = probes.table("grad_norms").set_index("param")
     assert norms.loc["phase", "grad_l1"] == pytest.approx(size, rel=1e-6)
     assert "phase" not in set(probes.table("headroom")["site"])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_a_model_is_scripted_before_and_after_and_refused_between() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(4, 2)
+    with gradlab.attach(model, optimizer):
+        with pytest.raises(GradlabError, match="before attach, or after close"):
+            torch.jit.script(model)
+        assert not hasattr(next(iter(model._forward_hooks.values())), "__name__")
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))

@@ -11,7 +11,8 @@ from torch.amp import GradScaler
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.config import Events
-from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.errors import GradlabWarning
+from gradlab.probes.arguments import loss_of
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.distributed.processes import Processes
 from gradlab.probes.distributed.shards import whole
@@ -21,13 +22,13 @@ from gradlab.probes.engine.backward_end import BackwardEnd
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.own_hook import LeftOut, own
-from gradlab.probes.engine.step_end import StepEnd, learning_rate, say_if_scaled
+from gradlab.probes.engine.step_end import StepEnd, is_unscaled, learning_rate, say_if_scaled
 from gradlab.probes.engine.unheld import Unheld
 from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.faults import Fault
 from gradlab.probes.probe import Probe, Subject
 from gradlab.probes.sites import in_backward
-from gradlab.probes.subject import held_by
+from gradlab.probes.subject import held_by, left_over
 
 Optimizer = torch.optim.Optimizer
 
@@ -158,15 +159,8 @@ class LoopFollower:
         Raises:
             GradlabError: It is not one number.
         """
-        if not isinstance(loss, Tensor | float | int):
-            raise GradlabError(f"a loss of type {type(loss).__name__}: give one number.")
-        loss = torch.as_tensor(loss)
-        if loss.numel() != 1:
-            raise GradlabError(
-                f"a loss of shape {tuple(loss.shape)}: give one number, its mean or sum."
-            )
         # A copy: the loop may go on to divide its own in place.
-        self._losses.append(whole(loss.detach()).clone())
+        self._losses.append(whole(loss_of(loss).detach()).clone())
 
     def note_grad_norm(self, norm: Tensor) -> None:
         """Keep the norm that the loop took of the current step's gradients, before the step.
@@ -201,7 +195,7 @@ class LoopFollower:
                 self._skipped,
                 tuple(self._losses),
                 readings,
-                self._left_over() if reached else frozenset(),
+                left_over(self._held, self._stepped) if reached else frozenset(),
                 frozenset(i for i, (probe, _) in enumerate(self._probes) if probe.due),
                 self._norm,
                 tuple(self._faults),
@@ -209,13 +203,6 @@ class LoopFollower:
         )
         self._begin(self._step + 1)
         self._on_step()
-
-    def _left_over(self) -> frozenset[str]:
-        """The parameters whose optimizers did not step: a gradient there is of another step."""
-        stepped, others = set[str](), set[str]()
-        for optimizer, held in self._held.items():
-            (stepped if optimizer in self._stepped else others).update(held)
-        return frozenset(others - stepped)
 
     def _note_altered(self) -> None:
         altered = self._backward_end.altered
@@ -333,10 +320,12 @@ class LoopFollower:
         ):
             self.end_step()
 
-    def _look_at(self, changed: Mapping[str, nn.Parameter]) -> None:
+    def _look_at(self, changed: Mapping[str, nn.Parameter], *, is_unscaled: bool = False) -> None:
         """Have the probes look at gradients that are whole."""
         one = self._one_on(next(iter(changed.values())).device)
-        self._loss_scale = one if self._scaler is None else self._scaler.scale(one)
+        self._loss_scale = one
+        if self._scaler is not None and not is_unscaled:
+            self._loss_scale = self._scaler.scale(one)
         with own_arithmetic():
             for probe in self._active:
                 probe.after_backward(changed, self._loss_scale)
@@ -367,6 +356,10 @@ class LoopFollower:
             self._backward_end.take(here)
             if here:
                 self._look_at(here)
+        elif not self._passes:  # the loop may have filled in .grad itself
+            held = self._held[id(optimizer)]
+            if filled := {name: p for name, p in held.items() if p.grad is not None}:
+                self._look_at(filled, is_unscaled=is_unscaled(self._scaler, optimizer))
         if not self._stepped:
             self._about_to_step()
         self._note_carried_over(optimizer)

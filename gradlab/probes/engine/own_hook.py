@@ -17,10 +17,16 @@ from torch import nn
 from torch._C._dynamo import eval_frame
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.errors import GradlabError
+
 State = dict[str, Any]
 
 _GETSTATE = "__getstate__"
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
+
+class NotScriptedError(GradlabError, AttributeError):
+    """An attached model was given to torch.jit.script."""
 
 
 class OwnHook:
@@ -28,6 +34,18 @@ class OwnHook:
 
     def __init__(self, act: Callable[..., Any]) -> None:
         self._act = act
+
+    @property
+    def __name__(self) -> str:
+        """None, as of any object. torch.jit.script, which compiles hooks, asks for it first.
+
+        Raises:
+            NotScriptedError: Always.
+        """
+        raise NotScriptedError(
+            "torch.jit.script compiles a module's hooks, and cannot those of probes: script the "
+            "model before attach, or after close."
+        )
 
     def __call__(self, *args: Any) -> Any:
         """What the hook does, for whatever torch gives it; nothing while torch.jit traces."""

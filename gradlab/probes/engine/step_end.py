@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
+from torch.amp.grad_scaler import OptState
 
 from gradlab.errors import GradlabWarning
 from gradlab.probes.engine.own_hook import LeftOut
@@ -134,6 +135,14 @@ def say_if_scaled(optimizer: Optimizer) -> None:
         GradlabWarning,
         stacklevel=2,
     )
+
+
+def is_unscaled(scaler: GradScaler | None, optimizer: Optimizer) -> bool:
+    """Whether the loop has had a scaler divide an optimizer's gradients in this step."""
+    if scaler is None:
+        return True
+    state = scaler._per_optimizer_states.get(id(optimizer), {})
+    return state.get("stage") is OptState.UNSCALED
 
 
 def _called_by_a_scaler() -> bool:

@@ -1,6 +1,9 @@
 """What of a model and its tensors is looked at."""
 
 import inspect
+from collections.abc import Mapping, Sequence
+from inspect import Parameter
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,9 +26,21 @@ def entries(module: nn.Module, output: Tensor) -> int:
     return output.numel() * (length + 1) // (2 * length)
 
 
-def arguments(model: nn.Module) -> tuple[str, ...]:
-    """The names of a model's arguments, in their order."""
-    try:
-        return tuple(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):  # of a scripted one they are not known
-        return ()
+class Arguments:
+    """The names of a model's arguments."""
+
+    def __init__(self, model: nn.Module) -> None:
+        try:
+            parameters = inspect.signature(model.forward).parameters.values()
+        except (TypeError, ValueError):  # of a scripted one they are not known
+            parameters = {}.values()
+        by_place = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+        self._named = tuple(p.name for p in parameters if p.kind in by_place)
+        self._rest = next((p.name for p in parameters if p.kind == Parameter.VAR_POSITIONAL), "")
+
+    def of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """What a call was given, in its order: `x`, or `xs[1]` of those that `*xs` takes."""
+        names = list(self._named[: len(args)])
+        if self._rest:
+            names += [f"{self._rest}[{at}]" for at in range(len(args) - len(names))]
+        return [*zip(names, args, strict=False), *kwargs.items()]

@@ -28,7 +28,7 @@ from gradlab.probes.headroom.causes import cause_of, makes_zeros
 from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, COMPILED, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.lead import Lead
-from gradlab.probes.headroom.looked_at import arguments, entries, plain
+from gradlab.probes.headroom.looked_at import Arguments, entries, plain
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step, tightest
@@ -119,7 +119,7 @@ class Headroom(Probe):
         self._returned = CompiledLooks(None, self._on_returned)
         self._last_output: tuple[weakref.ref[Tensor], int] | None = None
         self._gradient_hooks: dict[str, partial[None]] = {}
-        self._arguments = arguments(subject.model)
+        self._arguments = Arguments(subject.model)
         self._lead.clear()
         self._operations = Operations(subject.model, self._every_operation)
         self.latest: SiteStep | None = None
@@ -294,8 +294,7 @@ class Headroom(Probe):
         return True
 
     def _on_inputs(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        named = (*zip(self._arguments, args, strict=False), *kwargs.items())
-        for position, (name, given) in enumerate(named):
+        for position, (name, given) in enumerate(self._arguments.of(args, kwargs)):
             if torch.compiler.is_compiling():
                 # An index that is a bool is none that earlier torch traces.
                 self._inputs[int(position > 0)].trace(given, name)

@@ -126,6 +126,33 @@ def test_an_input_given_by_position() -> None:
     assert first_fault(probes)["producer"] == "input (input)"  # as Sequential calls it
 
 
+class Several(nn.Module):
+    """Takes whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(4, 4)
+
+    def forward(self, first: Tensor, /, *xs: Tensor, **kw: Tensor) -> Tensor:
+        y: Tensor = self.part(first + sum(xs) + kw["bias"])
+        return y
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "first"), (1, "xs[0]"), (2, "xs[1]"), (3, "bias")])
+def test_inputs_of_a_model_that_takes_any_number(place: int, name: str) -> None:
+    model = Several()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = [torch.ones(2, 4) for _ in range(4)]
+    given[place][1, 2] = torch.nan
+    with gradlab.attach(model, optimizer, probes=[Headroom()]) as probes:
+        *several, bias = given
+        model(*several, bias=bias).sum().backward()
+        optimizer.step()
+    faults = probes.table("faults")
+    assert faults.loc[faults["what"] == "input", "name"].tolist() == [name]
+    assert f"{name} (input)" in faults["producer"].tolist()
+
+
 def test_a_mask_as_an_input_is_none() -> None:
     mask = torch.tensor([0.0, 0.0, -INF, -INF])
     ones = torch.ones(3, 4)
