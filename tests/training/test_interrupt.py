@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ import gradlab
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signals of this kind there")
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if sys.platform != "win32" else []
+
+
+@pytest.fixture(autouse=True)
+def _nobody_ignores_them() -> Iterator[None]:
+    """What a process ignores, as all that `nohup` starts ignore a hang-up, its children do too."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS[1:]}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 BETWEEN = """
 import os, signal, sys

@@ -139,7 +139,7 @@ def test_code_in_the_store_does_not_run() -> None:
 
 def test_readings_that_do_not_fit_together_leave_the_first_ones() -> None:
     labels = {"places": [PLACE], "order": [0], "rows": [0], "entries": [4], "ranks": [0]}
-    empty = ("counted", "caused", "causes", "ends", "zeroed", "operation", "inside")
+    empty = ("bounded", "counted", "caused", "causes", "ends", "zeroed", "operation", "inside")
     labels |= {name: [] for name in empty}
     own = HostStep(
         0,
