@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from gradlab.pages.screen import Words, results_table
+from gradlab.pages.table import Cell, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,20 +32,21 @@ def claims_table(table: "pd.DataFrame") -> Table:
     """
     from gradlab.analyses.claim_words import number_text, seeds_text
 
-    made = results_table("The paper's claims")
     if "set" in table:
         headings, *rows = _side_by_side(table)
-        for heading in headings:
-            made.add_column(heading)
-        for cells in rows:
-            made.add_row(*map(Words, cells))
-        return made
-    for heading in ("claim", "size", "number (95 % interval)", "seeds", "verdict"):
-        made.add_column(heading)
-    for row in table.to_dict("records"):
-        cells = [f"{row['says']} ({row['source']})", row["size"], number_text(row)]
-        made.add_row(*map(Words, [*cells, seeds_text(row), row["verdict"]]))
-    return made
+    else:
+        headings = ["claim", "size", "number (95 % interval)", "seeds", "verdict"]
+        rows = [
+            [
+                f"{row['says']} ({row['source']})",
+                row["size"],
+                number_text(row),
+                seeds_text(row),
+                row["verdict"],
+            ]
+            for row in table.to_dict("records")
+        ]
+    return Table(headings, [[Cell(cell) for cell in row] for row in rows], "The paper's claims")
 
 
 def document(

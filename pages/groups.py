@@ -18,7 +18,7 @@ FREE = ("sizes", "schedules")
 """What the runs of a group may differ in, beside architecture and seed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Runs that compare.
 

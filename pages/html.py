@@ -1,57 +1,14 @@
-"""What a page's templates are given: cells and tables, and pieces of HTML."""
+"""What a page's templates are made with: their environment, and pieces of HTML."""
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from gradlab.analyses.wording import number_text, printable
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a table shows at a place.
-
-    Attributes:
-        text: What stands there.
-        order: What it is sorted by: a number; a missing one comes last. The text if None.
-        class_: Its class in the style sheet.
-    """
-
-    text: str
-    order: float | None = None
-    class_: str | None = None
-
-
-def number(value: float | None, form: str = ".4g") -> Cell:
-    """A number, sorted as such; a dash where there is none."""
-    value = math.nan if value is None else value
-    return Cell(number_text(value, form), float(value), "number")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that the page's script sorts.
-
-    Attributes:
-        headings: Of the columns.
-        rows: The cells, the first of each row its heading.
-        caption: What the table is.
-        shown: Whether that stands above it, or is only for a screen reader.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    caption: str
-    shown: bool = True
-
-    def is_number(self, column: int) -> bool:
-        """Whether a column holds nothing but numbers."""
-        return bool(self.rows) and all(row[column].class_ == "number" for row in self.rows)
+from gradlab.analyses.wording import printable
+from gradlab.pages.table import Cell
 
 
 def environment() -> Environment:

@@ -1,4 +1,4 @@
-"""How a page's runs ended: a table of all, and of a few everything that happened in each."""
+"""How a page's runs ended: a table of all, and everything that happened in each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from gradlab.analyses.finding_text import cell_text, heading
 from gradlab.analyses.findings import findings
 from gradlab.analyses.overview import overview
 from gradlab.errors import GradlabError
-from gradlab.pages.html import Cell, Table, number
+from gradlab.pages.table import Cell, Table, number
 from gradlab.runs.reader import Run
 
 
@@ -27,36 +27,68 @@ class Told:
 
 @dataclass(frozen=True)
 class Overview:
-    """How the runs ended: a table, a few of them at length, and what cannot be read."""
+    """How the runs ended: a table, each of them at length, and what cannot be read.
+
+    Attributes:
+        table: A row a run.
+        alike: What is the same in all, which the table leaves out.
+        told: The runs, in the table's order.
+        few: Whether each is told without being asked.
+        problems: A sentence each.
+    """
 
     table: Table
+    alike: Sequence[tuple[str, str]]
     told: Sequence[Told]
+    few: bool
     problems: Sequence[str]
 
 
-def runs_overview(runs: Mapping[str, Run]) -> Overview:
-    """How each run ended: everything that happened where they are few."""
-    rows = overview(runs)
-    table = Table(
-        _HEADINGS,
-        [_cells(row, runs[row["run"]]) for row in rows.to_dict("records")],
-        "How each run ended. A heading sorts the table.",
-    )
-    told = [_told(name, run) for name, run in runs.items()] if len(runs) <= _FEW else []
-    return Overview(table, told, rows["problem"].dropna().tolist())
-
-
 _FEW = 3
-"""Runs of which each is told at length."""
+"""Runs of which each is told at length without being asked."""
 
 
-def _told(name: str, run: Run) -> Told:
+def runs_overview(runs: Mapping[str, Run]) -> Overview:
+    """How each run ended, and everything that happened in it."""
+    rows = overview(runs)
+    cells = [_cells(row, runs[row["run"]]) for row in rows.to_dict("records")]
+    shown, alike = [], []
+    for column in cells[0]:
+        texts = {row[column].text for row in cells}
+        if column in _ASIDE:
+            continue
+        if column in _ALWAYS or len(texts) > 1 or (len(cells) == 1 and texts != {"–"}):
+            shown.append(column)
+        elif texts != {"–"}:
+            alike.append((column, next(iter(texts))))
+    table = Table(
+        shown,
+        [[row[column] for column in shown] for row in cells],
+        "How each run ended. A heading sorts the table; a name leads to all of its run.",
+    )
+    told = [_told(row["run"].text, runs[row["run"].text], _aside(row)) for row in cells]
+    return Overview(table, alike, told, len(runs) <= _FEW, rows["problem"].dropna().tolist())
+
+
+_ALWAYS = ("run", "how it ended", "step", "lowest loss", "last loss", "steps")
+"""Columns that stay even where all runs have the same."""
+
+
+_ASIDE = ("LR at the lowest loss", "LR at the collapse", "seconds")
+"""Columns for which the table has no room: each run's section has them."""
+
+
+def _aside(row: Mapping[str, Cell]) -> list[tuple[str, str, None]]:
+    return [(name, row[name].text, None) for name in _ASIDE if row[name].text != "–"]
+
+
+def _told(name: str, run: Run, aside: Sequence[tuple[str, str, None]]) -> Told:
     try:
-        _, end, *found = findings(run)
+        what, end, *found = findings(run)
     except GradlabError as error:
-        return Told(name, end_sentence(run), [("damaged", str(error), None)])
-    rest = [(finding.what, finding.sentence, _finding_table(finding)) for finding in found]
-    return Told(name, end.sentence, rest)
+        return Told(name, end_sentence(run), [("damaged", str(error), None), *aside])
+    rest = [(finding.what, finding.sentence, _finding_table(finding)) for finding in [what, *found]]
+    return Told(name, end.sentence, [*rest, *aside])
 
 
 def _finding_table(finding: Finding) -> Table | None:
@@ -75,49 +107,29 @@ def _finding_table(finding: Finding) -> Table | None:
     return Table([heading(name) for name in rows.columns], cells, finding.what, shown=False)
 
 
-_HEADINGS = (
-    "run",
-    "how it ended",
-    "step",
-    "LR there",
-    "first overflow",
-    "architecture",
-    "size",
-    "seed",
-    "precision",
-    "LR at the lowest loss",
-    "LR at the collapse",
-    "lowest loss",
-    "last loss",
-    "lowest val. loss",
-    "steps",
-    "skipped",
-    "seconds",
-)
-
-
-def _cells(row: Mapping[Any, Any], run: Run) -> list[Cell]:
+def _cells(row: Mapping[Any, Any], run: Run) -> dict[str, Cell]:
+    """The columns of a run."""
     broke = run.verdict is not None and run.verdict.broke
     class_ = "broke" if broke else "done" if run.completed else None
-    return [
-        Cell(row["run"], class_="name"),
-        Cell(ending(run), class_=class_),
-        number(_whole(row["step"]), "d"),
-        number(row["lr"]),
-        _word(row["first_overflow"]),
-        _word(row["arch"]),
-        _word(row["size"]),
-        number(_whole(row["seed"]), "d"),
-        _word(row["precision"]),
-        number(row["lr_min_loss"]),
-        number(row["lr_collapse"]),
-        number(row["lowest_loss"]),
-        number(row["loss"]),
-        number(row["val_loss"]),
-        number(_whole(row["steps"]), "d"),
-        number(_whole(row["skipped"]), "d"),
-        number(row["seconds"], ".0f"),
-    ]
+    return {
+        "run": Cell(row["run"], class_="name"),
+        "how it ended": Cell(ending(run), class_=class_),
+        "step": number(_whole(row["step"]), "d"),
+        "LR there": number(row["lr"], ".3g"),
+        "first overflow": _word(row["first_overflow"]),
+        "architecture": _word(row["arch"]),
+        "size": _word(row["size"]),
+        "seed": number(_whole(row["seed"]), "d"),
+        "precision": _word(row["precision"]),
+        "LR at the lowest loss": number(row["lr_min_loss"], ".3g"),
+        "LR at the collapse": number(row["lr_collapse"], ".3g"),
+        "lowest loss": number(row["lowest_loss"]),
+        "last loss": number(row["loss"]),
+        "lowest val. loss": number(row["val_loss"]),
+        "steps": number(_whole(row["steps"]), "d"),
+        "skipped": number(_whole(row["skipped"]), "d"),
+        "seconds": number(row["seconds"], ".0f"),
+    }
 
 
 def _word(value: Any) -> Cell:

@@ -19,8 +19,16 @@ from gradlab.pages.html import inline_svg
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as the page has it: what it is, of what where there are several, and an SVG."""
+    """A figure as the page has it.
 
+    Attributes:
+        kind: What it shows.
+        heading: The same, and of what where there are several.
+        caption: How to read it, and of how many of the runs it is, if not of all.
+        svg: The figure.
+    """
+
+    kind: str
     heading: str
     caption: str
     svg: Markup
@@ -40,13 +48,20 @@ def pictures(group: Group, place: int, seen: set[bytes]) -> list[Picture]:
         plt.close(one.drawing.figure)
         if svg not in seen:
             seen.add(svg)
-            drawn.append((one.kind, subject(one.runs[0]) if one.runs else "", svg))
+            of = subject(one.runs[0]) if one.runs else ""
+            drawn.append((one.kind, of, svg, _share(len(one.runs), len(group.runs))))
     made = []
-    for index, (kind, of, svg) in enumerate(drawn):
-        several = len({other for same, other, _ in drawn if same.heading == kind.heading}) > 1
+    for index, (kind, of, svg, share) in enumerate(drawn):
+        several = len({other for same, other, *_ in drawn if same.heading == kind.heading}) > 1
         heading = f"{kind.heading} ({of})" if several else kind.heading
-        made.append(Picture(heading, kind.caption, inline_svg(svg, f"g{place}f{index}-", heading)))
+        shown = inline_svg(svg, f"g{place}f{index}-", heading)
+        made.append(Picture(kind.heading, heading, kind.caption + share, shown))
     return made
+
+
+def _share(part: int, whole: int) -> str:
+    """Of how many of the runs a figure is, in a sentence; nothing if of all, or not known."""
+    return f" Made of {part} of the {whole} runs." if 0 < part < whole else ""
 
 
 def _every(group: Group) -> Iterator[Drawn]:

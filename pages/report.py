@@ -1,17 +1,19 @@
 """Runs as one HTML page that needs nothing else: what happened, figures, settings, commands."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gradlab.analyses.comparable import what_differs
 from gradlab.analyses.finding import counted
 from gradlab.pages.groups import FREE, Group, groups, subject
-from gradlab.pages.html import Table, environment
+from gradlab.pages.html import environment
 from gradlab.pages.overview import runs_overview
 from gradlab.pages.pictures import Picture, pictures
 from gradlab.pages.repeat import repeat
 from gradlab.pages.settings import side_by_side
+from gradlab.pages.studies import Found, studies_found
+from gradlab.pages.table import Table
 from gradlab.pages.tables import group_sentences, group_tables
 from gradlab.paths import as_path
 from gradlab.runs.gather import Gathered, Source, folder_of, gather
@@ -47,7 +49,7 @@ def report(
     check_free(file, force=force)
     gathered = gather(sources)
     named = [str(_name(one)) for one in sources]
-    write_file(file, page(gathered, named).encode())
+    write_file(file, page(gathered, named, studies_found(sources)).encode())
     return gathered
 
 
@@ -76,15 +78,25 @@ class Compared:
     notes: Sequence[str]
 
 
-def page(gathered: Gathered, sources: Sequence[str]) -> str:
+def page(gathered: Gathered, sources: Sequence[str], studies: Sequence[Found] = ()) -> str:
     """The whole page.
 
     Args:
         gathered: The runs.
         sources: What the user named, for the command that makes the page again.
+        studies: What the studies among them found.
     """
     runs, found = gathered.runs, groups(gathered.runs)
+    short, comparisons = [*studies], []
     seen: set[bytes] = set()
+    for place, group in enumerate(found):
+        teller = next((i for i, study in enumerate(short) if _folders(group) <= study.runs), None)
+        compared = _compared(group, place, found[0], seen, told=teller is not None)
+        if teller is not None:
+            short[teller], compared = _moved(short[teller], compared)
+        elif said := group_sentences(group):
+            short.append(Found(_heading(group), said))
+        comparisons.append(compared)
     return (
         environment()
         .get_template("page.html")
@@ -92,24 +104,34 @@ def page(gathered: Gathered, sources: Sequence[str]) -> str:
             title=f"gradlab: {next(iter(runs)) if len(runs) == 1 else counted(len(runs), 'run')}",
             sources=sources,
             missing=gathered.notes,
-            short=[(_heading(group), said) for group in found if (said := group_sentences(group))],
+            short=[one for one in short if one.sentences or one.tables],
             overview=runs_overview(runs),
-            comparisons=[
-                _compared(group, place, found[0], seen) for place, group in enumerate(found)
-            ],
+            comparisons=comparisons,
             settings=side_by_side(runs),
             repeat=repeat(runs, sources),
         )
     )
 
 
-def _compared(group: Group, place: int, first: Group, seen: set[bytes]) -> Compared:
+def _folders(group: Group) -> set[Path | None]:
+    return {run.path.resolve() if run.path else None for run in group.runs.values()}
+
+
+def _moved(study: Found, compared: Compared) -> tuple[Found, Compared]:
+    """A study and its group, with the study's figures moved from the one to the other."""
+    mine = [picture for picture in compared.pictures if picture.kind in study.figures]
+    rest = [picture for picture in compared.pictures if picture.kind not in study.figures]
+    study = replace(study, pictures=[*study.pictures, *mine])
+    return study, replace(compared, pictures=rest)
+
+
+def _compared(group: Group, place: int, first: Group, seen: set[bytes], *, told: bool) -> Compared:
     apart = None
     one, other = (next(iter(some.runs.values())) for some in (first, group))
     if place and not other.attached:
         word = what_differs(one, other, free=FREE)
         apart = f"Not compared with the first runs: their {word} differ."
-    drawn, tables = pictures(group, place, seen), group_tables(group)
+    drawn, tables = pictures(group, place, seen), group_tables(group, told=told)
     return Compared(_heading(group), apart, drawn, tables, group.notes)
 
 

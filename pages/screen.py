@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradlab.analyses.wording import printable
+from gradlab.pages import table as tables
 
 _BREAKS = re.compile(r"(?<=\s)(?![^()]*\))|(?<=[A-Za-z_]\.)|(?<=\.)(?=[A-Za-z_])|(?<=[a-z]-)")
 """Between words outside brackets, in a dotted name behind its dots, and behind hyphens of names."""
@@ -78,3 +79,13 @@ class Words:
 
     def _parts(self) -> list[str]:
         return _BREAKS.split(self.text)
+
+
+def on_screen(table: tables.Table) -> Table:
+    """A table as a screen shows it."""
+    made = results_table(table.caption if table.shown else None)
+    for heading in table.headings:
+        made.add_column(Words(heading), no_wrap=heading in table.whole)
+    for row in table.rows:
+        made.add_row(*(Words(cell.text) for cell in row))
+    return made

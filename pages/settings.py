@@ -5,26 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradlab.analyses.settings import Setting, differing, keys_of, settings
-from gradlab.pages.html import Cell
+from gradlab.pages.table import Cell
 from gradlab.runs.reader import Run
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of all columns."""
+    """One setting, of each column or of all."""
 
     name: str
     cells: Sequence[Cell]
-    differs: bool = False
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """A column a setting, rows of values, and how many of them differ."""
+    """A column a setting: what differs between them, and what is alike in all, a value a row."""
 
     columns: Sequence[str]
-    rows: Sequence[Row]
-    differing: int
+    differing: Sequence[Row]
+    alike: Sequence[Row]
 
 
 def side_by_side(runs: Mapping[str, Run]) -> SideBySide:
@@ -32,16 +31,24 @@ def side_by_side(runs: Mapping[str, Run]) -> SideBySide:
     found = settings(runs)
     differ = differing(found)
     rows = [Row("seeds", [Cell(_seeds(setting)) for setting in found])]
+    alike = []
     for key in keys_of(found):
+        if key not in differ:
+            value = next(setting.values for setting in found if key in setting.values)
+            alike.append(Row(key, [_cell(_value(value, key))]))
+            continue
         first = _value(found[0].values, key)
         cells = []
         for setting in found:
             text = _value(setting.values, key)
-            other = key in differ and key in setting.values and text != first
-            class_ = " ".join([*["other"] * other, *["wrap"] * (len(text) > 24)])
-            cells.append(Cell(text, class_=class_ or None))
-        rows.append(Row(key, cells, key in differ))
-    return SideBySide([setting.label for setting in found], rows, len(differ))
+            cells.append(_cell(text, other=key in setting.values and text != first))
+        rows.append(Row(key, cells))
+    return SideBySide([setting.label for setting in found], rows, alike)
+
+
+def _cell(text: str, *, other: bool = False) -> Cell:
+    class_ = " ".join([*["other"] * other, *["wrap"] * (len(text) > 24)])
+    return Cell(text, class_=class_ or None)
 
 
 def _seeds(setting: Setting) -> str:

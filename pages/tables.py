@@ -16,7 +16,7 @@ from gradlab.analyses.stability import first_overflow_sites, summarise_stability
 from gradlab.analyses.wording import mean_text
 from gradlab.figures.kinds import GRADIENT_OP
 from gradlab.pages.groups import Group
-from gradlab.pages.html import Cell, Table, number
+from gradlab.pages.table import Cell, Table, number
 
 _RATES = {
     "lr": "LR at the break",
@@ -37,11 +37,17 @@ def group_sentences(group: Group) -> list[str]:
     return said
 
 
-def group_tables(group: Group) -> list[Table]:
-    """The group's tables."""
+def group_tables(group: Group, *, told: bool) -> list[Table]:
+    """The group's tables.
+
+    Args:
+        group: The group.
+        told: Its study has said already at which learning rates its runs broke.
+    """
     made = []
     if group.stability is not None:
-        made += [_breaks(group.stability), _overflows(group.stability)]
+        made += [] if told else [_breaks(group.stability)]
+        made.append(_overflows(group.stability))
     return made + [_mismatch(name, gradients) for name, gradients in group.gradients.items()]
 
 

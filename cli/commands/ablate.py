@@ -1,14 +1,8 @@
 """`gradlab ablate`: what each operation of NormFormer is worth, at the same compute."""
 
-from typing import TYPE_CHECKING
-
 from gradlab.cli.options.command import Place
-from gradlab.cli.terminal.screen import output
 from gradlab.cli.terminal.study import make_study
 from gradlab.studies.losses import Ablation
-
-if TYPE_CHECKING:
-    from gradlab.runs.study import StudyRecord
 
 EXAMPLES = """\
 Examples:
@@ -38,33 +32,4 @@ def ablate(study: Ablation, place: Place) -> None:
     runs are behind each row and how many broke; the CSV files have more. Ctrl-C stops; the same
     command with --resume goes on.
     """
-    make_study(study, place, show_result)
-
-
-def show_result(record: "StudyRecord", _: bool) -> None:
-    """Print the study's table and sentences, and write its files."""
-    from gradlab.analyses.ablation import ablation_differences, summarise_ablation
-    from gradlab.analyses.final_losses import final_losses
-    from gradlab.analyses.loss_words import ablation_sentences
-    from gradlab.cli.terminal.loss_tables import ablation_tables
-    from gradlab.cli.terminal.study_files import files_line, write_csvs
-    from gradlab.studies.equal_time import with_times
-
-    console, out = output(), record.folder
-    configs = list(record.configs.values())
-    losses = final_losses(record.runs, vary="steps")
-    if losses.empty:
-        console.print(f"No run in {out} has ended: there is nothing to compare.")
-        return
-    summary = with_times(summarise_ablation(losses), record.notes)
-    tables = {
-        "losses": losses,
-        "summary": summary,
-        "differences": ablation_differences(losses),
-    }
-    for table in ablation_tables(configs, summary, tables["differences"]):
-        console.print(table)
-    for sentence in ablation_sentences(tables["differences"]):
-        console.print(sentence)
-    files = [out / "runs.csv", *write_csvs(tables, out)]
-    console.print(files_line(out, files))
+    make_study(study, place)

@@ -1,13 +1,13 @@
 """`gradlab claims`: what the NormFormer paper says, as far as small models can tell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradlab.cli.commands import ablate, grad_norms, run_stability
 from gradlab.cli.options.command import Place
 from gradlab.cli.terminal.screen import output
-from gradlab.cli.terminal.study import make_study
+from gradlab.cli.terminal.study import make_study, show_result
+from gradlab.pages.screen import on_screen
 from gradlab.studies.claims import Claims
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def claims(claims: Claims, place: ClaimsPlace) -> None:
     make_study(
         claims,
         place.replace(out=out),
-        lambda record, figures: show_result(claims, record, figures, beside=before),
+        lambda record, figures: show_claims(claims, record, figures, beside=before),
     )
 
 
@@ -73,14 +73,7 @@ def _read_beside(place: ClaimsPlace) -> "list[pd.DataFrame]":
     return [read_claims(folder) for folder in place.beside]
 
 
-_SHOW: "dict[str, Callable[[StudyRecord, bool], None]]" = {
-    "grad-norms": grad_norms.show_result,
-    "run-stability": run_stability.show_result,
-    "ablate": ablate.show_result,
-}
-
-
-def show_result(
+def show_claims(
     claims: Claims, record: "StudyRecord", figures: bool, *, beside: "Sequence[pd.DataFrame]"
 ) -> None:
     """Show what each study says that was to be made, then the claims; write their files."""
@@ -99,11 +92,11 @@ def show_result(
         made = find_study(out / name)
         if made and made.has_table:
             console.print(f"\n{name}", style="bold")
-            _SHOW[study.command_name](made, figures)
+            show_result(made, figures, made.command or study.command())
     studies = read_studies(out)
     table = judge_all(CLAIMS, studies)
     shown = side_by_side([*beside, table]) if beside else table
-    console.print(claims_table(shown))
+    console.print(on_screen(claims_table(shown)))
     for note in (notes := not_begun(table)):
         console.print(note)
     console.print(f"{RULE}.")

@@ -1,14 +1,8 @@
 """`gradlab lr-search`: the learning rate that suits each architecture, and how much it matters."""
 
-from typing import TYPE_CHECKING
-
 from gradlab.cli.options.command import Place
-from gradlab.cli.terminal.screen import output
 from gradlab.cli.terminal.study import make_study
 from gradlab.studies.losses import LrSearch
-
-if TYPE_CHECKING:
-    from gradlab.runs.study import StudyRecord
 
 EXAMPLES = """\
 Examples:
@@ -33,44 +27,4 @@ def lr_search(study: LrSearch, place: Place) -> None:
     figure of loss against learning rate in which diverged runs are marked. Ctrl-C stops; the same
     command with --resume goes on.
     """
-    make_study(study, place, show_result)
-
-
-def show_result(record: "StudyRecord", figures: bool) -> None:
-    """Print the study's table and sentences, and write its files."""
-    from gradlab.analyses.final_losses import final_losses
-    from gradlab.analyses.lr_search import (
-        losses_by_rate,
-        search_differences,
-        search_seeds,
-        summarise_search,
-    )
-    from gradlab.analyses.lr_search_words import NOTE, search_sentences
-    from gradlab.cli.terminal.result_tables import rate_tables, search_table
-    from gradlab.cli.terminal.study_files import files_line, write_csvs, write_drawings
-
-    console, out = output(), record.folder
-    configs = list(record.configs.values())
-    losses = final_losses(record.runs, vary="lr")
-    if losses.empty:
-        console.print(f"No run in {out} has ended: there is nothing to compare.")
-        return
-    tables = {
-        "losses": losses,
-        "rates": losses_by_rate(losses),
-        "seeds": search_seeds(losses),
-        "summary": summarise_search(losses),
-        "differences": search_differences(losses),
-    }
-    for made in rate_tables(configs, tables["rates"]):
-        console.print(made)
-    console.print(NOTE)
-    console.print(search_table(tables["summary"]))
-    for sentence in search_sentences(tables["summary"], tables["differences"]):
-        console.print(sentence)
-    files = [out / "runs.csv", *write_csvs(tables, out)]
-    if figures and tables["rates"]["runs"].any():
-        from gradlab.figures.kinds import draw_search
-
-        files += write_drawings(draw_search(record.runs), out)
-    console.print(files_line(out, files))
+    make_study(study, place)

@@ -6,17 +6,48 @@ from typing import TYPE_CHECKING
 import typer
 
 from gradlab.cli.terminal.live import watching
-from gradlab.pages.screen import Screen, complain
+from gradlab.cli.terminal.screen import output
+from gradlab.pages.screen import Screen, complain, on_screen
+from gradlab.runs.study import TABLE_FILES
 
 if TYPE_CHECKING:
     from gradlab.cli.options.command import Place
+    from gradlab.runs.command import Command
     from gradlab.runs.study import StudyRecord
     from gradlab.studies.claims import Claims
     from gradlab.studies.study import Study
 
 
+def show_result(record: "StudyRecord", figures: bool, command: "Command | None" = None) -> None:
+    """Print a study's tables and sentences, and write its files.
+
+    Args:
+        record: The study.
+        figures: Whether its figures are among them.
+        command: What makes it; what its file says if None.
+    """
+    from gradlab.cli.terminal.study_files import files_line, write_csvs, write_drawings
+    from gradlab.pages.results import study_result
+
+    console, out = output(), record.folder
+    result = study_result(record, command)
+    for table in result.tables:
+        console.print(on_screen(table))
+        if table.note:
+            console.print(table.note)
+    for sentence in result.sentences:
+        console.print(sentence)
+    if result.files:
+        own = [out / name for name in TABLE_FILES if (out / name).exists()]
+        files = [*own, *write_csvs(result.files, out)]
+        files += write_drawings(result.draw(), out) if figures else []
+        console.print(files_line(out, files))
+
+
 def make_study(
-    study: "Study | Claims", place: "Place", show_result: "Callable[[StudyRecord, bool], None]"
+    study: "Study | Claims",
+    place: "Place",
+    show_result: "Callable[[StudyRecord, bool], None]" = show_result,
 ) -> None:
     """Train a study's runs under the live view, show what they say, and name those that failed.
 

@@ -152,7 +152,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path
     return out
 
 
-LOOKS = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
+LOOKS = [(width, scheme) for width in (390, 1000, 1400) for scheme in ("light", "dark")]
 
 # Contrast (WCAG 2) of each piece of text outside the figures with what is behind it.
 CONTRASTS = """
@@ -272,15 +272,31 @@ def test_a_heading_sorts_numbers_as_numbers_with_missing_ones_last(
     assert "<b>&amp;" in names
 
 
-def test_only_what_differs(browser: Browser, page: Path) -> None:
+@pytest.mark.parametrize("width", [1000, 1400])
+def test_the_table_of_the_runs_is_seen_whole(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width=width, scheme="light")
+    inside, outside = browser.evaluate(
+        """(() => { const box = document.querySelector("#runs > .scroll");
+                    return [box.scrollWidth, box.clientWidth]; })()"""
+    )
+    assert inside <= outside
+
+
+def test_a_name_opens_the_section_of_its_run(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1000, scheme="light")
+    shown = "document.getElementById('run3').checkVisibility()"
+    assert not browser.evaluate(shown)
+    browser.evaluate("""document.querySelector("a[href='#run3']").click()""")
+    assert browser.evaluate(shown)
+
+
+def test_what_is_alike_is_folded(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280, scheme="light")
     count = """[...document.querySelectorAll(".settings tbody tr")]
-               .filter((row) => row.offsetHeight > 0).length"""
-    whole = browser.evaluate(count)
-    browser.evaluate("document.querySelector('.only').click()")
+               .filter((row) => row.checkVisibility()).length"""
     some = browser.evaluate(count)
-    assert 1 < some < whole
-    assert some == browser.evaluate("document.querySelectorAll('.settings .differs').length")
+    browser.evaluate("document.querySelector('#settings summary').click()")
+    assert 1 < some < browser.evaluate(count)
 
 
 def test_names_are_text(browser: Browser, page: Path) -> None:

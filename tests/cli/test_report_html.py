@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import gradlab
+from gradlab.analyses.findings import findings
 from gradlab.analyses.stability import paired_differences
 from gradlab.analyses.stability_words import difference_sentence
 from gradlab.cli.main import app
@@ -17,8 +19,10 @@ from gradlab.config import OptimizerConfig, RecordConfig, ScheduleConfig
 from gradlab.figures import kinds
 from gradlab.pages.groups import groups
 from gradlab.runs.gather import gather
+from gradlab.runs.study import load_study
 from gradlab.runs.writer import RunWriter
 from gradlab.studies import Stability
+from gradlab.studies.table import STABILITY
 
 WriteRun = Callable[..., Path]
 
@@ -101,6 +105,7 @@ def write_study(folder: Path, write_run: WriteRun) -> Path:
     command = Stability(lr_step=[0.01], seeds=2).command()
     study = {"runs": {run.name: {} for run in sorted(folder.iterdir())}, **command.note()}
     (folder / "study.json").write_text(json.dumps(study))
+    STABILITY.write(folder, load_study(folder).runs)
     return folder
 
 
@@ -124,7 +129,7 @@ def page(whole: Path) -> Page:
 
 
 def test_a_study_as_one_page(page: Page, whole: Path) -> None:
-    assert page.headings[:2] == ["In short", "The runs"]
+    assert page.headings[:2] == ["In short", "run-stability (study): 4 runs"]
     assert {"Figures and tables", "Settings side by side", "How to repeat it"} <= set(page.headings)
     for heading in ("Learning rate at the break", "Breaks against the baseline", "The layers"):
         assert heading in page.headings
@@ -165,11 +170,31 @@ def test_what_differs_is_marked(tmp_path: Path, write_run: WriteRun) -> None:
     write_run(tmp_path / "light")
     write_run(tmp_path / "heavy", optimizer=OptimizerConfig(weight_decay=0.1))
     page = make(tmp_path / "report.html", tmp_path / "light", tmp_path / "heavy")
-    assert page.classes.count("differs") == 1
     assert page.classes.count("other") == 1
-    settings = {row[0]: row[1:] for row in page.tables[-1]}
-    assert settings["optimizer.weight_decay"] == ["0.01", "0.1"]
+    differing, alike = ({row[0]: row[1:] for row in table} for table in page.tables[-2:])
+    assert differing.keys() == {"", "seeds", "optimizer.weight_decay"}
+    assert differing["optimizer.weight_decay"] == ["0.01", "0.1"]
+    assert alike["steps"] == ["4000"]
     assert "their optimizers differ" in page.words
+
+
+def test_every_run_has_a_section_with_all_that_inspect_says(page: Page, whole: Path) -> None:
+    for run in load_study(whole).runs:
+        for finding in findings(run):
+            assert finding.what in page.words
+            assert finding.sentence in page.words
+    places = [address[1:] for address in page.addresses if address.startswith("#run")]
+    assert {"run0", "run1", "run2", "run3"} <= set(places) & set(page.ids)
+
+
+def test_claims_have_their_verdicts(tmp_path: Path, write_run: WriteRun) -> None:
+    write_study(tmp_path / "claims" / "stability", write_run)
+    page = make(tmp_path / "report.html", tmp_path / "claims")
+    (claims,) = [table for table in page.tables if "verdict" in table[0]]
+    for claim in gradlab.inspect(tmp_path / "claims").sentences[:-1]:
+        assert any(claim.startswith(row[0]) for row in claims[1:])
+    assert "Not begun: gradients, scales, ablation." in page.words
+    assert page.headings[1:3] == ["The paper's claims", "run-stability (stability): 4 runs"]
 
 
 def test_how_to_repeat_it(page: Page, whole: Path) -> None:

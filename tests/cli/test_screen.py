@@ -7,16 +7,17 @@ import pytest
 from rich.console import Console
 
 from gradlab.analyses.stability_table import COLUMNS
-from gradlab.cli.terminal.result_tables import (
+from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.models.presets import model_config
+from gradlab.pages.inspection import numbers_table
+from gradlab.pages.result_tables import (
     mismatch_table,
     rate_tables,
     search_table,
     summary_tables,
 )
-from gradlab.config import RunConfig, ScheduleConfig
-from gradlab.models.presets import model_config
-from gradlab.pages.inspection import numbers_table
-from gradlab.pages.screen import Words, results_table
+from gradlab.pages.screen import Words, on_screen, results_table
+from gradlab.pages.table import Table
 
 ARCHITECTURES = ("pre-ln", "normformer", "normformer-resscale", "pre-ln-resscale")
 
@@ -25,7 +26,7 @@ def shown(*tables: Any, width: int = 80) -> str:
     console = Console(width=width, file=StringIO())
     with console.capture() as captured:
         for table in tables:
-            console.print(table)
+            console.print(on_screen(table) if isinstance(table, Table) else table)
     return captured.get()
 
 

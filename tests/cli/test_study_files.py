@@ -7,8 +7,9 @@ from made_up_runs import write_headroom, write_steps
 
 from gradlab.analyses.stability import paired_differences, summarise_stability
 from gradlab.analyses.stability_table import read_stability
-from gradlab.cli.terminal.study_files import write_figures, write_tables
+from gradlab.cli.terminal.study_files import write_csvs, write_drawings
 from gradlab.config import RunConfig
+from gradlab.pages.results import Result, study_result
 from gradlab.runs.study import load_study, run_name
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
@@ -56,10 +57,14 @@ def study(out: Path, options: Stability = OPTIONS, **fields: str) -> list[RunCon
     return configs
 
 
+def result_of(folder: Path) -> Result:
+    return study_result(load_study(folder), OPTIONS.command())
+
+
 def test_the_tables_are_those_of_the_analyses(tmp_path: Path) -> None:
     configs = study(tmp_path)
     table = made_up_table(configs, tmp_path)
-    files = write_tables(table, tmp_path)
+    files = write_csvs(result_of(tmp_path).files, tmp_path)
     assert [file.name for file in files] == [
         "summary.csv",
         "differences.csv",
@@ -73,9 +78,14 @@ def test_the_tables_are_those_of_the_analyses(tmp_path: Path) -> None:
     assert pd.read_csv(files[2])["share"].tolist() == [1.0, 1.0]
 
 
+def figures(configs: list[RunConfig], folder: Path) -> list[Path]:
+    made_up_table(configs, folder)
+    return write_drawings(result_of(folder).draw(), folder)
+
+
 def test_the_figures_of_a_study(tmp_path: Path) -> None:
     configs = study(tmp_path)
-    files = write_figures(made_up_table(configs, tmp_path), load_study(tmp_path))
+    files = figures(configs, tmp_path)
     assert [file.name for file in files] == [
         f"{name}.{form}"
         for name in ("lr_at_break", "lr_against_pre-ln_ramp0.01", "headroom_nano_ramp0.01")
@@ -87,10 +97,10 @@ def test_the_figures_of_a_study(tmp_path: Path) -> None:
 def test_a_study_of_one_architecture_has_no_differences(tmp_path: Path) -> None:
     options = Stability(arch=["pre-ln"], lr_step=[1e-2], seeds=1, probes=["none"])
     configs = study(tmp_path, options)
-    files = write_figures(made_up_table(configs, tmp_path), load_study(tmp_path))
+    files = figures(configs, tmp_path)
     assert [file.name for file in files] == ["lr_at_break.png", "lr_at_break.pdf"]
 
 
 def test_a_study_whose_runs_all_failed_has_no_figures(tmp_path: Path) -> None:
     configs = study(tmp_path, reason="error")
-    assert write_figures(made_up_table(configs, tmp_path), load_study(tmp_path)) == []
+    assert figures(configs, tmp_path) == []

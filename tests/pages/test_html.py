@@ -9,7 +9,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from gradlab.pages import html
-from gradlab.pages.html import Cell, Table, breakable, inline_svg, number
+from gradlab.pages.html import breakable, inline_svg
+from gradlab.pages.table import Cell, Table, number
 
 
 class Reader(HTMLParser):

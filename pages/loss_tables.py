@@ -1,24 +1,23 @@
-"""Tables on the screen: what the studies that compare losses at equal compute found."""
+"""Tables of what the studies that compare losses at equal compute found."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from math import nan
+from typing import Any
 
-from rich.table import Table
+import pandas as pd
 
+from gradlab.analyses.loss_words import difference_text, runs_text
+from gradlab.analyses.wording import mean_text, number_text
+from gradlab.config import RunConfig
 from gradlab.models.presets import ALL_OPERATIONS, BASELINE
-from gradlab.pages.screen import Words, results_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from gradlab.config import RunConfig
+from gradlab.pages.table import Cell, Table, number, numeric
 
 _AGAINST = {ALL_OPERATIONS: "against all operations", BASELINE: "against the baseline"}
 
 
 def loss_table(
-    title: str, summary: "pd.DataFrame", labels: Mapping[str, str], planned: Sequence[int]
+    title: str, summary: pd.DataFrame, labels: Mapping[str, str], planned: Sequence[int]
 ) -> Table:
     """The loss of each row of a study.
 
@@ -29,26 +28,25 @@ def loss_table(
         labels: The columns that say which row it is, by heading.
         planned: How many runs each row was to have.
     """
-    from gradlab.analyses.loss_words import runs_text
-    from gradlab.analyses.wording import mean_text
-
     timed = "step_ratio" in summary
-    made = results_table(title)
     headings = [*labels, "steps", *(["step time"] if timed else []), "runs", "loss", "perplexity"]
-    for heading in headings:
-        made.add_column(Words(heading), no_wrap=heading == "loss")
+    rows = []
     for row, count in zip(summary.to_dict("records"), planned, strict=True):
-        cells = [*(row[column] for column in labels.values()), str(row["steps"])]
-        cells += [f"{row['step_ratio']:.3f} ×"] if timed else []
-        cells += [runs_text(row, count), mean_text(row, "loss", row["runs"], form=".3f")]
-        cells.append(f"{row['perplexity']:.2f}" if row["runs"] else "–")
-        made.add_row(*map(Words, cells))
-    return made
+        cells = [Cell(row[column]) for column in labels.values()]
+        cells.append(number(row["steps"], "d"))
+        if timed:
+            cells.append(numeric(f"{row['step_ratio']:.3f} ×", row["step_ratio"]))
+        loss = mean_text(row, "loss", row["runs"], form=".3f")
+        perplexity = number_text(row["perplexity"], ".2f") if row["runs"] else "–"
+        cells += [Cell(runs_text(row, count)), numeric(loss, row["loss"])]
+        cells.append(numeric(perplexity, row["perplexity"]))
+        rows.append(cells)
+    return Table(headings, rows, title, whole=["loss"])
 
 
 def difference_table(
     headings: Sequence[str],
-    rows: "Iterable[tuple[Sequence[str], Sequence[Mapping[Any, Any] | None]]]",
+    rows: Iterable[tuple[Sequence[str], Sequence[Mapping[Any, Any] | None]]],
 ) -> Table:
     """Paired differences of losses.
 
@@ -57,19 +55,17 @@ def difference_table(
         rows: The labels of each row, and its differences from the references
             (`gradlab.analyses.loss_rows.loss_difference`); None where it has none.
     """
-    from gradlab.analyses.loss_words import difference_text
+    made = [[*map(Cell, labels), *map(_difference, differences)] for labels, differences in rows]
+    caption = "Difference over pairs of runs with one seed (nats), 95 % intervals"
+    return Table(headings, made, caption)
 
-    made = results_table("Difference over pairs of runs with one seed (nats), 95 % intervals")
-    for heading in headings:
-        made.add_column(Words(heading))
-    for labels, differences in rows:
-        found = ("" if one is None else difference_text(one) for one in differences)
-        made.add_row(*map(Words, [*labels, *found]))
-    return made
+
+def _difference(row: Mapping[Any, Any] | None) -> Cell:
+    return numeric("", nan) if row is None else numeric(difference_text(row), row["difference"])
 
 
 def ablation_tables(
-    configs: Sequence["RunConfig"], summary: "pd.DataFrame", differences: "pd.DataFrame"
+    configs: Sequence[RunConfig], summary: pd.DataFrame, differences: pd.DataFrame
 ) -> list[Table]:
     """Table 4: the loss of each row, and its paired differences.
 
@@ -98,7 +94,7 @@ def ablation_tables(
 
 
 def variant_tables(
-    configs: Sequence["RunConfig"], summary: "pd.DataFrame", differences: "pd.DataFrame"
+    configs: Sequence[RunConfig], summary: pd.DataFrame, differences: pd.DataFrame
 ) -> list[Table]:
     """Table 5: the loss of each architecture under each variant, and its paired differences.
 
@@ -111,9 +107,8 @@ def variant_tables(
     """
     planned = Counter((config.variant, config.arch) for config in configs)
     equal = "time" if "step_ratio" in summary else "steps"
-    # A variant is named in the first of its rows; one of the user's own may take several lines.
+    # One of the user's own may take several lines.
     names = summary["variant"].str.replace(",", ", ")
-    names = names.where(names != names.shift(), "")
     losses = loss_table(
         f"{configs[0].size}, equal {equal} in each variant: final validation loss (nats a token)",
         summary.assign(name=names).drop(columns="step_ratio", errors="ignore"),
