@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves
 
+from gradlab.probes.faults import dtype_name
+
 _OURS = Path(__file__).parents[2]
 _TORCH = Path(torch.__file__).parent
 _STANDARD = Path(sysconfig.get_paths()["stdlib"])
@@ -60,10 +62,22 @@ class Culprit:
     numel: int
 
 
-def signature(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
-    """A call of a function of torch's: `torch.exp(float16 (2, 8))`."""
+def signature(
+    function: Any, args: Sequence[Any], kwargs: dict[str, Any], computed: torch.dtype | None = None
+) -> str:
+    """A call of a function of torch's: `torch.exp(float16 (2, 8))`.
+
+    Args:
+        function: The function.
+        args: What it is given.
+        kwargs: And by name.
+        computed: The type that its floating-point operands are cast to first, as autocast does;
+            None for their own.
+    """
     name = resolve_name(function) or getattr(function, "__name__", str(function))
-    operands = [_described(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    operands = [
+        _described(x, computed) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)
+    ]
     return f"{name}({', '.join(operands)})"
 
 
@@ -72,16 +86,13 @@ def culprit(x: Tensor, call: Operation, direction: Direction) -> Culprit:
     with torch._C.DisableTorchFunction(), torch.no_grad():
         infinite, nan = int(torch.isinf(x).sum()), int(torch.isnan(x).sum())
     kind: Kind = "both" if infinite and nan else "nan" if nan else "inf"
-    return Culprit(call, direction, kind, _dtype_name(x), infinite + nan, x.numel())
+    return Culprit(call, direction, kind, dtype_name(x.dtype), infinite + nan, x.numel())
 
 
-def _dtype_name(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
-
-
-def _described(x: Tensor) -> str:
+def _described(x: Tensor, computed: torch.dtype | None) -> str:
     size = ", ".join(map(str, x.shape)) + ("," if x.dim() == 1 else "")
-    return f"{_dtype_name(x)} ({size})"
+    dtype = x.dtype if computed is None or not x.is_floating_point() else computed
+    return f"{dtype_name(dtype)} ({size})"
 
 
 def source(until: CodeType | None = None) -> str:

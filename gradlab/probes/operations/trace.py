@@ -15,11 +15,20 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
+from gradlab.precision.emulation import is_emulating
 from gradlab.probes.operations.culprit import Culprit, Operation, culprit, signature, source
 from gradlab.probes.sites import floats_of, version_of
 
 _UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 """Functions whose result holds whatever the memory held: nothing that was computed."""
+
+_CASTS = frozenset({"to", "float", "half", "bfloat16", "double", "type", "type_as", "view"})
+
+_MOVES = frozenset(
+    f"{name}Backward"
+    for name in ("T", "Transpose", "Permute", "View", "Unsqueeze", "Squeeze", "ToCopy", "Expand")
+)
+"""Nodes of the graph that lie between a parameter and the product that uses it."""
 
 _MASK = frozenset({-math.inf})
 
@@ -72,6 +81,7 @@ class OperationTrace(TorchFunctionMode):
         self._names = {module: name for name, module in model.named_modules()}
         self._inside: list[str] = []
         self._of_a_result: Culprit | None = None
+        self._of_a_parameter: Culprit | None = None
         self._known: dict[int, tuple[weakref.ref[Tensor], int, _State]] = {}
         self._nodes: set[Node] = set()
 
@@ -92,8 +102,8 @@ class OperationTrace(TorchFunctionMode):
 
     @property
     def culprit(self) -> Culprit | None:
-        """Who is to blame: for a result, else for a gradient, else for what came to nothing."""
-        return self._of_a_result or self.backward or self.forward
+        """Who is to blame: for a result, else a gradient, a parameter's last, else for nothing."""
+        return self._of_a_result or self.backward or self._of_a_parameter or self.forward
 
     def ended(self, output: Any) -> None:
         """A call has given its result."""
@@ -123,16 +133,20 @@ class OperationTrace(TorchFunctionMode):
             is_new = x.grad_fn is not None and x.grad_fn not in self._nodes | before
             if not holds and not is_new:
                 continue
-            call = call or self._operation(func, args, kwargs)
+            call = call or self._operation(func, args, kwargs, made[0])
             state = self._judge(x, holds, call, states, written) if holds else _FINITE
             self._note(x, state)
             if is_new:
                 self._follow(x.grad_fn, before, call, [*states, state])
         return result
 
-    def _operation(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Operation:
+    def _operation(
+        self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], made: Tensor
+    ) -> Operation:
         line = source(until=self._within) or self._called_at
-        return Operation(signature(func, args, kwargs), line, self._inside[-1])
+        casts = torch.is_autocast_enabled(made.device.type) or is_emulating()
+        computed = made.dtype if casts and not _only_casts(_name(func)) else None
+        return Operation(signature(func, args, kwargs, computed), line, self._inside[-1])
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         self._inside.append(self._names[module])
@@ -200,15 +214,41 @@ class OperationTrace(TorchFunctionMode):
             if one.name().endswith("AccumulateGrad"):
                 continue
             self._nodes.add(one)
-            one.register_hook(partial(self._on_node, call, earlier))
+            to_parameters = [_ends_in_a_leaf(after) for after, _ in one.next_functions]
+            one.register_hook(partial(self._on_node, call, earlier, to_parameters))
             waiting += [after for after, _ in one.next_functions]
 
-    def _on_node(self, call: Operation, earlier: _State | None, gave: Any, given: Any) -> None:
+    def _on_node(
+        self,
+        call: Operation,
+        earlier: _State | None,
+        to_parameters: Sequence[bool],
+        gave: Sequence[Tensor | None],
+        given: Any,
+    ) -> None:
         if self.backward is not None or any(map(_holds, _floats(given))):
             return
-        bad = next((x for x in _floats(gave) if _holds(x)), None)
-        if bad is not None:
-            self.backward = earlier.origin if earlier else culprit(bad, call, "backward")
+        for x, ends in zip(gave, to_parameters, strict=True):
+            if x is None or not _floats(x) or not _holds(x):
+                continue
+            found = earlier.origin if earlier else culprit(x, call, "backward")
+            # No site is broken by it, unless it is FP16: then the parameter's gradient is one.
+            if ends and x.dtype is not torch.float16:
+                self._of_a_parameter = self._of_a_parameter or found
+            else:
+                self.backward = self.backward or found
+
+
+def _ends_in_a_leaf(node: Node | None) -> bool:
+    """Whether a gradient that goes there is a parameter's, up to its type and shape."""
+    while node is not None and node.name().removesuffix("0") in _MOVES:
+        ((node, _),) = node.next_functions
+    return node is not None and node.name().endswith("AccumulateGrad")
+
+
+def _only_casts(name: str) -> bool:
+    """Whether a function's result has another type than its operand because the program says so."""
+    return name in _CASTS or (name.endswith("_") and not name.endswith("__"))
 
 
 def _floats(values: Any) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import gradlab
+from gradlab.precision.emulation import is_emulating
 from gradlab.probes.engine.own_hook import own
 from gradlab.probes.operations.calls import Calls
 from gradlab.probes.operations.culprit import Culprit
@@ -306,3 +307,79 @@ def test_parts_of_a_container_are_followed() -> None:
         handle.remove()
     assert found is not None
     assert found.operation.module == "b"
+
+
+class Chain(nn.Module):
+    """Linear maps that make each gradient larger, so that parameters' overflow before others do."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4, bias=False) for _ in range(3)])
+        self.head = nn.Linear(4, 1)
+        for layer in self.layers:
+            nn.init.eye_(layer.weight)
+            layer.weight.data *= gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)  # each map
+        y: Tensor = self.head(x)  # the last
+        return y
+
+
+@pytest.mark.parametrize(
+    ("gain", "factor", "where"),
+    [
+        (1e12, 1e20, "x)  # each map"),  # the gradients of the maps' outputs leave FP32 as well
+        (1e12, 1e3, "x)  # the last"),  # those of parameters alone: 1e36 · 1e3
+    ],
+)
+def test_a_gradient_that_only_a_parameter_gets_is_blamed_last(
+    gain: float, factor: float, where: str
+) -> None:
+    model = Chain(gain)
+    found = blamed(model, ONE, loss=lambda output: output.sum() * factor)
+    assert found is not None
+    assert found.direction == "backward"
+    assert found.operation.source.endswith(line_of(where))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("function", "operand"),
+    [
+        (lambda x: F.linear(x.float() * 1e30, x.float() * 1e30), None),
+        (lambda x: F.poisson_nll_loss(x * 25, x), torch.float32),  # autocast computes it in FP32
+        (lambda x: (x.float() * 1e38).to(torch.float16), torch.float32),  # the program casts
+    ],
+)
+def test_operands_have_the_type_that_autocast_gives_them(
+    function: Callable[[Tensor], Tensor], operand: torch.dtype | None, dtype: torch.dtype
+) -> None:
+    found = blamed(Body(function, 1.0), ONE, within=torch.autocast("cpu", dtype))
+    assert found is not None
+    name = str(operand or dtype).removeprefix("torch.")
+    assert f"({name} (" in found.operation.function
+
+
+@pytest.mark.parametrize("emulates", [False, True])
+@pytest.mark.parametrize("how", ["again", "repeat"])
+def test_emulation_around_the_forward_pass_alone_is_entered_again(how: str, emulates: bool) -> None:
+    seen: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(is_emulating())
+        return x
+
+    model = Body(look, 1.0)
+    calls = Calls(model)
+    handles = hooks(calls, model)
+    calls.begin()
+    with gradlab.emulated_fp16() if emulates else nullcontext():
+        output = model(ONE)
+    output.sum().backward()
+    getattr(calls, how)()
+    assert seen == [emulates, emulates]
+    assert not is_emulating()
+    for handle in handles:
+        handle.remove()
