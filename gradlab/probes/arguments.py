@@ -106,14 +106,14 @@ def meta_of(given: object) -> dict[str, Any]:
         if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
             raise TypeError(f"{type(given).__name__} is no dict of names")
         told: dict[str, Any] = plain(given)
-        size = len(json.dumps(told, allow_nan=False))
+        size = len(json.dumps(told, allow_nan=False, ensure_ascii=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise GradlabError(
             f"meta: JSON cannot hold it ({in_words(error)}): give a dict of names and plain "
             "values, {'norm': 'pre', 'lr': 3e-4}."
         ) from None
     if size > _LONGEST_META:
-        raise GradlabError(f"meta has {size} characters: give at most {_LONGEST_META}.")
+        raise GradlabError(f"meta has {size} bytes: give at most {_LONGEST_META}.")
     return told
 
 

@@ -60,6 +60,7 @@ def test_what_cannot_be_attached_is_refused_in_a_sentence(tmp_path: Path) -> Non
     refused("meta: JSON cannot hold it", meta={"a": object()})
     refused("meta: JSON cannot hold it", meta={1: "a"})
     refused("meta: JSON cannot hold it", meta="pre")
+    refused("meta: JSON cannot hold it", meta={"a": "\ud800"})  # no file can
     refused("give at most", meta={"a": "b" * 100_000})
     refused("a number of steps, or a function", every="often")
     refused("window = 0", window=0)
