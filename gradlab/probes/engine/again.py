@@ -49,7 +49,8 @@ class Again:
         self._calls = Calls(model)
         self._probes = [probe for probe in probes if probe.exact]
         self.waiting: list[Probe] = []
-        self.running = self._said = False
+        self.running = False
+        self._said: set[str] = set()
 
     def hooks(self) -> Iterable[RemovableHandle]:
         """Hooks on the model that keep its calls."""
@@ -110,18 +111,29 @@ class Again:
                 probe.before_step()
         return left_out
 
+    def say_no_pass(self, step: int) -> None:
+        """Say that there is nothing to be made again as an optimizer is about to step."""
+        self._warn(
+            "no pass",
+            f"at step {step} the optimizer stepped without a backward pass before: a closure makes "
+            "it within the step, or gradients were set by hand. Such a step is not looked at: "
+            'choose events="exact".',
+        )
+
     def _say(self, step: int) -> None:
-        if self._said:
-            return
-        self._said = True
-        warnings.warn(
+        self._warn(
+            "failed",
             f"step {step} could not be made again, so nothing says why a gradient was not finite: "
             "the loop calls the model's parts alone, steps within the backward pass or has changed "
             "what it gave the model; or the model fails the second time. "
             'events="exact" looks at every step as it runs.',
-            GradlabWarning,
-            stacklevel=2,
         )
+
+    def _warn(self, kind: str, sentence: str) -> None:
+        """Once of each kind."""
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(sentence, GradlabWarning, stacklevel=4)
 
 
 def _entries(gradient: Tensor) -> Tensor:

@@ -380,8 +380,10 @@ class LoopFollower:
         """Have the probes that left the step out look at it, if it has lost a gradient."""
         if self._again is None or not self._again.waiting:
             return
-        # Without a pass, gradients are those of a step before: a closure has not made its own yet.
-        if not (self._passes or in_backward()) or not lost(self._again):
+        if not (self._passes or in_backward()):  # gradients may still be those of a step before
+            self._again.say_no_pass(self._step)
+            return
+        if not lost(self._again):
             return
         self._backward_end.rest()
         looked, self._active = self._active, self._again.waiting
