@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ import gradlab
 from gradlab.config import Events
 from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes import Headroom
+from gradlab.probes.probe import Probe, Reading, Subject
 
 BAD = 2
 NEVER = 10**9
@@ -129,6 +130,37 @@ def test_arguments_by_name_have_the_autocast_of_the_call(device: str) -> None:
             optimizer.step()
     assert len(seen) > BAD + 1
     assert all(seen)
+
+
+def test_a_probe_of_another_cadence_sees_the_step_once() -> None:
+    class Passes(Probe):
+        table = "passes"
+        columns: ClassVar = {"count": int}
+
+        def open(self, subject: Subject) -> Any:
+            yield subject.modules["0"].register_forward_hook(self._count)
+
+        def begin(self, step: int) -> None:
+            self.count = 0
+
+        def after_step(self) -> Reading:
+            return Reading({}, {"count": torch.tensor([self.count])})
+
+        def _count(self, module: nn.Module, args: Any, output: Tensor) -> None:
+            self.count += self.active
+
+    net = model()
+    optimizer = sgd(net)
+    passes = Passes()
+    passes.every = 1
+    probes = [Headroom(), passes]
+    with gradlab.attach(net, optimizer, probes=probes, every=NEVER, events="skipped") as recording:
+        for step in range(BAD + 1):
+            net.zero_grad()
+            (net(torch.randn(3, 4)) * factor(step)).sum().backward()
+            optimizer.step()
+    assert set(recording.table("headroom")["step"]) == {0, BAD}
+    assert recording.table("passes")["count"].tolist() == [1] * (BAD + 1)
 
 
 def test_sparse_gradients() -> None:

@@ -47,7 +47,7 @@ class Again:
                 'cannot do alone: choose events="exact".'
             )
         self._calls = Calls(model)
-        self._probes = [probe for probe in probes if probe.exact]
+        self._probes = tuple(probes)
         self.waiting: list[Probe] = []
         self.running = False
         self._said: set[str] = set()
@@ -58,7 +58,7 @@ class Again:
 
     def begin(self) -> None:
         """A step starts: its probes are active or not."""
-        self.waiting = [probe for probe in self._probes if not probe.active]
+        self.waiting = [probe for probe in self._probes if probe.exact and not probe.active]
         if self.waiting:
             self._calls.begin()
         else:
