@@ -44,8 +44,7 @@ def train(run: OneRun, folder: Folder) -> None:
     step's loss and, in every format, the headroom of every tensor to FP16's range are recorded
     in the run's folder, for gradlab.load. Ctrl-C stops; the same command with --resume goes on.
     """
-    from gradlab.runs.reader import load
-    from gradlab.runs.same import run_of_before
+    from gradlab.runs.reader import load, run_of_before
     from gradlab.runs.study import run_name
     from gradlab.studies.news import RunUpdate
     from gradlab.training.loop import train as train_run

@@ -20,6 +20,7 @@ from gradlab.runs.files import read_regular
 from gradlab.runs.lock import is_held
 from gradlab.runs.parts import FolderShelf, MemoryShelf, Shelf
 from gradlab.runs.rows import missing_rows, read_rows
+from gradlab.runs.same import check_same
 from gradlab.runs.schema import SCHEMA_VERSION, TABLES, schema
 from gradlab.runs.verdict import Verdict
 
@@ -282,3 +283,16 @@ def _frame(rows: pa.Table) -> "pd.DataFrame":
     # A missing integer would turn the column into floats, and only in some runs.
     optional = [f.name for f in rows.schema if f.nullable and pa.types.is_integer(f.type)]
     return frame.astype(dict.fromkeys(optional, pd.Int64Dtype()))
+
+
+def run_of_before(folder: Path, config: RunConfig) -> Run | None:
+    """The run of this config that lies in a folder; None if there is no run at all.
+
+    Raises:
+        GradlabError: It is another one, or cannot be read.
+    """
+    if not (folder / RUN_FILE).exists():
+        return None
+    run = load(folder)
+    check_same(folder, run.config, config)
+    return run

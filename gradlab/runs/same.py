@@ -1,12 +1,10 @@
-"""Whether what lies in a folder is what is asked for now, and if not, what differs."""
+"""Whether a run is what is asked for now, and if not, what differs. Needs no tables."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from gradlab.config import Config, RunConfig
 from gradlab.errors import GradlabError
-from gradlab.runs.document import RUN_FILE
-from gradlab.runs.reader import Run, load
 
 
 def differences(before: Config, now: Config) -> Iterator[str]:
@@ -19,19 +17,6 @@ def differences(before: Config, now: Config) -> Iterator[str]:
             yield from differences(was, is_now)
         else:
             yield f"{name} is {was} there and {is_now} here"
-
-
-def run_of_before(folder: Path, config: RunConfig) -> Run | None:
-    """The run of this config that lies in a folder; None if there is no run at all.
-
-    Raises:
-        GradlabError: It is another one, or cannot be read.
-    """
-    if not (folder / RUN_FILE).exists():
-        return None
-    run = load(folder)
-    check_same(folder, run.config, config)
-    return run
 
 
 def check_same(place: Path, before: RunConfig, now: RunConfig) -> None:

@@ -11,9 +11,8 @@ from gradlab.runs.document import RUN_FILE, closing, opening, to_json
 from gradlab.runs.files import cannot_write, remove_left_over, write_whole
 from gradlab.runs.lock import FolderLock, is_free
 from gradlab.runs.parts import FolderShelf
-from gradlab.runs.reader import Run, load
+from gradlab.runs.reader import Run, load, run_of_before
 from gradlab.runs.rows import Mark, RowWriter
-from gradlab.runs.same import run_of_before
 from gradlab.runs.schema import arrow_table
 from gradlab.runs.verdict import Verdict
 

@@ -24,8 +24,7 @@ from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder, recorded_of
 from gradlab.probes.probe import Probe
 from gradlab.runs.memory import MemoryWriter
-from gradlab.runs.reader import Run
-from gradlab.runs.same import run_of_before
+from gradlab.runs.reader import Run, run_of_before
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
 from gradlab.training.checkpoint import Checkpoint, Checkpoints

@@ -53,7 +53,7 @@ def test_a_run_comes_back(path: Path, config: RunConfig, steps: Rows) -> None:
     assert run.config == config
     assert run.status == "finished"
     assert run.verdict == Verdict(reason="loss_rise", step=35, lr=0.007)
-    assert run.tables == ("steps", "headroom", "overflows")
+    assert run.tables == ("steps", "headroom", "overflows", "faults")
     table = run.table("steps")
     for name, values in steps(0, 36).items():
         if name == "val_loss":
