@@ -1,7 +1,8 @@
 """How far the optimizer moves each parameter, and where Adam's ε takes over."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +19,16 @@ from gradlab.probes.selection import Patterns, select
 _MOMENTS = ("max_exp_avg_sq", "exp_avg_sq")  # AMSGrad divides by the first
 
 
+_UNCORRECTED = (torch.optim.RAdam, torch.optim.SparseAdam)
+"""Add ε to √v, and correct the bias of both."""
+
+
 class OptimizerHealth(Probe):
     """RMS of each parameter and of its update, and the share of entries whose √v̂ is below ε.
 
-    The update is what the step added: 0 where it was skipped. Where √v̂ < ε, Adam's update shrinks
-    with the gradient as plain gradient descent's does. Each look keeps a copy of the parameters
-    over the step.
+    ε is what the optimizer adds: 0 where it rounds to 0 in the type of v. The update is what the
+    step added: 0 where it was skipped. Where √v̂ < ε, Adam's update shrinks with the gradient as
+    plain gradient descent's does. Each look keeps a copy of the parameters over the step.
 
     Args:
         params: Patterns over the parameters' names.
@@ -110,10 +115,22 @@ class OptimizerHealth(Probe):
             return torch.full((), math.nan, dtype=torch.float64, device=parameter.device)
         # √(v / (1 − β₂ᵗ)) < ε, squared: v is never negative. The step may lie on the host.
         step = torch.as_tensor(taken, dtype=torch.float64)
-        bound = (1 - group["betas"][1] ** step) * group["eps"] ** 2
+        corrected = 1.0 if isinstance(optimizer, _UNCORRECTED) else 1 - group["betas"][1] ** step
+        bound = torch.as_tensor(corrected * _added(group, second.dtype) ** 2)
         below = over_shards([second], lambda shards: _count_below(shards[0], bound))
         share: Tensor = below[0, 0] / second.numel()
         return share
+
+
+def _added(group: Mapping[str, Any], dtype: torch.dtype) -> float:
+    """The ε that is added to √v̂: in v's type, where one of 1e-8 is 0 if that is FP16.
+
+    Fused kernels add it in FP32, and capturable ones, divided by the learning rate.
+    """
+    eps = float(group["eps"])
+    if group.get("fused") or group.get("capturable"):
+        return eps
+    return float(torch.tensor(eps, dtype=dtype))
 
 
 def _count_below(values: Tensor, bound: Tensor) -> Tensor:

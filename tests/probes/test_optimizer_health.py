@@ -1,6 +1,7 @@
 """OptimizerHealth under optimizers that keep their state in other ways than torch's."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,3 +49,51 @@ def test_a_state_in_fp16_whose_numbers_epsilon_squared_is_none_of(
     model = nn.Linear(2, 1, bias=False).half()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-5)
     assert eps_frac(model, optimizer, gradient) == expected
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(torch.optim.Adam, foreach=False),
+        partial(torch.optim.Adam, foreach=True),
+        partial(torch.optim.Adam, fused=True),
+        partial(torch.optim.Adam, amsgrad=True),
+        partial(torch.optim.Adam, amsgrad=True, fused=True),
+        partial(torch.optim.AdamW, foreach=True, weight_decay=0.0),
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 8])
+def test_below_epsilon_is_where_it_halves_the_update(make: Any, steps: int) -> None:
+    # Each group has an ε of its own; the twin has none to speak of.
+    epsilons, sizes = (1e-3, 1e-5), torch.logspace(-7, -1, 19)
+    steps = 8 if make is torch.optim.RAdam else steps  # before, it does not divide
+    moved = {}
+    for twin in (False, True):
+        model = nn.ParameterList([torch.zeros(19), torch.zeros(19)])
+        groups = [
+            {"params": [p], "eps": 1e-30 if twin else eps}
+            for p, eps in zip(model, epsilons, strict=True)
+        ]
+        optimizer = make(groups, lr=1e-2, betas=(0.9, 0.99))
+        with gradlab.attach(model, optimizer, probes=[OptimizerHealth()]) as attached:
+            for _ in range(steps):
+                before = [p.detach().clone() for p in model]
+                for p in model:
+                    p.grad = sizes.clone()
+                optimizer.step()
+        moved[twin] = [(p.detach() - b).abs() for p, b in zip(model, before, strict=True)]
+        if not twin:
+            table = attached.table("optimizer")
+            found = table.loc[table["step"] == steps - 1, "eps_frac"].tolist()
+    halved = [float((a < b / 2).double().mean()) for a, b in zip(*moved.values(), strict=True)]
+    assert found == pytest.approx(halved, abs=1.5 / 19)
+    assert 0 < found[1] < found[0] < 1
+
+
+@pytest.mark.parametrize(("fused", "expected"), [(False, 0.0), (True, 1.0)])
+def test_an_epsilon_that_rounds_to_0_has_nothing_below_it(fused: bool, expected: float) -> None:
+    model = nn.Linear(2, 1, bias=False).half()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-8, fused=fused)
+    assert eps_frac(model, optimizer, 0.0) == expected
