@@ -93,9 +93,10 @@ def _first_of(rows: pd.DataFrame, how: str) -> str:
 def _maker(rows: pd.DataFrame, grad_norms: pd.DataFrame | None) -> str:
     """Whose doing the first update was, and what helps."""
     first = rows.to_dict("records")[0]
-    if first["what"] != "update":
-        return "; no update of the optimizer made it so"
     producer = str(first["producer"])
+    if first["what"] != "update":
+        unseen = producer == "a step that was not looked at"
+        return f"; {producer} made it so" if unseen else "; no update of the optimizer made it so"
     if producer.endswith(" gradient") or _lost(first, grad_norms):
         return ", as its gradient was not finite"
     if "(ε" in producer:

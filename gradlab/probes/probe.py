@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.config import Events
 from gradlab.probes.cadence import Cadence
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
@@ -83,6 +84,8 @@ class Probe:
         columns: Name and type (int, float, str or bool) of the columns beside `step`, for a table
             that is not gradlab's own.
         every: Its cadence; None for that of `attach`.
+        always: Whether its `every` gives way to that of `attach` where no other steps are to be
+            looked at (`events="sampled"`).
         exact: Whether it looks at every step, so that one with an event has its rows whatever the
             cadence; the readings of the others between are left out on the host.
         looks_inside: Whether it hooks modules, which a compiled model does not call.
@@ -97,6 +100,7 @@ class Probe:
     columns: Mapping[str, type] = {}
     every: Cadence | None = None
     looks_inside: bool = False
+    always: bool = False
     exact: bool = False
     active: bool = False
     due: bool = False
@@ -196,3 +200,15 @@ class Probe:
         """
         count = len(next(iter(columns.values()), ()))
         return {self.table: {"step": [step.step] * count, **columns}}
+
+
+def cadence_of(probe: Probe, every: Cadence, events: Events) -> Cadence:
+    """The steps at which a probe is due.
+
+    Args:
+        probe: The probe.
+        every: The cadence of `attach`.
+        events: As `attach` has it.
+    """
+    own = None if probe.always and events == "sampled" else probe.every
+    return every if own is None else own

@@ -20,6 +20,9 @@ from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
 from gradlab.probes.sites import has_extremes
 
+UNSEEN = "a step that was not looked at"
+"""Producer of what was broken before a step, where those just before it were left out."""
+
 _ALWAYS = 2**20
 """Entries up to which a buffer is looked at after every step. Beyond, where torch has counted a
 change, as in no cache of positions or masks: the kernels of norms change theirs without a count."""
@@ -149,7 +152,8 @@ class _Known:
 class StateHealth(Probe):
     """Parameters and buffers with inf or NaN, and parameters that were never given a gradient.
 
-    All are looked at once a step, after the optimizer, whatever the cadence of `attach`. A row of
+    All are looked at once a step, after the optimizer, whatever the cadence of `attach` (at the
+    steps of that alone with `events="sampled"`). A row of
     `faults` is written at the step that made a tensor so: `update` for a parameter that the
     optimizer has stepped, `parameter` where it was so before that (a checkpoint, a change by hand),
     `buffer` for a buffer. A buffer that holds inf from the first, or since its shape changed, is a
@@ -164,6 +168,7 @@ class StateHealth(Probe):
 
     table = "faults"
     every = 1
+    always = True
 
     def __init__(self, names: Patterns = "*") -> None:
         self._patterns = names
@@ -179,6 +184,7 @@ class StateHealth(Probe):
             for parameter in group["params"]
         }
         self._first = True
+        self._last = -1
         self._given: set[str] = set()
         self._without: set[str] | None = None
         self._was_broken = False
@@ -191,6 +197,7 @@ class StateHealth(Probe):
         return {
             "without": None if self._without is None else sorted(self._without),
             "was_broken": self._was_broken,
+            "last": self._last,
             "known": self._told.state(),
             "shapes": {name: slot.shape for name, slot in self._slots.items() if slot.shape},
         }
@@ -199,7 +206,7 @@ class StateHealth(Probe):
         """Know that again: the parameters and buffers are as they were, and looked at."""
         self._first = False
         self._without = None if state["without"] is None else set(state["without"])
-        self._was_broken = state["was_broken"]
+        self._was_broken, self._last = state["was_broken"], state.get("last", -1)
         for known in (self._noticed, self._told):
             known.restore(state["known"])
         for name, slot in self._slots.items():
@@ -209,6 +216,8 @@ class StateHealth(Probe):
     def begin(self, step: int) -> None:
         """Forget the last step's; look at what the first one starts with."""
         self._looks: dict[Literal["before", "after"], list[_Look]] = {"before": [], "after": []}
+        self._unseen = -1 < self._last < step - 1
+        self._last = step
         if self._first:
             self._first = False
             self._looks["before"] = self._look(self._slots)
@@ -248,6 +257,7 @@ class StateHealth(Probe):
             "names": [look.names for _, look in looks],
             "counted": [look.counted for _, look in looks],
             "lost": [look.lost for _, look in looks],
+            "unseen": [self._unseen],
             "missing": missing,
             "came": came,
         }
@@ -267,7 +277,9 @@ class StateHealth(Probe):
         for when, counted, lost, broken in zip(*parts, self._told.news(columns), strict=True):
             for name, (infinite, nan) in broken.items():
                 made_by = None
-                if when == "after" and name in self._trained:
+                if when == "before" and columns["unseen"][0]:
+                    made_by = UNSEEN
+                elif when == "after" and name in self._trained:
                     made_by = f"{name} gradient" if name in lost else self._maker(name)
                 faults.append(
                     self._broken(step.step, name, infinite, nan, counted=counted, made_by=made_by)
@@ -320,7 +332,7 @@ class StateHealth(Probe):
         x = slot.kept[slot.key]
         return Fault(
             step,
-            "update" if made_by else slot.what,
+            slot.what if made_by in (None, UNSEEN) else "update",
             name,
             kind_of(infinite, nan),
             dtype=dtype_name(x.dtype),

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gradlab
+from gradlab.analyses.findings import findings
+from gradlab.config import Events
 from gradlab.probes import StateHealth
 from gradlab.probes.finite import not_finite
 
@@ -342,3 +344,37 @@ def test_gradients_that_the_loop_fills_in_by_itself_did_come() -> None:
         (0, "gradient", "bias", "absent", 4),
         (1, "gradient", "bias", "absent", 0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("events", "steps", "made"),
+    [
+        ("exact", [3], "update"),
+        ("skipped", [3], "update"),
+        ("sampled", [5], "parameter"),  # of the five before, none is known to have done it
+    ],
+)
+def test_which_steps_are_looked_at(events: Events, steps: list[int], made: str) -> None:
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    looks = []
+
+    class Noted(StateHealth):
+        def begin(self, step: int) -> None:
+            looks.append(step)
+            super().begin(step)
+
+    with gradlab.attach(model, optimizer, probes=[Noted()], every=5, events=events) as probes:
+        for step in range(8):
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).square().mean().backward()
+            optimizer.param_groups[0]["lr"] = INF if step == 3 else 0.01
+            optimizer.step()
+    assert looks[:8] == ([0, 5] if events == "sampled" else [*range(8)])
+    faults = probes.table("faults")
+    first = faults[faults["what"].isin(["update", "parameter"])].iloc[0]
+    assert [first["step"]] == steps
+    assert first["what"] == made
+    found = {finding.what: finding.sentence for finding in findings(probes.run())}
+    unseen = "a step that was not looked at made it so"
+    assert (unseen in found["parameters not finite"]) == (events == "sampled")

@@ -63,6 +63,23 @@ def test_a_run_comes_back(path: Path, config: RunConfig, steps: Rows) -> None:
     assert gradlab.load(str(path / "run.json")).config == config
 
 
+@pytest.mark.parametrize("columns", [None, ["max_abs"]])
+def test_rows_written_late_are_read_in_the_order_of_their_steps(
+    tmp_path: Path, config: RunConfig, columns: list[str] | None
+) -> None:
+    # As those of the steps that led to an overflow are, behind later ones of the cadence.
+    writer = RunWriter(tmp_path / "run", config)
+    written = [(0, 0.0), (10, 1.0), (8, 2.0), (9, 3.0), (10, 4.0), (9, 5.0)]
+    for start in (0, 3):
+        rows = written[start : start + 3]
+        both = {name: values[:1] * len(rows) for name, values in HEADROOM.items()}
+        times, sizes = zip(*rows, strict=True)
+        writer.write("headroom", {**both, "step": times, "max_abs": sizes})
+    writer.finish("finished")
+    table = gradlab.load(writer.path).table("headroom", columns)
+    assert table["max_abs"].tolist() == [0.0, 2.0, 3.0, 5.0, 1.0, 4.0]
+
+
 def test_types_do_not_depend_on_the_data(path: Path) -> None:
     run = gradlab.load(path)
     full = run.table("headroom")

@@ -26,7 +26,7 @@ from gradlab.probes.engine.step_end import StepEnd, is_unscaled, learning_rate, 
 from gradlab.probes.engine.unheld import Unheld
 from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
 from gradlab.probes.faults import Fault
-from gradlab.probes.probe import Probe, Subject
+from gradlab.probes.probe import Probe, Subject, cadence_of
 from gradlab.probes.sites import in_backward
 from gradlab.probes.subject import held_by, left_over
 
@@ -82,7 +82,7 @@ class LoopFollower:
         self._again: Again | None = None
         if events == "skipped":
             self._again = Again(subject.model, probes, has_optimizer=self.follows_optimizers)
-        self._probes = [(p, due(every if p.every is None else p.every)) for p in probes]
+        self._probes = [(p, due(cadence_of(p, every, events))) for p in probes]
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter() - (carried["seconds"] if carried else 0.0)
         self._pending: list[PendingStep] = []
