@@ -19,6 +19,15 @@ print("held", flush=True)
 sys.stdin.read()
 """
 
+CHILD = """
+import os, time
+if not os.fork():
+    print("forked", flush=True)
+    time.sleep(60)
+"""
+
+HOLD_AND_FORK = HOLD.replace("print(", f"{CHILD}print(")
+
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
@@ -48,13 +57,12 @@ def test_another_process_holds_it_until_it_dies(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_that_outlives_its_parent_does_not_hold_it(tmp_path: Path) -> None:
     """As a data loader's worker does, for a moment, after its training was killed."""
-    code = HOLD.replace("print(", "import os, time\nif not os.fork(): time.sleep(60)\nprint(")
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    command = [sys.executable, "-W", "ignore", "-c", HOLD_AND_FORK, str(tmp_path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+        assert {holder.stdout.readline() for _ in range(2)} == {b"held\n", b"forked\n"}
         holder.kill()
         holder.wait()
         held = is_held(tmp_path)
