@@ -3,6 +3,7 @@
 Every function takes the study's table (`read_stability`) and gives a tidy table.
 """
 
+from collections import Counter
 from itertools import combinations
 from typing import Any
 
@@ -81,18 +82,23 @@ def first_overflow_sites(table: pd.DataFrame) -> pd.DataFrame:
     """Where the breaks began, as a distribution over the runs that broke.
 
     Returns:
-        Columns size, lr_step, arch, site, runs, share (of the runs that broke), the commonest
-        site of an architecture first; site `none` for breaks without an overflow.
+        Columns size, lr_step, arch, site, runs, share (of the runs that broke), reason, the
+        commonest site of an architecture first; breaks without an overflow have site `none`, and
+        they alone the reason for which they count as breaks.
     """
     table = check_stability(table)
     broke = table[table["reason"].isin(BREAKS)]
-    broke = broke.assign(site=broke["first_overflow"].fillna(NO_OVERFLOW))
+    broke = broke.assign(
+        site=broke["first_overflow"].fillna(NO_OVERFLOW),
+        reason=broke["reason"].where(broke["first_overflow"].isna(), ""),
+    )
     rows = []
     for key, runs in broke.groupby(["size", "lr_step", "arch"], sort=False):
-        counts = runs["site"].value_counts()
-        ordered = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
-        rows += [(*key, site, int(n), n / len(runs)) for site, n in ordered]
-    return pd.DataFrame(rows, columns=["size", "lr_step", "arch", "site", "runs", "share"])
+        counts = Counter(zip(runs["site"], runs["reason"], strict=True))
+        ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        rows += [(*key, site, n, n / len(runs), reason) for (site, reason), n in ordered]
+    columns = ["size", "lr_step", "arch", "site", "runs", "share", "reason"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def paired_differences(

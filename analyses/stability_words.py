@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gradlab.analyses.ending import CAUSES
 from gradlab.analyses.stability import (
     first_overflow_sites,
     paired_differences,
@@ -29,7 +30,7 @@ def rate_text(row: Mapping[Any, Any], value: str) -> str:
     middle, low, high = (
         _bounded(row[f"{value}_{end}"], row[f"{value}_{end}_bound"]) for end in ends
     )
-    text = middle if count == 1 else spread_text(middle, low, high)
+    text = middle if low == middle == high else spread_text(middle, low, high)
     return text if count == row["runs"] else f"{text}, {share_text(count, row['runs'])}"
 
 
@@ -42,7 +43,16 @@ def cause_text(sites: pd.DataFrame) -> str:
     if sites.empty:
         return "–"
     first = sites.iloc[0]
-    return f"{first['site']} ({first['runs']} of {sites['runs'].sum()})"
+    return f"{site_text(first.to_dict())} ({first['runs']} of {sites['runs'].sum()})"
+
+
+def site_text(row: Mapping[Any, Any]) -> str:
+    """A site of `first_overflow_sites`; where no tensor overflowed, why the runs count as breaks.
+
+    >>> site_text({"site": "none", "reason": "loss_rise"})
+    'none: the loss rose for good'
+    """
+    return f"{row['site']}: {CAUSES[row['reason']]}" if row["reason"] else str(row["site"])
 
 
 def break_sentences(table: pd.DataFrame) -> list[str]:

@@ -142,7 +142,7 @@ def _has_no_validation(run: Run) -> str | None:
     if run.table("steps", ["val_loss"])["val_loss"].notna().any():
         return None
     if run.config.val_every:
-        return "it has no validation, or none that is a number"
+        return "it has no validation that is a number: with a smaller --val-every one comes earlier"
     return _NOT_VALIDATED
 
 

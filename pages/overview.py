@@ -18,9 +18,17 @@ from gradlab.runs.reader import Run
 
 @dataclass(frozen=True)
 class Told:
-    """A run's end, and the findings of `gradlab inspect`: what, a sentence, and a table if any."""
+    """All that `gradlab inspect` says of a run.
+
+    Attributes:
+        name: The run.
+        how: How it ended, in a few words.
+        end: The same in a sentence.
+        findings: What, a sentence, and a table if any.
+    """
 
     name: str
+    how: str
     end: str
     findings: Sequence[tuple[str, str, Table | None]]
 
@@ -86,9 +94,9 @@ def _told(name: str, run: Run, aside: Sequence[tuple[str, str, None]]) -> Told:
     try:
         what, end, *found = findings(run)
     except GradlabError as error:
-        return Told(name, end_sentence(run), [("damaged", str(error), None), *aside])
+        return Told(name, ending(run), end_sentence(run), [("damaged", str(error), None), *aside])
     rest = [(finding.what, finding.sentence, _finding_table(finding)) for finding in [what, *found]]
-    return Told(name, end.sentence, [*rest, *aside])
+    return Told(name, ending(run), end.sentence, [*rest, *aside])
 
 
 def _finding_table(finding: Finding) -> Table | None:

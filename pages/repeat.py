@@ -13,6 +13,12 @@ _TIMED = ("gradlab ablate", "gradlab variants")
 """Commands that measure how many steps take equal time, unless told otherwise."""
 
 
+_SAME = (
+    "The same command gives the same losses to the bit with the same versions, text and machine; "
+    "python-stdlib is the source of the Python that runs it."
+)
+
+
 @dataclass(frozen=True)
 class Repeat:
     """How to repeat runs.
@@ -20,7 +26,7 @@ class Repeat:
     Attributes:
         lines: Commands.
         without: A sentence about the runs that no command makes.
-        same: What else has to be the same.
+        same: What else has to be the same; nothing where there is no command.
         facts: What the runs were made with and on; several values where they differ.
         version: Of gradlab.
         page: The command of the page itself.
@@ -44,12 +50,10 @@ def repeat(runs: Mapping[str, Run], sources: Sequence[str]) -> Repeat:
         without.append(f"No options describe {', '.join(left)}: what was asked for is in run.json.")
     if attached := [name for name in runs if name not in own]:
         without.append(
-            f"Recorded by gradlab.attach in a loop of the user's own: {', '.join(attached)}."
+            f"Recorded by gradlab.attach in a loop of the user's own: {', '.join(attached)}. No "
+            "command makes them again; whether their loop repeats its losses is up to that loop."
         )
-    same = (
-        "The same command gives the same losses to the bit with the same versions, text and "
-        "machine; python-stdlib is the source of the Python that runs it."
-    )
+    same = _SAME if lines else ""
     if any(line.startswith(_TIMED) and "--equal steps" not in line for line in lines):
         same += " Where runs take equal time, the steps that fit in it are measured again."
     page = shlex.join(["gradlab", "report", *sources, "--out", "report.html"])

@@ -75,7 +75,7 @@ def _overflows(stability: pd.DataFrame) -> Table:
     """Where the breaks began."""
     rows = [
         [
-            Cell(row["site"]),
+            Cell(stability_words.site_text(row)),
             Cell(row["arch"]),
             Cell(row["size"]),
             number(row["lr_step"], "g"),

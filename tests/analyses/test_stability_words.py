@@ -92,8 +92,21 @@ def test_what_broke_is_said_with_medians_ranges_bounds_and_causes() -> None:
         "runs 3, first overflow blocks.0.attention.scores (2 of 3)."
     )
     assert second == (
-        "normformer at nano, LR rising by 0.0002 a step: LR at the break ≥0.8 (≥0.8 to ≥0.8), "
+        "normformer at nano, LR rising by 0.0002 a step: LR at the break ≥0.8, "
         "runs 3 (2 censored, 1 failed), first overflow –."
+    )
+
+
+def test_a_break_without_an_overflow_has_its_reason() -> None:
+    (row,) = break_sentences(
+        study(
+            run("pre-ln", 0, 0.2, "loss_rise"),
+            run("pre-ln", 1, 0.2, "loss_rise"),
+            run("pre-ln", 2, 0.2, "loss_scale_floor"),
+        )
+    )
+    assert row.endswith(
+        "LR at the break 0.2, runs 3, first overflow none: the loss rose for good (2 of 3)."
     )
 
 

@@ -312,6 +312,7 @@ def test_a_run_of_a_loop_of_its_own(tmp_path: Path) -> None:
     page = make(tmp_path / "report.html", tmp_path / "own")
     assert "GPT2" in page.words
     assert "gradlab.attach" in page.words
+    assert "to the bit" not in page.words
 
 
 def test_a_run_given_twice_is_one_and_twins_are_left_out(
