@@ -30,8 +30,12 @@ def _shown(value: Any) -> Any:
 
 
 def breakable(text: str) -> Markup:
-    """A long name, in which a line may end after each _, / and dot before a word."""
-    return Markup(re.sub(r"(?<=[_/])|(?<=\.)(?=[a-z])", "<wbr>", escape(printable(text))))
+    """Text in which a line may end after each _, / and dot before a word of a long name.
+
+    What stands in brackets stays in one line, if it is short: an interval, a count.
+    """
+    names = re.sub(r"(?<=[_/])|(?<=\.)(?=[a-z])", "<wbr>", escape(printable(text)))
+    return Markup(re.sub(r"\([^()<>]{1,24}\)", r'<span class="whole">\g<0></span>', names))
 
 
 def attributes(cell: Cell) -> Markup:

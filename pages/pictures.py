@@ -23,12 +23,14 @@ class Picture:
 
     Attributes:
         kind: What it shows.
+        of: Of which runs, in a few words.
         heading: The same, and of what where there are several.
         caption: How to read it, and of how many of the runs it is, if not of all.
         svg: The figure.
     """
 
     kind: str
+    of: str
     heading: str
     caption: str
     svg: Markup
@@ -55,7 +57,7 @@ def pictures(group: Group, place: int, seen: set[bytes]) -> list[Picture]:
         several = len({other for same, other, *_ in drawn if same.heading == kind.heading}) > 1
         heading = f"{kind.heading} ({of})" if several else kind.heading
         shown = inline_svg(svg, f"g{place}f{index}-", heading)
-        made.append(Picture(kind.heading, heading, kind.caption + share, shown))
+        made.append(Picture(kind.heading, of, heading, kind.caption + share, shown))
     return made
 
 

@@ -93,7 +93,7 @@ def page(gathered: Gathered, sources: Sequence[str], studies: Sequence[Found] = 
         teller = next((i for i, study in enumerate(short) if _folders(group) <= study.runs), None)
         compared = _compared(group, place, found[0], seen, told=teller is not None)
         if teller is not None:
-            short[teller], compared = _moved(short[teller], compared)
+            short[teller], compared = _moved(short[teller], compared, several=len(found) > 1)
         elif said := group_sentences(group):
             short.append(Found(_heading(group), said))
         comparisons.append(compared)
@@ -117,9 +117,17 @@ def _folders(group: Group) -> set[Path | None]:
     return {run.path.resolve() if run.path else None for run in group.runs.values()}
 
 
-def _moved(study: Found, compared: Compared) -> tuple[Found, Compared]:
-    """A study and its group, with the study's figures moved from the one to the other."""
+def _moved(study: Found, compared: Compared, *, several: bool) -> tuple[Found, Compared]:
+    """A study and its group, with the study's figures moved from the one to the other.
+
+    Where there are several groups, each figure says of which it is.
+    """
     mine = [picture for picture in compared.pictures if picture.kind in study.figures]
+    if several:
+        mine = [
+            replace(picture, heading=f"{picture.kind} ({picture.of})") if picture.of else picture
+            for picture in mine
+        ]
     rest = [picture for picture in compared.pictures if picture.kind not in study.figures]
     study = replace(study, pictures=[*study.pictures, *mine])
     return study, replace(compared, pictures=rest)

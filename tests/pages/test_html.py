@@ -47,6 +47,12 @@ def test_any_text_comes_back_as_it_was(text: str) -> None:
     assert Reader(breakable(text)).words == text
 
 
+def test_a_name_may_break_and_an_interval_stays_whole() -> None:
+    assert breakable("blocks.0.attention_out") == "blocks.0.<wbr>attention_<wbr>out"
+    assert breakable("0.14 (0.13 to 0.16)") == '0.14 <span class="whole">(0.13 to 0.16)</span>'
+    assert Reader(breakable("f(<b>)")).tags == [("span", {"class": "whole"})]
+
+
 @pytest.mark.parametrize("text", ["\x00", "\x1b[31m", "\ud800", "\u202eabc"])
 def test_what_no_page_can_show_is_replaced(text: str) -> None:
     for shown in (fragment("{{ text }}", text=text), breakable(text)):
