@@ -269,7 +269,7 @@ def test_what_waits_on_the_device_does_not_grow_with_steps() -> None:
         waiting = []
         for _ in range(20):
             train(model, optimizer, 1)
-            waiting.append(len(probes._follower._pending))
+            waiting.append(len(probes._follower._past._pending))
     assert max(waiting) < 4
 
 
@@ -281,7 +281,7 @@ def test_windows_end_at_the_same_steps_whoever_flushes_between() -> None:
             train(model, optimizer, 1)
             if step == 1:
                 probes.flush()
-            waiting.append(len(probes._follower._pending))
+            waiting.append(len(probes._follower._past._pending))
     assert waiting == [1, 0, 1, 0, 1, 2, 3, 0]
 
 

@@ -100,7 +100,7 @@ def test_two_recordings_of_one_scaler_end_in_any_order(first: int) -> None:
     train()
     probes[first].close()
     train()
-    assert not probes[first]._follower._pending
+    assert not probes[first]._follower._past._pending
     probes[1 - first].close()
     train()
     assert [len(one.table("steps")) for one in probes] == ([1, 2] if first == 0 else [2, 1])

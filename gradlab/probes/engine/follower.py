@@ -21,10 +21,11 @@ from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.engine.backward_end import BackwardEnd
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
+from gradlab.probes.engine.ended import Ended
 from gradlab.probes.engine.own_hook import LeftOut, own
 from gradlab.probes.engine.step_end import StepEnd, is_unscaled, learning_rate, say_if_scaled
 from gradlab.probes.engine.unheld import Unheld
-from gradlab.probes.engine.window import PendingStep, RecordedStep, has_numbers, recorded, to_host
+from gradlab.probes.engine.window import PendingStep, RecordedStep
 from gradlab.probes.faults import Fault
 from gradlab.probes.probe import Probe, Subject, cadence_of
 from gradlab.probes.sites import in_backward
@@ -73,7 +74,6 @@ class LoopFollower:
         processes: Processes | None = None,
     ) -> None:
         self.probes = tuple(probes)
-        self._processes = processes
         self._subject = subject
         self._scaler = scaler
         self._is_scaled = scaler is not None and scaler.is_enabled()
@@ -85,8 +85,8 @@ class LoopFollower:
         self._probes = [(p, due(cadence_of(p, every, events))) for p in probes]
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter() - (carried["seconds"] if carried else 0.0)
-        self._pending: list[PendingStep] = []
-        self._meta_said = self._altered_said = self._stepping = False
+        self._past = Ended(self.probes, processes)
+        self._altered_said = self._stepping = False
         self._handles: list[RemovableHandle] = []
         self._left_out: Sequence[LeftOut] = ()
         self._step_end: StepEnd | None = None
@@ -185,7 +185,7 @@ class LoopFollower:
                 Fault(self._step, "gradient", name, "unheld", numel=parameter.numel())
                 for name, parameter in self._unheld.stepped().items()
             ]
-        self._pending.append(
+        self._past.add(
             PendingStep(
                 self._step,
                 reached or not self._subject.optimizers,
@@ -258,23 +258,7 @@ class LoopFollower:
             wait: For what other processes saw of these steps. Else those come later of which it is
                 not here yet.
         """
-        pending, self._pending = self._pending, []
-        known = [step for step in pending if has_numbers(step)]
-        if len(known) < len(pending) and not self._meta_said:
-            self._meta_said = True
-            warnings.warn(
-                "tensors on the meta device hold no numbers: what they show is not recorded.",
-                GradlabWarning,
-                stacklevel=2,
-            )
-        probes = self.probes
-        steps = to_host(known, probes)
-        if self._processes is None:
-            parts = [[step] for step in steps]
-        else:
-            shared = {i for i, p in enumerate(probes) if type(p).joined is not Probe.joined}
-            parts = self._processes.together(steps, shared=shared, wait=wait)
-        return (recorded(part, probes) for part in parts)
+        return self._past.collect(wait=wait)
 
     def _begin(self, step: int) -> None:
         self._step = step

@@ -129,6 +129,21 @@ def to_host(pending: Sequence[PendingStep], probes: Sequence[Probe]) -> list[Hos
     ]
 
 
+def completed(parts: Sequence[HostStep], pending: PendingStep) -> Sequence[HostStep]:
+    """A step's parts, with what was left on the device here, if another process saw an event.
+
+    Args:
+        parts: What each process saw of it, this one first.
+        pending: The step, as it ended in this process.
+    """
+    own, *others = parts
+    left = [index for index in pending.readings if index not in own.readings]
+    if not left or not any(part.event for part in others):
+        return parts
+    columns = _columns(pending, left, iter(_numbers(_values(pending, left))))
+    return [replace(own, readings=own.readings | columns), *others]
+
+
 def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep:
     """A step's rows.
 

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from two_processes import PROCESSES, one_of_two, run_in_two
 
 import gradlab
+from gradlab.probes import Headroom, LearnedScales, OptimizerHealth
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,9 +77,55 @@ def whole(parameter: Any) -> Tensor:
     return gathered.detach().clone()
 
 
+class Hides(nn.Module):
+    """Lets nothing of an output that is infinite come to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow, self.fc, self.norm = (
+            nn.Threshold(-math.inf, 0.0),
+            nn.Linear(5, 7),
+            nn.LayerNorm(7),
+        )
+        self.grow.register_forward_hook(lambda module, args, output: output * 1e30)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(self.fc(x + self.grow(x).clamp(-1, 1)))
+        return y
+
+
+def train_hidden(rank: int, out: Path) -> None:
+    """Each process is at peace with every gradient, and one has seen an infinite output."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(Hides())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    probes = [Headroom(), OptimizerHealth(), LearnedScales(every=EVERY)]
+    with gradlab.attach(model, optimizer, probes=probes, every=EVERY, out=out):
+        for step in range(STEPS):
+            x = torch.ones(4, 5)
+            if (step, rank) == (EVENT, RANK):
+                x[2, 3] = 1e9
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+
+def test_the_first_process_writes_all_its_rows_of_another_ones_event(folder: Path) -> None:
+    run = gradlab.load(folder / "hidden")
+    faults = run.table("faults")
+    assert faults[["step", "rank", "name"]].drop_duplicates().to_numpy().tolist() == [
+        [EVENT, RANK, "grow"]
+    ]
+    expected = {*range(0, STEPS, EVERY), EVENT}
+    for name in ("headroom", "optimizer", "scales"):
+        assert expected <= set(run.table(name)["step"]), name
+    assert set(run.table("optimizer")["step"]) == expected
+
+
 def work(rank: str, port: str, folder: str) -> None:
     """One of the processes: every case, with probes and without."""
     with one_of_two(rank, port) as mine:
+        train_hidden(mine, Path(folder) / "hidden")
         for kind, table in CASES:
             name = f"{kind}-{table}"
             for out in (Path(folder) / name, None):
