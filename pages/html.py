@@ -71,7 +71,7 @@ def inline_svg(svg: bytes, prefix: str, label: str) -> Markup:
         text = re.sub(rf'(<svg[^>]*?)\s{name}="[^"]*"', r"\1", text, count=1)
     # A CSS pixel is 3/4 of a point; on the screen figures are half as large again as on paper.
     pixels = round(points / 0.75 * 1.5)
-    # On a narrow screen they shrink to paper's size, and then scroll.
-    size = f"width: {pixels}px; min-width: {round(pixels / 1.5)}px"
+    # On a narrow screen they shrink to its width; asked for at full size, they are as on paper.
+    size = f"width: {pixels}px; --paper: {round(pixels / 1.5)}px"
     opening = Markup('<svg role="img" aria-label="{}" style="{}"').format(printable(label), size)
     return opening + Markup(text.removeprefix("<svg"))

@@ -209,12 +209,21 @@ def test_figures_are_shown_on_white(browser: Browser, page: Path, width: int) ->
     assert len(boxes) >= 4
     for wide, high, card, color in boxes:
         assert wide > 200
-        assert high > 100
-        assert card <= width
+        assert high > 60
+        assert wide < card <= width  # whole
         assert color == "rgb(255, 255, 255)"
     browser.evaluate("document.querySelector('figure').scrollIntoView()")
     picture = browser.picture()
     assert len(np.unique((picture * 15).astype(int).reshape(-1, 3), axis=0)) > 8
+
+
+def test_on_a_phone_a_figure_can_be_had_at_full_size(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390, scheme="light")
+    width = "Math.max(...[...document.querySelectorAll('figure svg')].map((s) => s.clientWidth))"
+    assert browser.evaluate(width) < 390
+    browser.evaluate("document.querySelectorAll('.full input').forEach((box) => box.click())")
+    assert browser.evaluate(width) > 600
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_nothing_is_fetched_and_nothing_complains(browser: Browser, page: Path) -> None:

@@ -113,5 +113,5 @@ def test_a_figure_brings_no_style_sheet_and_names_no_other_place() -> None:
     assert tag == "svg"
     assert attributes["aria-label"] == 'a "figure"'
     # 2 inches are 192 pixels of CSS.
-    assert attributes["style"] == "width: 288px; min-width: 192px"
+    assert attributes["style"] == "width: 288px; --paper: 192px"
     assert "width" not in attributes
