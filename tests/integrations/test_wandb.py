@@ -1,8 +1,10 @@
 """A real W&B run, offline, holds what the tables hold."""
 
+import gc
 import json
 import math
 import struct
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +33,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("WANDB_SILENT", "true")
     with wandb.init(mode="offline", dir=tmp_path, project="test") as run:
         yield run
+    with warnings.catch_warnings():  # W&B 0.20 leaves a socket, to be told of in any later test
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def finished(run: Any, folder: Path) -> list[dict[str, Any]]:
