@@ -133,9 +133,9 @@ def test_the_table_the_sentence_and_the_files(
     lines = lines_of(result)
     for row in (
         "base pre-ln 30 3 2.300 (2.000 to 2.600) 9.97",
-        "normformer 25 3 2.250 (1.950 to 2.550) 9.49",
+        "base normformer 25 3 2.250 (1.950 to 2.550) 9.49",
         "lr=0.5x, clip_norm=0.1 pre-ln 30 3 3.300 (3.000 to 3.600) 27.11",
-        "normformer 25 3 3.320 (3.020 to 3.620) 27.66",
+        "lr=0.5x, clip_norm=0.1 normformer 25 3 3.320 (3.020 to 3.620) 27.66",
         "base – normformer −0.050 (−0.050 to −0.050)",
         "lr=0.5x, clip_norm=0.1 lr 0.0015, clip_norm 0.1 normformer +0.020 (+0.020 to +0.020)",
     ):
@@ -179,7 +179,7 @@ def test_figures_and_report_keep_variants_apart(
     drawn = CliRunner().invoke(app, ["figures", str(out), "--format", "png"])
     assert drawn.exit_code == 0, drawn.output
     assert "figure 2 comes 2 times: not all runs compare, as their variants differ." in drawn.stdout
-    names = {file.name for file in (out / "figures").glob("*.png")}
+    names = {file.name for file in (out / "figures").glob("perplexity_*.png")}
     assert names == {
         "perplexity_nano-d16_linear0.003.png",
         "perplexity_nano-d16_lr_0.5x_clip_norm_0.1.png",
@@ -221,7 +221,7 @@ def test_a_baseline_that_broke_is_no_reference(
     result = invoke("--corpus", text, "--out", str(out), *TWO, "--equal", "steps", "--seeds", "1")
     assert result.exit_code == 0, result.output
     assert "base pre-ln 30 0 of 1 (1 broke) – –" in lines_of(result)
-    assert "normformer 30 1 1.950 7.03" in lines_of(result)
+    assert "base normformer 30 1 1.950 7.03" in lines_of(result)
     assert "base – normformer –" in lines_of(result)
     assert "not distinguished: base, lr=0.5x,clip_norm=0.1" in " ".join(lines_of(result))
 
