@@ -2,9 +2,10 @@
 
 import copy
 import gc
+import math
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pandas as pd
@@ -235,3 +236,61 @@ def test_the_built_in_loop_looks_again_too() -> None:
 def test_inspect_says_what_was_not_looked_at() -> None:
     _, _, probes = train(Plain, "skipped")
     assert 'events="skipped"' in str(gradlab.inspect(probes))
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("ends", ["break", "raise", "after backward"])
+@pytest.mark.filterwarnings("error")
+def test_a_loop_that_stops_where_its_loss_is_nan_has_that_step(told: bool, ends: str) -> None:
+    if ends == "raise" and not told:
+        pytest.skip("nothing tells of this end: an error may be anything")
+
+    def record(events: Events) -> Run:
+        torch.manual_seed(0)
+        model = Plain()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        with (
+            suppress(ZeroDivisionError),
+            gradlab.attach(model, optimizer, every=NEVER, events=events) as probes,
+        ):
+            for step in range(5):
+                x = torch.randn(8, 4)
+                if step == BAD:
+                    x[0] = math.nan
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                if told:
+                    probes.loss(loss)
+                if ends == "after backward":
+                    loss.backward()
+                if not math.isfinite(loss.item()):
+                    if ends == "raise":
+                        raise ZeroDivisionError
+                    break
+                if ends != "after backward":
+                    loss.backward()
+                optimizer.step()
+        return probes.run()
+
+    exact, skipped = record("exact"), record("skipped")
+    for table in ("steps", "faults", "headroom"):
+        keys = [name for name in exact.table(table) if name not in ("seconds", "underflow_frac")]
+        wanted, found = (rows(run, table) for run in (exact, skipped))
+        keys = [name for name in keys if name in wanted]
+        pd.testing.assert_frame_equal(found[keys], wanted[keys], check_dtype=False)
+        assert len(found), table
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lost_loss_that_nothing_looked_at_is_recorded() -> None:
+    model = Plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    with gradlab.attach(model, optimizer, every=NEVER, events="sampled") as probes:
+        for value in (1.0, 1.0, math.nan):
+            loss = model(torch.full((2, 4), value)).mean()
+            probes.loss(loss)
+            if not math.isfinite(loss.item()):
+                break
+            loss.backward()
+            optimizer.step()
+    assert probes.run().table("steps")["loss"].isna().tolist() == [False, False, True]

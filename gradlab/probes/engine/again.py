@@ -13,6 +13,7 @@ from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.operations.calls import Calls
 from gradlab.probes.probe import Probe
+from gradlab.probes.sites import in_backward
 
 
 class Again:
@@ -63,6 +64,11 @@ class Again:
             self._calls.begin()
         else:
             self._calls.end()
+
+    @property
+    def has_passes(self) -> bool:
+        """Whether there are passes of this step that probes have left out, and that are over."""
+        return bool(self.waiting) and self._calls.has_some and not in_backward()
 
     def is_lost(self, held: Iterable[Mapping[str, nn.Parameter]], norm: Tensor | None) -> bool:
         """Whether a step that probes have left out has a gradient that is not finite.

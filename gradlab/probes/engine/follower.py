@@ -1,5 +1,6 @@
 """Follows a training loop's steps and calls the probes at their moments."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -234,13 +235,18 @@ class LoopFollower:
         Args:
             failed: Whether an error ended the training, maybe in a backward pass.
         """
+        lost = not all(math.isfinite(loss) for loss in self._losses if not loss.is_meta)
+        if lost or self._passes or not (failed or self._losses):  # or it may not have told of one
+            self._look_again_at_the_end(lost or not self._passes)
         if self._passes:
             self.end_step()
         elif any(probe.saw_forward for probe in self._active):
             if self._scaler is not None:
                 self._loss_scale = torch.tensor(self._scaler.get_scale())
             self.end_step()
-        elif self._losses and not failed:
+        elif lost and not self._active:
+            self.end_step()
+        elif self._losses and self._active and not failed:
             warnings.warn(
                 "the last loss was noted after the optimizer's step: each is then filed under the "
                 "step after its own. Call probes.loss(loss) before the step.",
@@ -366,12 +372,21 @@ class LoopFollower:
             return
         if not (self._passes or in_backward()):  # gradients may still be those of a step before
             self._again.say_no_pass(self._step)
+        elif lost(self._again):
+            self._make_again(self._again)
+
+    def _look_again_at_the_end(self, lost: bool) -> None:
+        """The same for a step that will not go on, of which there may be a forward pass alone."""
+        again = self._again
+        if again is None or not again.has_passes:
             return
-        if not lost(self._again):
-            return
+        if lost or again.is_lost(self._held.values(), self._norm):
+            self._make_again(again)
+
+    def _make_again(self, again: Again) -> None:
         self._backward_end.rest()
-        looked, self._active = self._active, self._again.waiting
-        self._active = [*looked, *self._again.look(self._step)]
+        looked, self._active = self._active, again.waiting
+        self._active = [*looked, *again.look(self._step)]
 
     def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
         self._stepping = False

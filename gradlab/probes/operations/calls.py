@@ -109,6 +109,11 @@ class Calls:
         finally:
             set_generators(before)
 
+    @property
+    def has_some(self) -> bool:
+        """Whether a call has been made."""
+        return any(call.returned for call in self._calls)
+
     def repeat(self) -> bool:
         """Make the step's calls again on the model itself, so that the hooks on it see them.
 
