@@ -74,7 +74,8 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     facts = [finding for finding in found if finding.is_fact]
     found = [*course, *(finding for finding in found if not finding.is_fact)]
     looked = any(len(rows) for rows in tables.values())
-    if looked and all(finding.is_fact for finding in found) and not _broke(run):
+    ended_well = run.status != "error" and not _broke(run)
+    if looked and ended_well and all(finding.is_fact for finding in found):
         found.append(Finding("findings", "None: nothing that was looked at stands out."))
     return [*found, *not_looked_at(run), *facts, *_not_there(run, tables)]
 
@@ -107,8 +108,17 @@ def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
             how = ", ".join(f"gradlab.probes.{probe.kind}()" for probe in missing.values())
             how = f"gradlab.attach(…, probes=[…, {how}])"
         else:
-            how = " ".join(f"--probes {name}" for name in missing)
+            how = " ".join(f"--probes {name}" for name in (*run.config.record.probes, *missing))
         found.append(Finding("not recorded", f"{', '.join(missing)}; to have them: {how}."))
+    losses = run.table("steps", ["loss"])["loss"]
+    if run.attached and len(losses) and losses.isna().all():
+        found.append(
+            Finding(
+                "no loss",
+                "It was not told: probes.loss(loss), called before the optimizer's step, records "
+                "it, and what it did can be said.",
+            )
+        )
     return found
 
 

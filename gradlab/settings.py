@@ -109,8 +109,8 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
     device: str = same("device")
     probes: Names = Field(
         default=("headroom",),
-        description=f"What to measure inside the model: {', '.join(PROBES)}, or none; repeat for "
-        "more.",
+        description=f"What to measure inside the model, instead of the default: "
+        f"{', '.join(PROBES)}, or none; repeat for more.",
     )
     every: int = same("every", RecordConfig)
     events: Events = same("events", RecordConfig)

@@ -140,7 +140,7 @@ def test_a_run_of_another_loop() -> None:
         "gradlab.probes.AttentionScores(), gradlab.probes.OptimizerHealth(), "
         "gradlab.probes.StateHealth()])."
     )
-    assert set(found) == {"run", "end", "no rows yet", "not recorded"}
+    assert set(found) == {"run", "end", "no rows yet", "not recorded", "no loss"}
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_a_loss_that_was_not_noted_is_no_nan(
 def test_what_was_not_recorded_is_named_with_its_option() -> None:
     run = recorded(steps([1.0]), config=CONFIG.replace(record=RecordConfig(probes=("headroom",))))
     assert findings(run)[-1].sentence == (
-        "grad_norms, scales, scores, optimizer, states; to have them: --probes grad_norms "
-        "--probes scales --probes scores --probes optimizer --probes states."
+        "grad_norms, scales, scores, optimizer, states; to have them: --probes headroom "
+        "--probes grad_norms --probes scales --probes scores --probes optimizer --probes states."
     )
     assert "not recorded" not in [found.what for found in findings(recorded(steps([1.0])))]
 
