@@ -125,10 +125,16 @@ def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], sentenc
 
 
 def test_an_interrupted_run_goes_on_and_a_finished_one_says_so(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     out = str(tmp_path / "run")
     options = ("--corpus", text, "--steps", "4", "--out", out)
+    # In the background of a script it is ignored, and then left alone.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     step = loop.training_step
 
     def interrupted(*given: Any, **named: Any) -> Any:
