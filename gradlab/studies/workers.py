@@ -1,18 +1,18 @@
 """Runs in processes of their own, a few at a time."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from gradlab.config import RunConfig
@@ -81,7 +81,7 @@ def run_jobs(
     except BaseException:
         for worker in running:
             with contextlib.suppress(OSError):
-                worker.connection.send("stop")
+                worker.connection.send_bytes(_packed("stop"))
         _wait_or_terminate(running)
         raise
 
@@ -95,7 +95,7 @@ def _serve(
     ready = wait([worker.connection for worker in running], timeout=1.0)
     for worker in [worker for worker in running if worker.connection in ready]:
         try:
-            news = worker.connection.recv()
+            news = _unpacked(worker.connection.recv_bytes())
         except (EOFError, OSError):  # OSError: it was killed in the middle of a message
             worker.process.join()
             running.remove(worker)
@@ -115,9 +115,9 @@ def _wait_or_terminate(running: list[_Worker]) -> None:
     try:
         for worker in running:
             # A worker that still has news to send would wait for somebody to read it.
-            with contextlib.suppress(EOFError, OSError, UnpicklingError):
+            with contextlib.suppress(EOFError, OSError):
                 while True:
-                    worker.connection.recv()
+                    worker.connection.recv_bytes()
             worker.process.join()
     except KeyboardInterrupt:
         for worker in running:
@@ -170,7 +170,7 @@ def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None
             now = time.monotonic()
             if now - last_sent > _SECONDS_BETWEEN_NEWS:
                 last_sent = now
-                connection.send(news)
+                connection.send_bytes(_packed(news))
         except OSError:  # the study is gone: nobody waits for this run any more
             raise KeyboardInterrupt from None
 
@@ -201,4 +201,15 @@ def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None
 
 def _tell(connection: Connection, message: str | Progress | None) -> None:
     with contextlib.suppress(OSError):
-        connection.send(message)
+        connection.send_bytes(_packed(message))
+
+
+def _packed(message: str | Progress | None) -> bytes:
+    """A message between a study and its run, as JSON: nothing that is read is executed."""
+    return json.dumps(asdict(message) if isinstance(message, Progress) else message).encode()
+
+
+def _unpacked(content: bytes) -> str | Progress | None:
+    """What `_packed` was given."""
+    message = json.loads(content)
+    return Progress(**message) if isinstance(message, dict) else message
