@@ -1,9 +1,10 @@
 """The kinds of figures that show runs step by step, of any loop."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from gradlab.analyses.comparable import run_keys, seed_of
 from gradlab.analyses.course import course, course_events
@@ -43,10 +44,19 @@ def draw_course(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]
 
 @dataclass(frozen=True)
 class _Shown:
-    """A run that has a figure of its own."""
+    """A run that stands for its architecture.
+
+    Attributes:
+        run: The run.
+        arch: Its architecture.
+        look: What that is called,
+        label: and with the seed.
+        suffix: Of the file, where there are several.
+    """
 
     run: Run
     arch: str
+    look: str
     label: str
     suffix: str
 
@@ -64,17 +74,30 @@ def _first_seeds(runs: Sequence[Run]) -> Iterator[_Shown]:
     for run, (_, arch, _) in zip(runs, keys, strict=True):
         if arch not in seen:
             suffix = f"_{arch}" if len(style) > 1 else ""
-            yield _Shown(run, arch, run_label(style[arch], seed_of(run)), suffix)
+            look = style[arch]
+            yield _Shown(run, arch, look.label, run_label(look, seed_of(run)), suffix)
         seen.add(arch)
 
 
-def draw_gradient_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
-    """The gradients' norms, a figure for the first seed of each architecture."""
-    for shown in _first_seeds(runs):
-        courses = gradient_courses(shown.run.table("grad_norms"))
-        title = f"Gradient norm: {shown.label}"
-        figure = gradient_norm_over_steps(courses, title=title, break_step=shown.break_step)
-        yield Drawing(f"gradients_over_steps{shown.suffix}", figure)
+def _over_steps(
+    file: str,
+    table: str,
+    title: str,
+    courses_of: Callable[[pd.DataFrame], pd.DataFrame],
+    panels: Callable[..., Figure],
+) -> Callable[[Sequence[Run], Choices], Iterator[Drawing]]:
+    """What draws a figure of a table over steps for the first seed of each architecture."""
+
+    def draw(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+        for shown in _first_seeds(runs):
+            figure = panels(
+                courses_of(shown.run.table(table)),
+                title=f"{title}: {shown.label}",
+                break_step=shown.break_step,
+            )
+            yield Drawing(f"{file}_over_steps{shown.suffix}", figure)
+
+    return draw
 
 
 def draw_gradient_grid(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
@@ -97,46 +120,14 @@ def draw_gradient_sizes(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[
     yield Drawing("gradient_sizes", figure_of(gradient_size_by_layer(table, title=title)), table)
 
 
-def draw_update_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
-    """Update over weight, a figure for the first seed of each architecture."""
-    for shown in _first_seeds(runs):
-        courses = update_courses(shown.run.table("optimizer"))
-        title = f"Update over weight: {shown.label}"
-        figure = update_over_weight(courses, title=title, break_step=shown.break_step)
-        yield Drawing(f"updates_over_steps{shown.suffix}", figure)
-
-
-def draw_scale_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
-    """Learned scales, a figure for the first seed of each architecture."""
-    for shown in _first_seeds(runs):
-        courses = scale_courses(shown.run.table("scales"))
-        title = f"Learned scales: {shown.label}"
-        figure = scales_over_steps(courses, title=title, break_step=shown.break_step)
-        yield Drawing(f"scales_over_steps{shown.suffix}", figure)
-
-
-def draw_score_courses(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
-    """Attention scores, a figure for the first seed of each architecture."""
-    for shown in _first_seeds(runs):
-        courses = score_courses(shown.run.table("scores"))
-        title = f"Attention scores: {shown.label}"
-        figure = scores_over_steps(courses, title=title, break_step=shown.break_step)
-        yield Drawing(f"scores_over_steps{shown.suffix}", figure)
-
-
 def draw_headroom(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
     """The way to an overflow, a panel for the first seed of each architecture."""
     roads: dict[str, Road] = {}
-    keys = run_keys(runs)
-    labels = looks(arch for _size, arch, _seed in keys)
-    for run, (_size, arch, _seed) in zip(runs, keys, strict=True):
-        title = labels[arch].label
-        if title in roads:
-            continue
+    for shown in _first_seeds(runs):
+        run, verdict = shown.run, shown.run.verdict
         tightest = tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"]))
-        verdict = run.verdict
         end = (verdict.lr, verdict.step) if verdict is not None and verdict.broke else (None, None)
-        roads[title] = Road(tightest, *end, seed=seed_of(run))
+        roads[shown.look] = Road(tightest, *end, seed=seed_of(run))
     ramp = not runs[0].attached and runs[0].config.schedule.kind == "ramp"
     yield Drawing("headroom", headroom_panels(roads, against="lr" if ramp else "step"))
 
@@ -168,7 +159,9 @@ RUN_KINDS = (
         "top are steps at which an entry was not finite. The first seed of each architecture.",
         tables=("grad_norms",),
         remedy="record it with --probes grad_norms",
-        draw=draw_gradient_courses,
+        draw=_over_steps(
+            "gradients", "grad_norms", "Gradient norm", gradient_courses, gradient_norm_over_steps
+        ),
     ),
     RunsKind(
         "gradient grid",
@@ -197,7 +190,9 @@ RUN_KINDS = (
         "size: a line is a layer. The first seed of each architecture.",
         tables=("optimizer",),
         remedy="record it with --probes optimizer",
-        draw=draw_update_courses,
+        draw=_over_steps(
+            "updates", "optimizer", "Update over weight", update_courses, update_over_weight
+        ),
     ),
     RunsKind(
         "scales over steps",
@@ -205,7 +200,7 @@ RUN_KINDS = (
         "The mean of each learned scale: a line is a layer. The first seed of each architecture.",
         tables=("scales",),
         remedy="record it with --probes scales",
-        draw=draw_scale_courses,
+        draw=_over_steps("scales", "scales", "Learned scales", scale_courses, scales_over_steps),
     ),
     RunsKind(
         "scores over steps",
@@ -214,7 +209,7 @@ RUN_KINDS = (
         "known. The first seed of each architecture.",
         tables=("scores",),
         remedy="record it with --probes scores",
-        draw=draw_score_courses,
+        draw=_over_steps("scores", "scores", "Attention scores", score_courses, scores_over_steps),
     ),
 )
 """Every figure that needs no more than one run, in the order of a page."""
