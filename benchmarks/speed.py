@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlab import build_model, model_config
-from gradlab.config import ModelConfig, PrecisionConfig
+from gradlab.config import PrecisionConfig
+from gradlab.models.config import ModelConfig
 from gradlab.models.cost import flops_per_token
 from gradlab.models.loss import next_token_loss
 from gradlab.precision.precision import resolve

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from gradlab.config import NORMS, ModelConfig
 from gradlab.errors import GradlabError
 from gradlab.figures.style import LOOKS, TWO_COLUMNS, paper_axes, paper_style
+from gradlab.models.config import NORMS, ModelConfig
 
 _ACTIVATIONS = {"gelu": "GELU", "relu2": "ReLU²", "geglu": "GeGLU"}
 

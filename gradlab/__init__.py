@@ -13,10 +13,11 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 if TYPE_CHECKING:
     from gradlab import probes, studies
-    from gradlab.config import ModelConfig, RunConfig
+    from gradlab.config import RunConfig
     from gradlab.errors import GradlabError
     from gradlab.figures.given import draw
     from gradlab.models.build import build_model
+    from gradlab.models.config import ModelConfig
     from gradlab.models.presets import model_config
     from gradlab.pages.inspection import inspect
     from gradlab.pages.report import report
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "GradlabError": "gradlab.errors",
-    "ModelConfig": "gradlab.config",
+    "ModelConfig": "gradlab.models.config",
     "RunConfig": "gradlab.config",
     "attach": "gradlab.probes.attach",
     "build_model": "gradlab.models.build",

@@ -5,196 +5,20 @@ message is one sentence. `RunConfig` is what `run.json` holds.
 """
 
 import math
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from gradlab.errors import ConfigError, unknown
+from gradlab.base_config import Config
+from gradlab.models.config import ModelConfig
 from gradlab.probe_names import ProbeName
 
-Placement = Literal["pre", "post"]
-NormKind = Literal["layernorm", "rmsnorm"]
-HeadScalePlace = Literal["none", "heads", "output"]
-ResScale = Literal["none", "ffn", "both", "ffn-scalar", "both-scalar"]
-Activation = Literal["gelu", "relu2", "geglu"]
-AttentionPath = Literal["materialised", "sdpa"]
-Positions = Literal["sinusoidal", "learned"]
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
 Events = Literal["exact", "skipped", "sampled"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
 
-
-@dataclass(frozen=True)
-class NormFacts:
-    """A kind of norm but for what it computes (`gradlab.models.norms`).
-
-    Attributes:
-        name: What it is called,
-        short: and where there is little room.
-        parameters: How many it has over so many channels.
-    """
-
-    name: str
-    short: str
-    parameters: Callable[[int], int]
-
-
-NORMS: Mapping[str, NormFacts] = {
-    "layernorm": NormFacts("LayerNorm", "LN", lambda channels: 2 * channels),
-    "rmsnorm": NormFacts("RMSNorm", "RMS", lambda channels: channels),
-}
-"""The kinds of norm, by the names of `NormKind`."""
-
 BASE_VARIANT = "base"
 """The variant of a run whose hyperparameters no study varies."""
-
-NOT_BUILT = {
-    "deepnorm": "the DeepNorm architecture",
-    "mlm": "masked language modelling",
-}
-"""What the literature names and gradlab does not have yet: refused by name, not as a typo."""
-
-
-class Config(BaseModel):
-    """Base of the configurations: immutable, strict about keys, errors in one sentence."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    also_known: ClassVar[tuple[str, ...]] = ()
-    """Keys that are taken beside the fields."""
-
-    def __init__(self, /, **values: Any) -> None:
-        _check_no_truth_is_a_number(type(self), values)
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ConfigError(_sentence(type(self), error)) from None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, values: Any) -> Any:
-        """Refuse what pydantic lets pass or fails at: `true` as 1, and numbers past 64 bits."""
-        for name, value in values.items() if isinstance(values, Mapping) else ():
-            field = cls.model_fields.get(name)
-            if field is None or not isinstance(value, int):
-                continue
-            kinds = {field.annotation, *get_args(field.annotation)}
-            if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-                raise ValueError(f"{name} = {str(value).lower()} should be a number.")
-            limit = sys.float_info.max if float in kinds else 2**63 - 1
-            if kinds & {int, float} and abs(value) > limit:
-                raise ValueError(f"{name} is too large: it can be {limit:,} at most.")
-        return values
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """The config that a parsed TOML or JSON document describes."""
-        return cls(**values)
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked as a new config is."""
-        return type(self)(
-            **{**{name: getattr(self, name) for name in type(self).model_fields}, **changes}
-        )
-
-
-def _check_no_truth_is_a_number(cls: type[Config], values: Mapping[str, Any]) -> None:
-    """Refuse `true` for a number: pydantic would take it for 1."""
-    for name, value in values.items():
-        field = cls.model_fields.get(name)
-        if field is None or bool in (field.annotation, *get_args(field.annotation)):
-            continue
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, bool):
-                raise ConfigError(f"{name} = {str(one).lower()}: give a value, not true or false.")
-
-
-def _sentence(cls: type[Config], error: ValidationError) -> str:
-    """The first problem of a pydantic error as one sentence."""
-    problem = error.errors()[0]
-    path = ".".join(part for part in problem["loc"] if isinstance(part, str))
-    cause = problem.get("ctx", {}).get("error")
-    if isinstance(cause, ValueError):
-        return str(cause)
-    if problem["type"] == "extra_forbidden":
-        keys = [*cls.model_fields, *cls.also_known]
-        if command := getattr(cls, "command_name", None):
-            return unknown("setting", path, keys, listed=f"`gradlab {command} --help-all`")
-        return unknown(f"key of {cls.__name__}", path, keys)
-    if problem["type"] == "literal_error":
-        value = problem["input"]
-        if isinstance(value, str) and value in NOT_BUILT:
-            return f"{path} = {value!r}: {NOT_BUILT[value]} is not built yet."
-        field = cls.model_fields.get(str(problem["loc"][0]))
-        options = get_args(field.annotation) if field else ()
-        if options and all(isinstance(option, str) for option in options):
-            return unknown(path, value, options)
-    if problem["type"] == "missing":
-        return f"{cls.__name__} needs {path}."
-    message = problem["msg"].replace("Input should be", "should be")
-    return f"{path} = {problem['input']!r} {message}."
-
-
-class ModelConfig(Config):
-    """The shape of a decoder-only transformer and which normalisations stand in its blocks.
-
-    The four operations of the paper are four independent switches: `head_scale`, `attn_out_norm`,
-    `ffn_mid_norm` and `res_scale`. `gradlab.model_config` fills them in by architecture name.
-    """
-
-    model_config = ConfigDict(title="The model: what overrides the architecture and the size")
-
-    d_model: int = Field(ge=2, multiple_of=2)
-    """Width of the residual stream."""
-    n_layers: int = Field(ge=1)
-    """Blocks."""
-    n_heads: int = Field(ge=1)
-    """Attention heads; divides the width."""
-    d_ff: int = Field(ge=1)
-    """Inner width of the FFN."""
-    vocab_size: int = Field(default=256, ge=2)
-    """Token ids."""
-    max_seq_len: int = Field(ge=1)
-    """Tokens of the longest sequence."""
-    placement: Placement = "pre"
-    """Where the norms stand: pre (x + f(LN(x)), with a final norm) or post (LN(x + f(x)))."""
-    norm: NormKind = "layernorm"
-    """Kind of norm: layernorm, or rmsnorm (no mean subtraction, no bias)."""
-    head_scale: HeadScalePlace = "none"
-    """A learned γ a head: none, heads (before the output projection, as in the paper), output
-    (after it, as in the published fairseq code)."""
-    attn_out_norm: bool = False
-    """A norm on the attention's output, before the residual sum."""
-    ffn_mid_norm: bool = False
-    """A norm after the FFN's activation."""
-    qkv_norm: bool = False
-    """Norms over d_model on the queries, keys and values (+3 more LN, Table 4)."""
-    res_scale: ResScale = "none"
-    """A learned λ_resid on the skip, a vector or a scalar: none, ffn, both, ffn-scalar,
-    both-scalar."""
-    activation: Activation = "gelu"
-    """Of the FFN: gelu (exact), relu2, geglu (fc1 then has a gate and a value)."""
-    positions: Positions = "sinusoidal"
-    """Positions: sinusoidal (fairseq's layout), learned."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """On embeddings, attention probabilities and sublayer outputs."""
-    attention: AttentionPath = "materialised"
-    """materialised: the scores are a tensor that can overflow, as in the paper; sdpa: a fused
-    kernel keeps them in fp32 and out of reach."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.d_model % self.n_heads:
-            raise ValueError(
-                f"the width, d_model = {self.d_model}, is not divisible by n_heads = "
-                f"{self.n_heads}: choose a multiple."
-            )
-        return self
 
 
 class OptimizerConfig(Config):

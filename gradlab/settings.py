@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, get_a
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gradlab.base_config import Config
 from gradlab.config import (
     BASE_VARIANT,
-    Config,
     DataConfig,
     Events,
-    ModelConfig,
     OptimizerConfig,
     PrecisionConfig,
     PrecisionName,
@@ -28,6 +27,7 @@ from gradlab.config import (
     StabilityConfig,
 )
 from gradlab.errors import ConfigError, GradlabError, unknown
+from gradlab.models.config import ModelConfig
 from gradlab.models.presets import model_config, size_labels
 from gradlab.probe_names import PROBES
 from gradlab.runs.command import Command

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 
-from gradlab.config import ModelConfig
 from gradlab.figures.blocks import block_panels
 from gradlab.figures.drawings import Drawn, drawings
 from gradlab.figures.kind import Drawing
 from gradlab.figures.kinds import FIGURE_1
 from gradlab.figures.save import rendered
 from gradlab.figures.style import looks
+from gradlab.models.config import ModelConfig
 from gradlab.pages.groups import Group, subject
 from gradlab.pages.html import inline_svg
 

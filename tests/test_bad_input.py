@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import gradlab
-from gradlab.config import ConfigError, DataConfig, ModelConfig, RunConfig, ScheduleConfig
+from gradlab.config import DataConfig, RunConfig, ScheduleConfig
 from gradlab.data.corpus import load_corpus
-from gradlab.errors import GradlabError
+from gradlab.errors import ConfigError, GradlabError
+from gradlab.models.config import ModelConfig
 from gradlab.paths import as_path
 from gradlab.runs.files import read_regular
 from gradlab.runs.study import load_study

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 import gradlab
-from gradlab.config import ModelConfig, PrecisionConfig, RunConfig, ScheduleConfig
+from gradlab.config import PrecisionConfig, RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError, unknown
+from gradlab.models.config import ModelConfig
 
 SHAPE = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 16, "max_seq_len": 4}
 

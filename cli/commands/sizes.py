@@ -10,7 +10,7 @@ from gradlab.models.presets import SIZES, size_labels
 from gradlab.settings import ModelSettings, Names, Widths, several
 
 if TYPE_CHECKING:
-    from gradlab.config import ModelConfig
+    from gradlab.models.config import ModelConfig
 
 EXAMPLES = """\
 Examples:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
+from gradlab.base_config import Config
 from gradlab.cli.terminal.live import watching, work_of
 from gradlab.cli.terminal.screen import output
-from gradlab.config import Config
 from gradlab.pages.screen import Screen, complain
 from gradlab.settings import OneRun
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from gradlab.base_config import Config
 from gradlab.cli.options.config_file import apply_config_file
-from gradlab.config import Config, ModelConfig
+from gradlab.models.config import ModelConfig
 from gradlab.paths import as_path
 from gradlab.settings import PARTS, SWITCHES, own_first
 

@@ -10,12 +10,12 @@ import matplotlib as mpl
 import pandas as pd
 
 from gradlab.analyses.stability_table import read_stability
-from gradlab.config import ModelConfig
 from gradlab.figures.blocks import block_panels
 from gradlab.figures.differences import lr_against_baseline
 from gradlab.figures.save import save
 from gradlab.figures.stability import lr_at_break
 from gradlab.figures.style import LOOKS, figure_of
+from gradlab.models.config import ModelConfig
 from gradlab.models.presets import model_config
 
 IMAGES = Path(__file__).parent

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlab.config import ModelConfig
 from gradlab.errors import one_of
+from gradlab.models.config import ModelConfig
 from gradlab.models.cost import head_scales
 from gradlab.models.linear import Linear
 from gradlab.models.norms import make_norm

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from gradlab.config import ModelConfig
 from gradlab.errors import one_of
 from gradlab.models.attention import make_attention
+from gradlab.models.config import ModelConfig
 from gradlab.models.cost import lambda_sizes
 from gradlab.models.feed_forward import FeedForward
 from gradlab.models.norms import make_norm

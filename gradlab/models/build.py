@@ -2,7 +2,7 @@
 
 import torch
 
-from gradlab.config import ModelConfig
+from gradlab.models.config import ModelConfig
 from gradlab.models.init import initialise
 from gradlab.models.transformer import Transformer
 

@@ -1,7 +1,7 @@
 """What a model costs, in closed form from its config: parameters, FLOPs, memory. Needs no torch."""
 
-from gradlab.config import NORMS, ModelConfig
 from gradlab.errors import one_of
+from gradlab.models.config import NORMS, ModelConfig
 
 BYTES_PER_PARAMETER = {
     "fp32": 4 + 4 + 8,

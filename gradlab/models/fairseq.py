@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from gradlab.config import Activation, ModelConfig
 from gradlab.errors import ConfigError, GradlabError, unknown
+from gradlab.models.config import Activation, ModelConfig
 from gradlab.models.positions import FIRST_POSITION
 from gradlab.models.transformer import Transformer
 

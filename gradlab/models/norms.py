@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlab.config import NormKind
 from gradlab.errors import one_of
+from gradlab.models.config import NormKind
 from gradlab.models.numerics import at_least_fp32, cast
 
 EPS = 1e-5

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gradlab.config import NOT_BUILT, ModelConfig
+from gradlab.base_config import NOT_BUILT
 from gradlab.errors import ConfigError, unknown
+from gradlab.models.config import ModelConfig
 
 _NORMFORMER = {
     "placement": "pre",

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlab.config import ModelConfig
 from gradlab.errors import GradlabError, one_of
 from gradlab.models.blocks import make_block
+from gradlab.models.config import ModelConfig
 from gradlab.models.linear import linear
 from gradlab.models.norms import make_norm
 from gradlab.models.numerics import optional

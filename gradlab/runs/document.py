@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
-from gradlab.config import Config, RunConfig
+from gradlab.base_config import Config
+from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, unknown
 from gradlab.probe_names import PROBES
 from gradlab.runs.schema import SCHEMA_VERSION, TABLE_NAME, OwnType

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradlab.config import Config, RunConfig
+from gradlab.base_config import Config
+from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 
 

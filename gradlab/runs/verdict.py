@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
-from gradlab.config import Config
+from gradlab.base_config import Config
 
 Reason = Literal[
     "loss_nonfinite",

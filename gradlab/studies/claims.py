@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from gradlab.config import Config
+from gradlab.base_config import Config
 from gradlab.errors import ConfigError
 from gradlab.runs.command import Command
 from gradlab.runs.study import find_study, run_name

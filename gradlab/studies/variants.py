@@ -3,8 +3,9 @@
 from itertools import product
 from typing import Any, ClassVar
 
-from gradlab.config import ModelConfig, RunConfig
+from gradlab.config import RunConfig
 from gradlab.errors import ConfigError
+from gradlab.models.config import ModelConfig
 from gradlab.models.presets import BASELINE
 from gradlab.settings import Names, size_at
 from gradlab.studies.losses import EqualStudy

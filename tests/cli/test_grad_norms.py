@@ -8,13 +8,7 @@ from typer.testing import CliRunner, Result
 
 from gradlab.analyses.gradient_study import window_length
 from gradlab.cli.main import app
-from gradlab.config import (
-    OptimizerConfig,
-    PrecisionConfig,
-    RecordConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from gradlab.config import OptimizerConfig, PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.figures.kind import Choices
 from gradlab.models.presets import model_config

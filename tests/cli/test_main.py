@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from gradlab.cli import commands
 from gradlab.cli.commands import sizes as sizes_module
 from gradlab.cli.main import COMMANDS, app, load_command
-from gradlab.config import ModelConfig
+from gradlab.models.config import ModelConfig
 from gradlab.settings import SWITCHES
 from gradlab.studies import Stability
 

@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import nn
 
-from gradlab.config import ModelConfig
 from gradlab.errors import GradlabError
 from gradlab.figures.blocks import block_diagram, block_panels
 from gradlab.figures.save import save
 from gradlab.figures.style import LOOKS, TWO_COLUMNS, figure_of, paper_axes
 from gradlab.models.build import build_model
+from gradlab.models.config import ModelConfig
 from gradlab.models.presets import ARCHITECTURES, model_config
 
 ADDED = to_hex(LOOKS["normformer"].color)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradlab.config import ModelConfig
 from gradlab.models.build import build_model
+from gradlab.models.config import ModelConfig
 from gradlab.models.transformer import Transformer
 
 MakeModel = Callable[..., Transformer]

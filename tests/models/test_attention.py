@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradlab.config import ModelConfig
 from gradlab.models.attention import CausalSoftmax, HeadScale, make_attention
 from gradlab.models.build import build_model
+from gradlab.models.config import ModelConfig
 
 SHAPE = {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_ff": 8, "max_seq_len": 6}
 

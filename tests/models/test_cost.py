@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from gradlab.config import ModelConfig
 from gradlab.errors import ConfigError
 from gradlab.models.build import build_model
+from gradlab.models.config import ModelConfig
 from gradlab.models.cost import flops_per_token, parameter_count, training_state_bytes
 from gradlab.models.presets import ARCHITECTURES, SIZES, model_config
 from gradlab.models.transformer import Transformer

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradlab.config import ModelConfig
 from gradlab.errors import GradlabError
+from gradlab.models.config import ModelConfig
 from gradlab.models.fairseq import from_state_dict
 from gradlab.models.transformer import Transformer
 

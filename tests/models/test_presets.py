@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlab.config import ModelConfig
 from gradlab.errors import ConfigError
 from gradlab.models.build import build_model
+from gradlab.models.config import ModelConfig
 from gradlab.models.presets import (
     ABLATIONS,
     ARCHITECTURES,

@@ -2,8 +2,8 @@
 
 import torch
 
-from gradlab.config import ModelConfig
 from gradlab.models.build import build_model
+from gradlab.models.config import ModelConfig
 from gradlab.models.residual import Residual
 
 

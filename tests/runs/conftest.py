@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from gradlab.config import ModelConfig, RunConfig, ScheduleConfig
+from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.models.config import ModelConfig
 
 
 @pytest.fixture

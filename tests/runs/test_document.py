@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gradlab import config as configs
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.models import config as shapes
 from gradlab.runs.document import closing, opening, plain, to_json
 from gradlab.runs.verdict import Verdict
 
@@ -36,18 +37,18 @@ def schedules() -> st.SearchStrategy[configs.ScheduleConfig]:
 
 
 @st.composite
-def models(draw: Callable[..., Any]) -> configs.ModelConfig:
+def models(draw: Callable[..., Any]) -> shapes.ModelConfig:
     heads, width = draw(st.integers(1, 64)), draw(st.integers(1, 64))
     fields = {
-        "placement": configs.Placement,
-        "norm": configs.NormKind,
-        "head_scale": configs.HeadScalePlace,
-        "res_scale": configs.ResScale,
-        "activation": configs.Activation,
-        "positions": configs.Positions,
-        "attention": configs.AttentionPath,
+        "placement": shapes.Placement,
+        "norm": shapes.NormKind,
+        "head_scale": shapes.HeadScalePlace,
+        "res_scale": shapes.ResScale,
+        "activation": shapes.Activation,
+        "positions": shapes.Positions,
+        "attention": shapes.AttentionPath,
     }
-    return configs.ModelConfig(
+    return shapes.ModelConfig(
         d_model=2 * heads * width,
         n_heads=heads,
         n_layers=draw(st.integers(1, 100)),

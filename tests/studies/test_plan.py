@@ -4,7 +4,6 @@ import pytest
 
 from gradlab.config import (
     DataConfig,
-    ModelConfig,
     OptimizerConfig,
     PrecisionConfig,
     RecordConfig,
@@ -13,6 +12,7 @@ from gradlab.config import (
     StabilityConfig,
 )
 from gradlab.errors import GradlabError
+from gradlab.models.config import ModelConfig
 from gradlab.models.presets import at_width, model_config
 from gradlab.settings import OneRun
 from gradlab.studies import Stability

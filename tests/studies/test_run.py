@@ -10,13 +10,7 @@ import pandas as pd
 import pytest
 
 import gradlab
-from gradlab.config import (
-    DataConfig,
-    OptimizerConfig,
-    PrecisionConfig,
-    RunConfig,
-    ScheduleConfig,
-)
+from gradlab.config import DataConfig, OptimizerConfig, PrecisionConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.command import Command
 from gradlab.runs.lock import FolderLock
