@@ -1,7 +1,6 @@
 """Figure 1 of the NormFormer paper: one layer as a diagram, with the added operations marked."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib import pyplot as plt
@@ -11,25 +10,24 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from gradlab.errors import GradlabError
+from gradlab.figures.block_rows import (
+    AFTER,
+    ATTENTION,
+    BEFORE,
+    FFN,
+    PLACES,
+    Row,
+    has_added,
+    kinds_of_layer,
+    on_skip,
+    rows_of,
+)
 from gradlab.figures.style import LOOKS, TWO_COLUMNS, paper_axes, paper_style
-from gradlab.models.config import NORMS, ModelConfig
+from gradlab.models.config import ModelConfig
 
-_ACTIVATIONS = {"gelu": "GELU", "relu2": "ReLU²", "geglu": "GeGLU"}
-
-_ATTENTION = (
-    *("attn_norm", "qkv", "qkv_norm", "scores", "head_scale", "out", "output_scale"),
-    *("attn_out_norm", "attn_residual", "attn_norm_after"),
-)
-_FFN = (
-    *("ffn_norm", "fc1", "activation", "ffn_mid_norm", "fc2"),
-    *("ffn_residual", "ffn_norm_after"),
-)
-_PLACES = (*_ATTENTION, *_FFN, "final_norm")
-"""The rows that a diagram can have, upwards: a sublayer's norm stands before it or after its sum,
-the scale of the heads before W_O or after it."""
-
-_ROOM_BELOW = {"qkv": 0.25, "ffn": 0.45, "final_norm": 0.7}
-"""Rows of room where the stream fans out, where it branches off again, and where the layer ends."""
+_ROOM_BELOW = {"attention": 1.4, "qkv": 0.25, "ffn": 0.45, "after": 0.7}
+"""Rows of room where the layer begins behind something, where the stream fans out, where it
+branches off again, and where the layer ends."""
 
 _MAIN, _SKIP, _BESIDE = 0.57, 0.14, 0.95
 """Where the sublayers, the residual stream past them and their names stand, in shares of the
@@ -50,36 +48,26 @@ _ADDED = LOOKS["normformer"].color
 _PLAIN, _EDGE, _LINE = "white", "0.3", "0.3"
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What stands at one height.
-
-    Attributes:
-        labels: What the boxes say, side by side; none is the sum ⊕.
-        ops: The names of these operations in gradlab's tables.
-        added: Whether plain Pre-LN and Post-LN lack them.
-    """
-
-    labels: tuple[str, ...]
-    ops: tuple[str, ...]
-    added: bool = False
-
-
 def block_diagram(config: ModelConfig, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """One layer, from its input at the bottom to its output, as `gradlab.build_model` makes it.
 
     Boxes of operations that plain Pre-LN and Post-LN lack are filled, dark in grey too. The
     residual stream passes a sublayer on the left and is added after it, ⊕; where it is scaled, λ
-    stands on it: λ ⊙ for a vector, λ · for a scalar. The frame is one of the model's layers, with
-    their number; Pre-LN's final norm is outside it. A box's artist has the operation's name in
-    gradlab's tables as its label.
+    stands on it: λ ⊙ for a vector, λ · for a scalar; α · for a constant. The frame is one of the
+    model's layers, with their number; norms and caps around the layers are outside it. A box's
+    artist has the operation's name in gradlab's tables as its label.
 
     Args:
         config: The model.
         title: Above the diagram.
         ax: Where to draw; a new figure of the size that the diagram wants if None.
+
+    Raises:
+        GradlabError: Not all of the model's layers are alike.
     """
-    rows = _rows(config)
+    if len(kinds_of_layer(config)) > 1:
+        raise GradlabError("the layers of this model differ: draw it with block_panels.")
+    rows = rows_of(config)
     heights = _heights([rows])
     if ax is None:
         ax = paper_axes(_COLUMN, _ROW * _span(heights) + 0.4)
@@ -87,13 +75,15 @@ def block_diagram(config: ModelConfig, *, title: str | None = None, ax: Axes | N
         _draw(ax, config, rows, heights)
         if title is not None:
             ax.set_title(title, loc="left")
-        if _has_added(config, rows):
+        if has_added(config, rows):
             ax.legend(handles=[_ADDED_MARK], loc="upper center", bbox_to_anchor=(0.5, 0.0))
     return ax
 
 
 def block_panels(configs: Mapping[str, ModelConfig]) -> Figure:
     """`block_diagram` of several models, the same operation at the same height.
+
+    A model with two kinds of layer (Mix-LN) has a panel for each.
 
     Args:
         configs: The models by their titles.
@@ -103,89 +93,57 @@ def block_panels(configs: Mapping[str, ModelConfig]) -> Figure:
     """
     if not configs:
         raise GradlabError("there is no block to draw: give at least one model.")
-    all_rows = [_rows(config) for config in configs.values()]
-    heights = _heights(all_rows)
-    lines = -(-len(configs) // _MOST_COLUMNS)
-    columns = -(-len(configs) // lines)
+    panels = [
+        (title + part, of_part)
+        for title, config in configs.items()
+        for part, of_part in kinds_of_layer(config).items()
+    ]
+    all_rows = [rows_of(config) for _, config in panels]
+    lines = -(-len(panels) // _MOST_COLUMNS)
+    columns = -(-len(panels) // lines)
     width = min(TWO_COLUMNS, _COLUMN * columns)
+    # Panels of one line are at the same height; another line has rows of its own.
+    heights = [_heights(all_rows[at : at + columns]) for at in range(0, len(panels), columns)]
+    spans = [_span(of_line) for of_line in heights]
     with paper_style():
         figure, grid = plt.subplots(
             lines,
             columns,
-            figsize=(width, (_ROW * _span(heights) + 0.25) * lines + 0.2),
+            figsize=(width, sum(_ROW * span + 0.25 for span in spans) + 0.2),
+            height_ratios=spans,
             squeeze=False,
             layout="constrained",
         )
-        for ax in grid.flat[len(configs) :]:
+        for ax in grid.flat[len(panels) :]:
             ax.set_visible(False)
-        for ax, rows, (title, config) in zip(grid.flat, all_rows, configs.items(), strict=False):
-            _draw(ax, config, rows, heights)
+        for at, ((title, config), rows) in enumerate(zip(panels, all_rows, strict=True)):
+            ax = grid.flat[at]
+            _draw(ax, config, rows, heights[at // columns])
             ax.set_title(title, loc="left")
-        if any(map(_has_added, configs.values(), all_rows)):
+        if any(has_added(config, rows) for (_, config), rows in zip(panels, all_rows, strict=True)):
             figure.legend(handles=[_ADDED_MARK], loc="outside upper left")
     return figure
 
 
-def _rows(config: ModelConfig) -> dict[str, _Row]:
-    """A layer's rows by their place, upwards, and the final norm."""
-    kind = NORMS[config.norm]
-    norm, short = kind.name, kind.short
-    after = "_after" if config.placement == "post" else ""
-    scale = _Row(("Head scale γ",), ("head_scale",), added=True)
-    found = {
-        f"attn_norm{after}": _Row((norm,), ("attn_norm",)),
-        "qkv": _Row(("$W_Q$", "$W_K$", "$W_V$"), ("q", "k", "v")),
-        "scores": _Row((_heads_label(config.n_heads),), ("scores",)),
-        "out": _Row(("Linear $W_O$",), ("out",)),
-        "attn_residual": _Row((), ("attn_residual",)),
-        f"ffn_norm{after}": _Row((norm,), ("ffn_norm",)),
-        "fc1": _Row(("Linear $W_1$",), ("fc1",)),
-        "activation": _Row((_ACTIVATIONS[config.activation],), ("activation",)),
-        "fc2": _Row(("Linear $W_2$",), ("fc2",)),
-        "ffn_residual": _Row((), ("ffn_residual",)),
-    }
-    if config.qkv_norm:
-        found["qkv_norm"] = _Row((short,) * 3, ("q_norm", "k_norm", "v_norm"), added=True)
-    if config.head_scale != "none":
-        found["head_scale" if config.head_scale == "heads" else "output_scale"] = scale
-    if config.attn_out_norm:
-        found["attn_out_norm"] = _Row((norm,), ("attn_out_norm",), added=True)
-    if config.ffn_mid_norm:
-        found["ffn_mid_norm"] = _Row((norm,), ("ffn_mid_norm",), added=True)
-    if config.placement == "pre":
-        found["final_norm"] = _Row((norm,), ("final_norm",))
-    return {place: found[place] for place in _PLACES if place in found}
-
-
-def _heads_label(n_heads: int) -> str:
-    return f"{n_heads} head{'s' if n_heads > 1 else ''}"
-
-
-def _lambda_label(config: ModelConfig) -> str:
-    return "λ ·" if config.res_scale.endswith("-scalar") else "λ ⊙"
-
-
-def _is_scaled(config: ModelConfig, sublayer: Sequence[str]) -> bool:
-    """Whether λ stands on the residual stream past a sublayer."""
-    return config.res_scale != "none" and (sublayer is _FFN or config.res_scale.startswith("both"))
-
-
-def _has_added(config: ModelConfig, rows: Mapping[str, _Row]) -> bool:
-    return config.res_scale != "none" or any(row.added for row in rows.values())
-
-
-def _heights(diagrams: Sequence[Mapping[str, _Row]]) -> dict[str, float]:
+def _heights(diagrams: Sequence[Mapping[str, Row]]) -> dict[str, float]:
     """How high each place is, counted in rows, where several diagrams stand side by side."""
     heights: dict[str, float] = {}
     height = 0.0
-    for place in _PLACES:
+    for place in PLACES:
         if not any(place in rows for rows in diagrams):
             continue
-        first_of_ffn = place in _FFN and not any(known in _FFN for known in heights)
-        height += _ROOM_BELOW.get("ffn" if first_of_ffn else place, 0.0)
+        height += _room_below(place, heights)
         heights[place] = height
         height += 1
     return heights
+
+
+def _room_below(place: str, lower: Collection[str]) -> float:
+    """Rows of room under a place, above those that are lower."""
+    for part, name in ((ATTENTION, "attention"), (FFN, "ffn"), (AFTER, "after")):
+        if place in part and lower and not any(known in part for known in lower):
+            return _ROOM_BELOW[name] + (_ROOM_BELOW.get(place, 0.0))
+    return _ROOM_BELOW.get(place, 0.0)
 
 
 _BELOW, _ABOVE = 1.5, 0.9
@@ -198,36 +156,36 @@ def _span(heights: Mapping[str, float]) -> float:
 
 
 def _draw(
-    ax: Axes, config: ModelConfig, rows: Mapping[str, _Row], heights: Mapping[str, float]
+    ax: Axes, config: ModelConfig, rows: Mapping[str, Row], heights: Mapping[str, float]
 ) -> None:
     ax.set_axis_off()
     ax.set_xlim(0, 1)
     ax.set_ylim(-_BELOW, max(heights.values()) + _ABOVE)
-    _draw_frame(ax, [heights[place] for place in heights if place != "final_norm"], config.n_layers)
+    layer = [heights[place] for place in heights if place not in (*BEFORE, *AFTER)]
+    _draw_frame(ax, layer, config.n_layers)
     _draw_main(ax, rows, heights)
-    for name, sublayer in (("attention", _ATTENTION), ("feed-forward", _FFN)):
+    for name, sublayer in (("attention", ATTENTION), ("feed-forward", FFN)):
         own = [place for place in sublayer if place in rows]
         (sum_place,) = (place for place in own if place.endswith("_residual"))
         below = 0.95 if own[0] == "qkv" else 0.72  # below the fork to q, k and v
         branch, end = heights[own[0]] - below, heights[sum_place]
         _draw_skip(ax, branch, end)
-        if _is_scaled(config, sublayer):
-            middle = (branch + end) / 2
-            _draw_box(ax, _SKIP, middle, _LAMBDA_WIDTH, _lambda_label(config), "lambda_resid", True)
+        if (scale := on_skip(config, sublayer)) is not None:
+            _draw_box(ax, _SKIP, (branch + end) / 2, _LAMBDA_WIDTH, *scale, True)
         middle = (heights[own[0]] + heights[own[-1]]) / 2
         ax.text(_BESIDE, middle, name, rotation=90, ha="center", va="center", color="0.4", size=6)
 
 
 def _draw_frame(ax: Axes, layer: Sequence[float], n_layers: int) -> None:
     """What is repeated in every layer, and how often."""
-    bottom, top = -1.0, layer[-1] + 0.65
+    bottom, top = layer[0] - 1.0, layer[-1] + 0.65
     ax.add_patch(
         Rectangle((0, bottom), 1, top - bottom, facecolor="0.95", edgecolor="none", zorder=0)
     )
     ax.text(0.98, top + 0.12, f"× {n_layers}", ha="right", va="bottom", color="0.25", size=7)
 
 
-def _draw_main(ax: Axes, rows: Mapping[str, _Row], heights: Mapping[str, float]) -> None:
+def _draw_main(ax: Axes, rows: Mapping[str, Row], heights: Mapping[str, float]) -> None:
     """The boxes, and the arrows from each to the next."""
     start, starts = -_BELOW, [_MAIN]
     for place, row in rows.items():
@@ -239,7 +197,10 @@ def _draw_main(ax: Axes, rows: Mapping[str, _Row], heights: Mapping[str, float])
             _draw_sum(ax, height, row.ops[0])
         width = _BOX_WIDTH if len(centres) == 1 else 0.27 * _BOX_WIDTH
         for centre, label, op in zip(centres, row.labels, row.ops, strict=False):
-            _draw_box(ax, centre, height, width, label, op, row.added)
+            if label:
+                _draw_box(ax, centre, height, width, label, op, row.added)
+            else:
+                ax.plot([centre] * 2, [height - half, height + half], **_STROKE)
         start, starts = height + half, centres
     _draw_arrows(ax, starts, start, [_MAIN], max(heights.values()) + _ABOVE)
 

@@ -79,11 +79,26 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
         "minus-ffn-ln": Look("Minus FFN LN", "#AD4BFF", "X"),
         "minus-head-scale": Look("Minus head scale", "#AAAA77", "<"),
         "plus-3-more-ln": Look("Plus 3 more LN", "#332200", "p"),
+        "deepnorm": Look("DeepNorm", "#0609F9", "^"),
+        "peri-ln": Look("Peri-LN", "#2DD0CC", "*"),
+        "qk-norm": Look("QK norm", "#98BE5C", "H"),
+        "pre-rmsnorm": Look("Pre-RMSNorm", "#9E8FFE", "8"),
+        "rezero": Look("ReZero", "#8B2A29", (3, 1, 0)),
+        "layerscale": Look("LayerScale", "#B4019A", (3, 1, 180)),
+        "reordered-norm": Look("Reordered norm", "#B021C2", (7, 1, 0)),
+        "ln-scaling": Look("LN scaling", "#B67F81", (8, 1, 0)),
+        "mix-ln": Look("Mix-LN", "#4F118C", (4, 1, 45)),
+        "hybrid-norm": Look("HybridNorm", "#BB5E43", (5, 0, 180)),
+        "dyt": Look("DyT", "#800FDF", (7, 0, 0)),
+        "admin": Look("Admin", "#541039", (10, 1, 0)),
+        "batch-norm": Look("BatchNorm", "#8A6D8A", (12, 1, 0)),
+        "weight-standardised": Look("Weight-standardised", "#0103AB", (9, 1, 0)),
     }
 )
 """Look of each named architecture. The colours differ in hue as well as in lightness, so that they
 stay apart under every kind of colour blindness, and those of the first five, the architectures of
-the paper, in grey too. Each has a marker of its own, which tells any two apart without colours."""
+the paper, in grey too. Each has a marker of its own, which tells any two apart without colours:
+where many stand in one figure, it is the safer of the two."""
 
 _SPARE = (
     Look("", "#7755BB", "h"),

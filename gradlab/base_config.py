@@ -8,10 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gradlab.errors import ConfigError, unknown
 
-NOT_BUILT = {
-    "deepnorm": "the DeepNorm architecture",
-    "mlm": "masked language modelling",
-}
+NOT_BUILT = {"mlm": "masked language modelling"}
 """What the literature names and gradlab does not have yet: refused by name, not as a typo."""
 
 

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from gradlab.errors import one_of
 from gradlab.models.config import ModelConfig
-from gradlab.models.cost import head_scales
-from gradlab.models.linear import Linear
+from gradlab.models.cost import head_norms, head_scales
+from gradlab.models.linear import make_linear
 from gradlab.models.norms import make_norm
 from gradlab.models.numerics import at_least_fp32, cast, optional
+from gradlab.models.soft_cap import make_cap
 
 
 def _scale(q: Tensor) -> float:
@@ -103,29 +104,33 @@ class Attention(nn.Module, ABC):
 
     `head_scale = "heads"` is the paper's; `"output"` is the published fairseq code's, which
     scales blocks of d_head channels after W^O has mixed the heads. `qkv_norm` puts norms over
-    d_model on the projected q, k and v ("+3 more LN", Table 4).
+    d_model on the projected q, k and v ("+3 more LN", Table 4; Rybakov et al., 2024). `qk_norm`
+    puts them on q and k alone: over each head's channels, shared by the heads (Henry et al., 2020;
+    Dehghani et al., 2023), on v too (HybridNorm, Zhuo et al., 2025), or over d_model (OLMo 2).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d_model = config.d_model
         self.n_heads = config.n_heads
-        self.q = Linear(d_model, d_model)
-        self.k = Linear(d_model, d_model)
-        self.v = Linear(d_model, d_model)
-        self.q_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
-        self.k_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
-        self.v_norm = make_norm(config.norm, d_model) if config.qkv_norm else None
+        self.q = make_linear(config, d_model, d_model)
+        self.k = make_linear(config, d_model, d_model)
+        self.v = make_linear(config, d_model, d_model)
+        qk, v = (d_model, d_model) if config.qkv_norm else head_norms(config)
+        self.norms_heads = config.qk_norm in ("heads", "heads-and-v")
+        self.q_norm = make_norm(config.norm, qk) if qk else None
+        self.k_norm = make_norm(config.norm, qk) if qk else None
+        self.v_norm = make_norm(config.norm, v) if v else None
         self.head_scale_place = config.head_scale
         gammas = head_scales(config)
         self.head_scale = HeadScale(gammas) if gammas else None
-        self.out = Linear(d_model, d_model)
+        self.out = make_linear(config, d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d_model) → the same; position t sees positions up to t."""
-        q = self._split(optional(self.q_norm, self.q(x)))  # (B, H, T, d_head)
-        k = self._split(optional(self.k_norm, self.k(x)))
-        v = self._split(optional(self.v_norm, self.v(x)))
+        q = self._heads(self.q_norm, self.q(x))  # (B, H, T, d_head)
+        k = self._heads(self.k_norm, self.k(x))
+        v = self._heads(self.v_norm, self.v(x))
         heads = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, T, d_model)
         if self.head_scale_place == "output":
             return optional(self.head_scale, self.out(heads))
@@ -135,6 +140,12 @@ class Attention(nn.Module, ABC):
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The heads h_1 … h_H, causal: (B, H, T, d_head) three times → the same."""
+
+    def _heads(self, norm: nn.Module | None, x: Tensor) -> Tensor:
+        """(B, T, d_model) → (B, H, T, d_head), normed before or after they are split."""
+        if self.norms_heads:
+            return optional(norm, self._split(x))
+        return self._split(optional(norm, x))
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, T, d_model) → (B, H, T, d_head)."""
@@ -147,13 +158,17 @@ class MaterialisedAttention(Attention):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.scores = Scores()
+        self.score_cap = make_cap(config.score_cap)
         self.softmax = CausalSoftmax(config.max_seq_len)
         self.context = Context()
         self.dropout = config.dropout
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Softmax(q·kᵀ)·v."""
-        probabilities = self.softmax(self.scores(q, k), self.q.weight.dtype)
+        scores, dtype = self.scores(q, k), self.q.weight.dtype
+        if self.score_cap is not None:
+            scores = self.score_cap(scores, dtype)
+        probabilities = self.softmax(scores, dtype)
         if self.dropout:
             probabilities = F.dropout(probabilities, self.dropout, self.training)
         heads: Tensor = self.context(probabilities, v)

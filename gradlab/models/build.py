@@ -2,6 +2,7 @@
 
 import torch
 
+from gradlab.models.admin import profile
 from gradlab.models.config import ModelConfig
 from gradlab.models.init import initialise
 from gradlab.models.transformer import Transformer
@@ -14,7 +15,7 @@ def build_model(
     dtype: torch.dtype | None = None,
     seed: int | None = None,
 ) -> Transformer:
-    """Build a model with fairseq's initial values.
+    """Build a model with the initial values that its config names, fairseq's by default.
 
     Args:
         config: Shape and switches.
@@ -32,8 +33,19 @@ def build_model(
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type == "meta":
         return model
-    model = model.to_empty(device=device)
     if seed is None:
         seed = int(torch.randint(2**62, (), device="cpu"))
-    initialise(model, seed)
+    if config.init == "admin":
+        return _profiled(model, device, seed)
+    model = model.to_empty(device=device)
+    initialise(model, config, seed)
     return model
+
+
+def _profiled(model: Transformer, device: torch.device, seed: int) -> Transformer:
+    """Values from a pass in fp32 on the CPU, which are the same whatever the dtype and device."""
+    dtype = model.embed.weight.dtype
+    model = model.to(torch.float32).to_empty(device="cpu")
+    initialise(model, model.config, seed)
+    profile(model, seed)
+    return model.to(device, dtype)

@@ -1,6 +1,6 @@
 """The shape of a model, and which normalisations, scales and initial values it has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -8,8 +8,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from gradlab.base_config import Config
 
-Placement = Literal["pre", "post"]
-NormKind = Literal["layernorm", "rmsnorm"]
+Placement = Literal["pre", "post", "mix", "hybrid", "none"]
+NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "dyt", "batchnorm"]
+QkNorm = Literal["none", "heads", "width", "heads-and-v"]
+SkipScale = Literal["one", "deepnorm"]
+BranchScale = Literal["none", "rezero", "layerscale"]
+Init = Literal["fairseq", "xavier", "kaiming", "gpt2", "deepnorm", "admin"]
 HeadScalePlace = Literal["none", "heads", "output"]
 ResScale = Literal["none", "ffn", "both", "ffn-scalar", "both-scalar"]
 Activation = Literal["gelu", "relu2", "geglu"]
@@ -35,6 +39,9 @@ class NormFacts:
 NORMS: Mapping[str, NormFacts] = {
     "layernorm": NormFacts("LayerNorm", "LN", lambda channels: 2 * channels),
     "rmsnorm": NormFacts("RMSNorm", "RMS", lambda channels: channels),
+    "scalenorm": NormFacts("ScaleNorm", "SN", lambda _: 1),
+    "dyt": NormFacts("DyT", "DyT", lambda channels: 2 * channels + 1),
+    "batchnorm": NormFacts("BatchNorm", "BN", lambda channels: 2 * channels),
 }
 """The kinds of norm, by the names of `NormKind`."""
 
@@ -61,25 +68,56 @@ class ModelConfig(Config):
     max_seq_len: int = Field(ge=1)
     """Tokens of the longest sequence."""
     placement: Placement = "pre"
-    """Where the norms stand: pre (x + f(LN(x)), with a final norm) or post (LN(x + f(x)))."""
+    """Where the norms stand: pre (x + f(LN(x)), with a final norm), post (LN(x + f(x))), mix (the
+    first quarter of the layers post, the rest pre), hybrid (x + f(x) for attention, LN(x) +
+    f(LN(x)) for the FFN), none (x + f(x))."""
     norm: NormKind = "layernorm"
-    """Kind of norm: layernorm, or rmsnorm (no mean subtraction, no bias)."""
+    """Kind of norm: layernorm; rmsnorm (no mean subtraction, no bias); scalenorm (one learned
+    length); dyt (tanh in place of a norm); batchnorm (over the batch and its positions: in
+    training a token sees later ones)."""
     head_scale: HeadScalePlace = "none"
     """A learned γ a head: none, heads (before the output projection, as in the paper), output
     (after it, as in the published fairseq code)."""
     attn_out_norm: bool = False
     """A norm on the attention's output, before the residual sum."""
+    ffn_out_norm: bool = False
+    """A norm on the FFN's output, before the residual sum; with pre and --attn-out-norm the
+    sandwich."""
     ffn_mid_norm: bool = False
     """A norm after the FFN's activation."""
+    embed_norm: bool = False
+    """A norm on the embeddings, positions included."""
     qkv_norm: bool = False
     """Norms over d_model on the queries, keys and values (+3 more LN, Table 4)."""
+    qk_norm: QkNorm = "none"
+    """Norms on the queries and keys: none, heads (over each head's channels), width (over d_model),
+    heads-and-v (over each head's channels, the values too)."""
+    ln_scaling: bool = False
+    """Divide the norm before each sublayer by √layer, counted from 1 (LayerNorm Scaling)."""
     res_scale: ResScale = "none"
     """A learned λ_resid on the skip, a vector or a scalar: none, ffn, both, ffn-scalar,
     both-scalar."""
+    skip_scale: SkipScale = "one"
+    """A constant α on the skip: one, deepnorm ((2 · layers)^¼)."""
+    branch_scale: BranchScale = "none"
+    """A learned factor on each sublayer's output: none, rezero (one number a layer, 0 at first),
+    layerscale (a vector, small at first)."""
+    stochastic_depth: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the last layer's branches that are dropped in training, rising from the first layer
+    in proportion to its number."""
+    weight_standardisation: bool = False
+    """Every matrix of a layer with rows of mean 0 and length 1."""
     activation: Activation = "gelu"
     """Of the FFN: gelu (exact), relu2, geglu (fc1 then has a gate and a value)."""
+    score_cap: float | None = Field(default=None, gt=0.0)
+    """Cap the attention's scores smoothly: c · tanh(score / c)."""
+    logit_cap: float | None = Field(default=None, gt=0.0)
+    """Cap the logits smoothly."""
     positions: Positions = "sinusoidal"
     """Positions: sinusoidal (fairseq's layout), learned."""
+    init: Init = "fairseq"
+    """Initial values: fairseq, xavier, kaiming, gpt2 (smaller into the residual with depth),
+    deepnorm (likewise), admin (fairseq's, and the skips weighed by a first pass)."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """On embeddings, attention probabilities and sublayer outputs."""
     attention: AttentionPath = "materialised"
@@ -94,3 +132,49 @@ class ModelConfig(Config):
                 f"{self.n_heads}: choose a multiple."
             )
         return self
+
+    @model_validator(mode="after")
+    def _switches_go_together(self) -> Self:
+        for is_wrong, sentence in _REFUSED:
+            if is_wrong(self):
+                raise ValueError(sentence)
+        return self
+
+
+_REFUSED: Sequence[tuple[Callable[[ModelConfig], bool], str]] = (
+    (
+        lambda c: c.qkv_norm and c.qk_norm != "none",
+        "qkv_norm and qk_norm both put norms on the queries and keys: choose one.",
+    ),
+    (
+        lambda c: c.ln_scaling and c.placement != "pre",
+        "ln_scaling divides the norm before a sublayer: it needs placement = 'pre'.",
+    ),
+    (
+        lambda c: c.skip_scale == "deepnorm" and c.placement != "post",
+        "skip_scale = 'deepnorm' needs placement = 'post': without a norm on the sum the stream "
+        "would grow by α at every sublayer.",
+    ),
+    (
+        lambda c: c.skip_scale == "deepnorm" and c.res_scale != "none",
+        "skip_scale and res_scale both weigh the skip: choose one.",
+    ),
+    (
+        lambda c: (
+            c.branch_scale == "rezero"
+            and (c.placement != "none" or c.attn_out_norm or c.ffn_out_norm)
+        ),
+        "branch_scale = 'rezero' takes the norms' place, as a branch of weight 0 leaves the stream "
+        "as it is: it needs placement = 'none' without attn_out_norm and ffn_out_norm.",
+    ),
+    (
+        lambda c: c.init == "admin" and (c.placement != "post" or c.res_scale != "both"),
+        "init = 'admin' weighs a skip that a norm follows: it needs placement = 'post' and "
+        "res_scale = 'both'.",
+    ),
+    (
+        lambda c: c.score_cap is not None and c.attention != "materialised",
+        "score_cap needs attention = 'materialised': a fused kernel does not cap its scores.",
+    ),
+)
+"""What does not go together, and why."""

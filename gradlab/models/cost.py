@@ -32,6 +32,78 @@ def lambda_sizes(config: ModelConfig) -> tuple[int, int]:
     return attention * size, ffn * size
 
 
+def layer_norms(config: ModelConfig) -> tuple[bool, bool]:
+    """Whether a layer has an `attn_norm` and an `ffn_norm`, before a sublayer or after its sum.
+
+    Raises:
+        ConfigError: The placement is unknown.
+    """
+    norms = {
+        "pre": (True, True),
+        "post": (True, True),
+        "mix": (True, True),
+        "hybrid": (False, True),
+        "none": (False, False),
+    }
+    return one_of("placement", config.placement, norms)
+
+
+def has_final_norm(config: ModelConfig) -> bool:
+    """Whether a norm stands after the last layer: where none is on the stream itself there.
+
+    A model whose layers have no norm at all has none at the end either.
+
+    Raises:
+        ConfigError: The placement is unknown.
+    """
+    has_norms = any(layer_norms(config)) or config.attn_out_norm or config.ffn_out_norm
+    return has_norms and config.placement != "post"
+
+
+def placements(config: ModelConfig) -> dict[str, int]:
+    """How many layers have which placement, from the first layer on.
+
+    Mix-LN has Post-LN's in the first ⌊L/4⌋, the share that its paper recommends (Li et al., 2024).
+    """
+    if config.placement != "mix":
+        return {config.placement: config.n_layers}
+    first = config.n_layers // 4
+    counts = {"post": first, "pre": config.n_layers - first}
+    return {placement: count for placement, count in counts.items() if count}
+
+
+def placement_of(config: ModelConfig, layer: int) -> str:
+    """The placement in a 0-based layer."""
+    first, *rest = placements(config).items()
+    return first[0] if layer < first[1] or not rest else rest[0][0]
+
+
+def branch_scales(config: ModelConfig) -> int:
+    """Entries of a layer's factors on its branches: ReZero shares one, LayerScale has two vectors.
+
+    Raises:
+        ConfigError: The kind is unknown.
+    """
+    sizes = {"none": 0, "rezero": 1, "layerscale": 2 * config.d_model}
+    return one_of("branch_scale", config.branch_scale, sizes)
+
+
+def head_norms(config: ModelConfig) -> tuple[int, int]:
+    """Channels of the norms of `qk_norm` on queries and keys, and on values; 0 where there is none.
+
+    Raises:
+        ConfigError: The kind is unknown.
+    """
+    d_head, d_model = config.d_model // config.n_heads, config.d_model
+    channels = {
+        "none": (0, 0),
+        "heads": (d_head, 0),
+        "width": (d_model, 0),
+        "heads-and-v": (d_head, d_head),
+    }
+    return one_of("qk_norm", config.qk_norm, channels)
+
+
 def head_scales(config: ModelConfig) -> int:
     """Entries of γ on the heads, 0 where there is none.
 
@@ -61,12 +133,12 @@ def parameter_count(config: ModelConfig) -> int:
     """
     d_model = config.d_model
     positions = {"sinusoidal": 0, "learned": config.max_seq_len * d_model}
-    final_norm = {"pre": _norm(config, d_model), "post": 0}
+    around = config.embed_norm + has_final_norm(config)
     return (
         config.vocab_size * d_model
         + config.n_layers * _layer_parameters(config)
         + one_of("positions", config.positions, positions)
-        + one_of("placement", config.placement, final_norm)
+        + around * _norm(config, d_model)
     )
 
 
@@ -84,14 +156,13 @@ def _layer_parameters(config: ModelConfig) -> int:
     d_model, d_ff = config.d_model, config.d_ff
     total = _layer_matrices(config)
     total += 4 * d_model + fc1_width(config) + d_model  # biases: q k v out, fc1, fc2
-    total += 2 * _norm(config, d_model)  # attn_norm, ffn_norm
-    if config.attn_out_norm:
-        total += _norm(config, d_model)
+    over_width = sum(layer_norms(config)) + config.attn_out_norm + config.ffn_out_norm
+    total += (over_width + 3 * config.qkv_norm) * _norm(config, d_model)
     if config.ffn_mid_norm:
         total += _norm(config, d_ff)
-    if config.qkv_norm:
-        total += 3 * _norm(config, d_model)
-    return total + head_scales(config) + sum(lambda_sizes(config))
+    qk, v = head_norms(config)
+    total += sum(_norm(config, channels) for channels in (qk, qk, v) if channels)
+    return total + head_scales(config) + sum(lambda_sizes(config)) + branch_scales(config)
 
 
 def flops_per_token(config: ModelConfig) -> int:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from gradlab.errors import one_of
 from gradlab.models.config import ModelConfig
 from gradlab.models.cost import fc1_width
-from gradlab.models.linear import Linear
+from gradlab.models.linear import make_linear
 from gradlab.models.norms import make_norm
 from gradlab.models.numerics import at_least_fp32, cast, optional
 
@@ -45,10 +45,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc1 = Linear(config.d_model, fc1_width(config))
+        self.fc1 = make_linear(config, config.d_model, fc1_width(config))
         self.activation = one_of("activation", config.activation, _ACTIVATIONS)()
         self.ffn_mid_norm = make_norm(config.norm, config.d_ff) if config.ffn_mid_norm else None
-        self.fc2 = Linear(config.d_ff, config.d_model)
+        self.fc2 = make_linear(config, config.d_ff, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, d_model) → the same."""

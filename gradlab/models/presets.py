@@ -27,9 +27,35 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "normformer": _NORMFORMER,
         "normformer-resscale": _NORMFORMER_RESSCALE,
         "pre-ln-resscale": {"placement": "pre", "res_scale": "ffn"},
+        "deepnorm": {"placement": "post", "skip_scale": "deepnorm", "init": "deepnorm"},
+        "peri-ln": {
+            "placement": "pre",
+            "attn_out_norm": True,
+            "ffn_out_norm": True,
+            "embed_norm": True,
+        },
+        "qk-norm": {"placement": "pre", "qk_norm": "heads"},
+        "pre-rmsnorm": {"placement": "pre", "norm": "rmsnorm"},
+        "rezero": {"placement": "none", "branch_scale": "rezero"},
+        "layerscale": {"placement": "pre", "branch_scale": "layerscale"},
+        "reordered-norm": {
+            "placement": "none",
+            "norm": "rmsnorm",
+            "attn_out_norm": True,
+            "ffn_out_norm": True,
+            "qk_norm": "width",
+        },
+        "ln-scaling": {"placement": "pre", "ln_scaling": True},
+        "mix-ln": {"placement": "mix"},
+        "hybrid-norm": {"placement": "hybrid", "qk_norm": "heads-and-v"},
+        "dyt": {"placement": "pre", "norm": "dyt"},
+        "admin": {"placement": "post", "res_scale": "both", "init": "admin"},
+        "batch-norm": {"placement": "pre", "norm": "batchnorm"},
+        "weight-standardised": {"placement": "pre", "weight_standardisation": True},
     }
 )
-"""Architecture name → the fields of `ModelConfig` that make it."""
+"""Architecture name → the fields of `ModelConfig` that make it. The first five are the paper's;
+docs/architectures.md has the equations and sources of the others."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

@@ -8,10 +8,12 @@ from torch.nn import functional as F
 from gradlab.errors import GradlabError, one_of
 from gradlab.models.blocks import make_block
 from gradlab.models.config import ModelConfig
+from gradlab.models.cost import has_final_norm
 from gradlab.models.linear import linear
 from gradlab.models.norms import make_norm
 from gradlab.models.numerics import optional
 from gradlab.models.positions import LearnedPositions, SinusoidalPositions
+from gradlab.models.soft_cap import make_cap
 
 
 class Unembed(nn.Module):
@@ -29,9 +31,9 @@ _POSITIONS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 class Transformer(nn.Module):
-    """√d·E[token] + position, n_layers blocks, a final norm with Pre-LN, logits tied to E.
+    """√d·E[token] + position, n_layers blocks, a final norm but for Post-LN, logits tied to E.
 
-    Its parameters start as torch's layers do; `gradlab.build_model` gives fairseq's initial values.
+    Its parameters start as torch's layers do; `gradlab.build_model` gives them initial values.
 
     Args:
         config: Shape and switches; kept as `.config`.
@@ -46,10 +48,12 @@ class Transformer(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
         positions = one_of("positions", config.positions, _POSITIONS)
         self.positions = positions(config.max_seq_len, config.d_model)
-        self.blocks = nn.ModuleList(make_block(config) for _ in range(config.n_layers))
-        pre = config.placement == "pre"
-        self.final_norm = make_norm(config.norm, config.d_model) if pre else None
+        norm, d_model = config.norm, config.d_model
+        self.embed_norm = make_norm(norm, d_model) if config.embed_norm else None
+        self.blocks = nn.ModuleList(make_block(config, layer) for layer in range(config.n_layers))
+        self.final_norm = make_norm(norm, d_model) if has_final_norm(config) else None
         self.unembed = Unembed()
+        self.logit_cap = make_cap(config.logit_cap)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) int64 token ids → (B, T, vocab) logits.
@@ -64,9 +68,12 @@ class Transformer(nn.Module):
                 f"{config.max_seq_len}: shorten it, or build the model with a larger max_seq_len."
             )
         x = config.d_model**0.5 * self.embed(tokens) + self.positions(length)  # (B, T, d_model)
+        x = optional(self.embed_norm, x)
         if config.dropout:
             x = F.dropout(x, config.dropout, self.training)
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.unembed(optional(self.final_norm, x), self.embed.weight)
+        if self.logit_cap is not None:
+            logits = self.logit_cap(logits, self.embed.weight.dtype)
         return logits

@@ -37,6 +37,15 @@ SOME = list(combinations())[::7]
 """7 divides none of the numbers of choices: every choice meets every other."""
 
 
+OTHERS: list[dict[str, Any]] = [
+    *(fields for arch, fields in ARCHITECTURES.items() if arch != "mix-ln"),
+    {"norm": "scalenorm", "attn_out_norm": True, "ffn_out_norm": True, "embed_norm": True},
+    {"placement": "hybrid", "qk_norm": "heads", "logit_cap": 30.0, "ffn_mid_norm": True},
+    {"placement": "none", "qk_norm": "width", "branch_scale": "layerscale"},
+    {"ln_scaling": True, "branch_scale": "layerscale", "score_cap": 50.0},
+]
+
+
 def small(**overrides: Any) -> ModelConfig:
     return model_config("pre-ln", "nano", n_layers=1, d_model=8, d_ff=8, n_heads=2, **overrides)
 
@@ -83,10 +92,11 @@ def order_of_execution(config: ModelConfig) -> list[str]:
     return [name for name in seen if name not in around]
 
 
-@pytest.mark.parametrize("fields", SOME, ids=str)
+@pytest.mark.parametrize("fields", [*SOME, *OTHERS], ids=str)
 def test_a_diagram_has_the_operations_of_the_model_in_their_order(fields: dict[str, Any]) -> None:
     config = small(**fields)
-    shown = [op for op in ops(block_diagram(config)) if op != "lambda_resid"]
+    on_the_skip = ("lambda_resid", "skip_scale")
+    shown = [op for op in ops(block_diagram(config)) if op not in on_the_skip]
     run = order_of_execution(config)
     assert len(shown) == len(run)
     side_by_side = {"q": "qkv", "k": "qkv", "v": "qkv"}
@@ -94,7 +104,7 @@ def test_a_diagram_has_the_operations_of_the_model_in_their_order(fields: dict[s
     # q, k and v are computed one after the other, each with its norm, and drawn beside each other.
     assert sorted(shown) == sorted(run)
     first = run.index("q")
-    last = first + (6 if config.qkv_norm else 3)
+    last = run.index("scores")
     assert shown[:first] + shown[last:] == run[:first] + run[last:]
     beside = [side_by_side[op] for op in shown[first:last]]
     assert beside == sorted(beside)
@@ -179,11 +189,15 @@ def test_a_layer_with_one_head_has_one() -> None:
 
 def test_panels_have_the_same_operation_at_the_same_height() -> None:
     figure = block_panels({arch: model_config(arch, "125M") for arch in ARCHITECTURES})
-    assert [ax.get_title(loc="left") for ax in figure.axes] == list(ARCHITECTURES)
+    titles = [*ARCHITECTURES]
+    at = titles.index("mix-ln")
+    titles[at : at + 1] = ["mix-ln, first 3", "mix-ln, last 9"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == titles
     heights = [{op: height for height, op in boxes(ax)} for ax in figure.axes]
-    for op in ("q", "scores", "out", "attn_residual", "fc1", "fc2", "ffn_residual"):
-        assert len({height[op] for height in heights}) == 1
-    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+    for at in range(0, len(heights), 5):  # a line of panels
+        for op in ("q", "scores", "out", "attn_residual", "fc1", "fc2", "ffn_residual"):
+            assert len({height[op] for height in heights[at : at + 5]}) == 1
+        assert len({ax.get_ylim() for ax in figure.axes[at : at + 5]}) == 1
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["added to the plain block"]
 
@@ -225,6 +239,25 @@ def test_the_files_are_the_same_each_time(tmp_path: Path) -> None:
         for name in "ab"
     )
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+def test_layers_of_two_kinds_have_two_panels() -> None:
+    config = model_config("mix-ln", "nano", n_layers=9)
+    first, last = block_panels({"Mix-LN": config}).axes
+    assert [ax.get_title(loc="left") for ax in (first, last)] == [
+        "Mix-LN, first 2",
+        "Mix-LN, last 7",
+    ]
+    assert ops(first) == ops(block_diagram(model_config("post-ln", "nano")))
+    assert ops(last) == ops(block_diagram(model_config("pre-ln", "nano")))
+    with pytest.raises(GradlabError, match="block_panels"):
+        block_diagram(config)
+    (alone,) = block_panels({"Mix-LN": config.replace(n_layers=3)}).axes
+    assert alone.get_title(loc="left") == "Mix-LN"
+
+
+def test_dropped_branches_are_marked() -> None:
+    assert added(block_diagram(small(stochastic_depth=0.1))) == ["attn_drop", "ffn_drop"]
 
 
 def test_no_models_are_refused() -> None:

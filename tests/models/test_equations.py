@@ -29,7 +29,7 @@ SWITCHES: dict[str, dict[str, object]] = {
 }
 
 CASES = {
-    **{arch: dict(fields) for arch, fields in ARCHITECTURES.items()},
+    **{arch: dict(ARCHITECTURES[arch]) for arch in [*ARCHITECTURES][:5]},
     **{f"pre {name}": {"placement": "pre", **fields} for name, fields in SWITCHES.items()},
     **{f"post {name}": {"placement": "post", **fields} for name, fields in SWITCHES.items()},
     "everything": {

@@ -64,7 +64,7 @@ def test_what_each_operation_adds_in_closed_form(size: str) -> None:
 def test_every_name_makes_a_config(arch: str, size: str) -> None:
     config = model_config(arch, size)
     assert config.d_ff == 4 * config.d_model
-    assert config.placement == ("post" if arch == "post-ln" else "pre")
+    assert config == ModelConfig(**SIZES[size], **ARCHITECTURES[arch])
 
 
 def test_the_four_operations_of_each_architecture() -> None:
@@ -107,7 +107,7 @@ _WIDTHS = "an even number from 2 to 999,998"
         (lambda: model_config("normfomer", "nano"), "did you mean 'normformer'"),
         (lambda: model_config("pre-ln", "125"), "did you mean '125M'"),
         (lambda: model_config("pre-ln", "nano", dmodel=3), "did you mean 'd_model'"),
-        (lambda: model_config("deepnorm", "nano"), "DeepNorm architecture is not built yet"),
+        (lambda: model_config("mlm", "nano"), "masked language modelling is not built yet"),
         (lambda: model_config("pre-ln", "nano", n_heads=5), "not divisible by n_heads = 5"),
         (lambda: at_width("nanno", 64), "did you mean 'nano'"),
         (lambda: model_config("pre-ln", "nanno-d128"), "did you mean 'nano'"),

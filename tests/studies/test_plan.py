@@ -206,7 +206,7 @@ def test_precision_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> N
     ("given", "sentence"),
     [
         ({"arch": ["normfomer"]}, "unknown architecture 'normfomer': did you mean 'normformer'"),
-        ({"arch": ["deepnorm"]}, "'deepnorm': the DeepNorm architecture is not built yet"),
+        ({"arch": ["mlm"]}, "'mlm': masked language modelling is not built yet"),
         ({"size": ["nanno"]}, "unknown size 'nanno': did you mean 'nano'"),
         ({"size": ["nanno-d128"]}, "unknown size 'nanno': did you mean 'nano'"),
         ({"size": ["nano-d128"], "width": [64]}, "names its width: give no other"),
