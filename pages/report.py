@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gradlab.analyses.comparable import what_differs
 from gradlab.analyses.finding import counted
+from gradlab.pages.curves import library, page_curves
 from gradlab.pages.groups import FREE, Group, groups, subject
 from gradlab.pages.html import environment
 from gradlab.pages.overview import runs_overview
@@ -97,6 +98,7 @@ def page(gathered: Gathered, sources: Sequence[str], studies: Sequence[Found] = 
         elif said := group_sentences(group):
             short.append(Found(_heading(group), said))
         comparisons.append(compared)
+    curves = page_curves(runs)
     return (
         environment()
         .get_template("page.html")
@@ -106,6 +108,9 @@ def page(gathered: Gathered, sources: Sequence[str], studies: Sequence[Found] = 
             missing=gathered.notes,
             short=[one for one in short if one.sentences or one.tables],
             overview=runs_overview(runs),
+            curves=curves.runs,
+            curves_missing=curves.notes,
+            library=library(),
             comparisons=comparisons,
             settings=side_by_side(runs),
             repeat=repeat(runs, sources),

@@ -1,9 +1,10 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import Browser
 from made_up_runs import STEPS, write_headroom, write_steps
 
 import gradlab.pages.pictures  # noqa: F401 (before a test replaces what it imports)
@@ -27,6 +28,13 @@ def text(tmp_path: Path) -> str:
 def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     # Pytest loads readline, which leaves a terminal's width to child processes: xdist's workers.
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("browser"))
+    yield opened
+    opened.close()
 
 
 WriteRun = Callable[..., Path]
