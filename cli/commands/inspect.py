@@ -6,13 +6,16 @@ from typing import Annotated
 import typer
 
 from gradlab.cli.terminal.screen import output
+from gradlab.pages.screen import complain
 
 EXAMPLES = """\
 Examples:
 
 gradlab inspect runs/mine
 
-gradlab inspect --top 10 studies/nano/nano_pre-ln_ramp0.0002_seed0"""
+gradlab inspect --top 10 studies/nano/nano_pre-ln_ramp0.0002_seed0
+
+gradlab inspect runs/mine --follow"""
 
 
 def inspect(
@@ -20,6 +23,10 @@ def inspect(
     top: Annotated[
         int, typer.Option(help="Rows of the tables that list the worst.", metavar="N", min=1)
     ] = 5,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Go along with a run that is being written, to its end."),
+    ] = False,
 ) -> None:
     """Say what happened in a run, or what a study found.
 
@@ -33,4 +40,12 @@ def inspect(
     """
     from gradlab.pages import inspection
 
+    if follow:
+        from gradlab.cli.terminal.follow import follow as follow_run
+
+        try:
+            follow_run(run, output())
+        except KeyboardInterrupt:
+            complain(f"stopped following: gradlab inspect {run} says what is known so far.")
+            raise typer.Exit(130) from None
     output().print(inspection.inspect(run, top=top))

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Rows = Sequence[Mapping[str, Any]]
-"""Rows of one table at one step."""
+from gradlab.runs.event_texts import Rows, fault_text, overflow_text
 
 SECTIONS = (
     *("steps", "gradients", "grad_l1", "headroom", "overflows", "faults"),
@@ -95,34 +94,13 @@ def _headroom(rows: Rows, to: Shown) -> None:
 
 
 def _overflows(rows: Rows, to: Shown) -> None:
-    first = min(rows, key=lambda row: row["order"])
     to.scalars["overflows/events"] = float(len(rows))
-    scale = first["loss_scale"]
-    to.texts["overflows/what"] = (
-        f"step {to.step}: {first['producer'] or first['site']}: {first['kind']}, "
-        f"{first['direction']}{_made_by(first)}; {len(rows)} overflow(s) in the step, "
-        f"{'' if scale is None else f'loss scale {scale:g}, '}"
-        f"{'skipped' if first['skipped'] else 'not skipped'}"
-    )
+    to.texts["overflows/what"] = overflow_text(rows)
 
 
 def _faults(rows: Rows, to: Shown) -> None:
     to.scalars["faults/events"] = float(len(rows))
-    # The order of those that have one is that in which a step computes them.
-    first = min(rows, key=lambda row: math.inf if row["order"] is None else row["order"])
-    produced = f", made by {first['producer']}" if first["producer"] else ""
-    more = f"; {len(rows)} in the step" if len(rows) > 1 else ""
-    to.texts["faults/what"] = (
-        f"step {to.step}: {first['what']} {first['name']}: {first['kind']}{produced}"
-        f"{_made_by(first)}{more}"
-    )
-
-
-def _made_by(row: Mapping[str, Any]) -> str:
-    """The operation that an event began with, where it is known."""
-    function, source = row.get("function"), row.get("source")
-    place = f" at {source}" if source else ""
-    return f", in {function}{place}" if function else ""
+    to.texts["faults/what"] = fault_text(rows)
 
 
 def _scales(rows: Rows, to: Shown) -> None:

@@ -42,10 +42,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_curves(browser: Browser, page: Path, *, width: int = 1000, scheme: str = "light") -> None:
     """The page, scrolled to its curves, which are drawn when they are seen first."""
     browser.open(page, width=width, scheme=scheme)
-    browser.call(
-        "Runtime.evaluate",
-        awaitPromise=True,
-        expression="""new Promise((then) => {
+    browser.evaluate(
+        """new Promise((then) => {
           const place = document.querySelector(".curves");
           place.scrollIntoView();
           const look = () => place.querySelector("canvas") ? then() : requestAnimationFrame(look);
