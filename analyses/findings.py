@@ -6,6 +6,7 @@ from gradlab.analyses.finding import Finding
 from gradlab.analyses.findings_absent import absent_findings
 from gradlab.analyses.findings_course import course_findings, nonfinite_losses, skipped_steps
 from gradlab.analyses.findings_faults import input_findings, state_findings
+from gradlab.analyses.findings_forecast import forecast_findings
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
 from gradlab.analyses.findings_growth import growth_findings
 from gradlab.analyses.findings_headroom import headroom_findings
@@ -36,7 +37,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     tables: dict[str, pd.DataFrame] = {
         name: run.table(name)
         for name in run.tables
-        if name in ("overflows", "faults") or name in PROBES
+        if name in ("overflows", "faults", "forecasts") or name in PROBES
     }
     steps = run.table("steps")
     course = course_findings(run, steps)
@@ -55,6 +56,8 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         found += absent_findings(faults, grad_norms, headroom)
         found += zero_findings(faults, grad_norms, headroom)
     found += growth_findings(steps, headroom)
+    if "forecasts" in tables:
+        found += forecast_findings(tables["forecasts"], tables["headroom"], tables["overflows"])
     if "headroom" in tables:
         found += headroom_findings(tables["headroom"], top=top)
     found += _nonfinite(run, steps, tables, top)

@@ -105,6 +105,15 @@ def headroom_text(news: "Progress") -> str:
     return f"{news.least_headroom:.1f} bits at {news.tightest_site}"
 
 
+def forecast_text(news: "Progress") -> str:
+    """The overflow that is foreseen, if one is."""
+    if news.overflow_step is None:
+        return ""
+    left = max(1, news.overflow_step - news.step)
+    steps = "1 step" if left == 1 else f"{left} steps"
+    return f"overflow in about {steps} at {news.overflow_site}"
+
+
 @contextmanager
 def watching(
     console: Console, work: Mapping[str, float] | None = None
@@ -176,7 +185,7 @@ def plain_lines(watch: Watch, console: Console) -> Callable[["RunUpdate"], None]
         if news := watch.last.get(update.name):
             words += [f"step {news.step + 1}/{news.steps}", f"lr {news.lr:.4g}"]
             words += [f"loss {news.loss:.3f}"]
-            words += [text for text in [headroom_text(news)] if text]
+            words += [text for text in [headroom_text(news), forecast_text(news)] if text]
         if running and news:
             words.append(f"at most {duration(run_seconds_left(news))} left")
         if update.message:
@@ -192,7 +201,7 @@ def _picture(watch: Watch, console: Console) -> Group:
         return Group()
     running = [name for name, state in watch.states.items() if state == "running"]
     over = [name for name, state in watch.states.items() if state != "running"]
-    room = max(1, console.height - len(running) - 4)
+    room = max(1, console.height - 2 * len(running) - 4)
     names = [*over[-room:], *running]
     table = _table(watch, names, short=False)
     if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
@@ -204,7 +213,12 @@ def _picture(watch: Watch, console: Console) -> Group:
         words.append(f"{waiting} waiting")
     if left is not None:
         words.append(f"about {duration(left)} left")
-    return Group(table, Text(" · ".join(words), style="bold"))
+    foreseen = [
+        Text(f"{name}: {text}", style="yellow")
+        for name in running
+        if (news := watch.last.get(name)) and (text := forecast_text(news))
+    ]
+    return Group(table, *foreseen, Text(" · ".join(words), style="bold"))
 
 
 def _table(watch: Watch, names: Sequence[str], *, short: bool) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 from gradlab.runs.event_texts import Rows, fault_text, overflow_text
 
 SECTIONS = (
-    *("steps", "gradients", "grad_l1", "headroom", "overflows", "faults"),
+    *("steps", "gradients", "grad_l1", "headroom", "overflows", "forecasts", "faults"),
     *("scales", "scores"),
     *("update_ratio", "eps_frac"),
 )
@@ -44,6 +44,7 @@ def shown(table: str, columns: Mapping[str, Sequence[Any]]) -> list[Shown]:
     | `headroom/forward`, `headroom/backward` | the least of all sites, in bits |
     | `headroom/forward/layer_<n>`, … | the least of a layer |
     | `overflows/events`, `overflows/what` | how many at the step; which came first, in words |
+    | `forecasts/steps_left` | to the overflow that is foreseen |
     | `faults/events`, `faults/what` | likewise, of what else was not as it should be |
     | `scales/<param>` | a distribution; the number where it is one |
     | `update_ratio/<param>`, `eps_frac/<param>` | update_rms / param_rms; eps_frac |
@@ -103,6 +104,10 @@ def _faults(rows: Rows, to: Shown) -> None:
     to.texts["faults/what"] = fault_text(rows)
 
 
+def _forecasts(rows: Rows, to: Shown) -> None:
+    to.scalars["forecasts/steps_left"] = float(rows[-1]["overflow_step"] - to.step)
+
+
 def _scales(rows: Rows, to: Shown) -> None:
     values = defaultdict(list)
     for row in rows:
@@ -143,6 +148,7 @@ _TABLES: Mapping[str, Callable[[Rows, Shown], None]] = {
     "grad_norms": _grad_norms,
     "headroom": _headroom,
     "overflows": _overflows,
+    "forecasts": _forecasts,
     "faults": _faults,
     "scales": _scales,
     "optimizer": _optimizer,

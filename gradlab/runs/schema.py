@@ -98,6 +98,7 @@ TABLES: Mapping[str, pa.Schema] = {
             *_always(_FLAG, "skipped"),
         ]
     ),
+    "forecasts": pa.schema([_STEP, *_always(_TEXT, "site"), *_always(_INT, "overflow_step")]),
     "scores": pa.schema(
         [
             _STEP,

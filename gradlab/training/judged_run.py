@@ -52,7 +52,7 @@ class JudgedRun:
         """
         self.recorder.flush()
         return {
-            "updates": self.recorder.updates,
+            "recorder": self.recorder.state(),
             "monitor": self.monitor.state(),
             "last": asdict(self._last) if self._last else None,
             "broke": self._broke,
@@ -61,7 +61,7 @@ class JudgedRun:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave, and JSON gave back."""
-        self.recorder.updates = state["updates"]
+        self.recorder.restore(state["recorder"])
         self.monitor.restore(state["monitor"])
         self._last = Progress(**state["last"]) if state["last"] else None
         self._broke = state["broke"]
@@ -103,6 +103,8 @@ class JudgedRun:
             return None
         # What probes say of it may take a look at all sites: only when somebody asks.
         added = {k: v for probe in self.follower.probes for k, v in probe.standing().items()}
+        if (forecast := self.recorder.forecast) is not None:
+            added |= {"overflow_site": forecast.site, "overflow_step": forecast.overflow_step}
         return replace(self._last, **added)
 
     def verdict(self, otherwise: Reason) -> Verdict:

@@ -16,6 +16,8 @@ class Progress:
         least_headroom: Bits left at the tightest site of that step; None if not recorded.
         tightest_site: That site's name.
         seconds: Time since the first step began.
+        overflow_site: Where FP16 will overflow, by the last forecast; None if none is foreseen.
+        overflow_step: At which step.
     """
 
     step: int
@@ -26,3 +28,5 @@ class Progress:
     least_headroom: float | None
     tightest_site: str | None
     seconds: float
+    overflow_site: str | None = None
+    overflow_step: int | None = None

@@ -72,6 +72,19 @@ def test_plain_lines_without_headroom_and_with_overflow() -> None:
     assert "loss nan  overflow at blocks.0.attention.scores" in second
 
 
+def test_an_overflow_that_is_foreseen_is_told_in_steps() -> None:
+    coming = news(9, overflow_site="blocks.3.attention.scores", overflow_step=49)
+    screen, text = console(terminal=False)
+    plain_lines(Watch({"one": 1.0}), screen)(RunUpdate("one", "running", coming))
+    assert "overflow in about 40 steps at blocks.3.attention.scores  at most" in text.getvalue()
+    screen, text = console(terminal=True, width=80)
+    with watching(screen, {"one": 1.0, "two": 1.0}) as report:
+        report(RunUpdate("one", "running", coming))
+        report(RunUpdate("two", "running", news(9)))
+    assert "one: overflow in about 40 steps at blocks.3.attention.scores" in text.getvalue()
+    assert "two: overflow" not in text.getvalue()
+
+
 def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     screen, text = console(terminal=True)

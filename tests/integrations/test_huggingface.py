@@ -139,7 +139,7 @@ def test_gradients_are_the_whole_batchs_before_clipping(trainer: Callable[..., A
     norms = probe.probes.table("grad_norms")
     assert (norms.groupby("step")["grad_l2"].apply(lambda l2: (l2**2).sum() ** 0.5) > CLIP).all()
     assert set(probe.probes.run().tables) == {
-        "steps", "faults", "grad_norms", "scales", "headroom", "overflows"
+        "steps", "faults", "grad_norms", "scales", "headroom", "overflows", "forecasts"
     }  # fmt: skip
     assert probe.probes.run().status == "finished"
     assert hooks_of(training.model) == 0

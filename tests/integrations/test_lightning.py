@@ -131,7 +131,7 @@ def test_gradients_are_the_whole_batchs_before_clipping(tmp_path: Path) -> None:
     assert (norms.groupby("step")["grad_l2"].apply(lambda l2: (l2**2).sum() ** 0.5) > CLIP).all()
     run = probe.probes.run()
     assert set(run.tables) == {
-        "steps", "faults", "grad_norms", "scales", "headroom", "overflows"
+        "steps", "faults", "grad_norms", "scales", "headroom", "overflows", "forecasts"
     }  # fmt: skip
     assert run.status == "finished"
     assert hooks_of(module) == 0

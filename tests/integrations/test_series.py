@@ -65,6 +65,11 @@ def test_headroom_is_the_least_by_direction_and_layer() -> None:
     }
 
 
+def test_a_forecast_is_told_in_steps_left() -> None:
+    found = shown("forecasts", {"step": [30], "site": ["a"], "overflow_step": [71]})
+    assert [(one.step, one.scalars) for one in found] == [(30, {"forecasts/steps_left": 41.0})]
+
+
 def test_overflows_are_told_in_words() -> None:
     found = one(
         "overflows",

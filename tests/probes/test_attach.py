@@ -33,7 +33,8 @@ def test_a_loop_of_ones_own_becomes_a_run(tmp_path: Path) -> None:
     run = gradlab.load(tmp_path / "run")
     assert run.status == "finished"
     assert run.attached
-    assert run.tables == ("steps", "grad_norms", "scales", "headroom", "overflows", "faults")
+    events = ("overflows", "forecasts", "faults")
+    assert run.tables == ("steps", "grad_norms", "scales", "headroom", *events)
     steps = run.table("steps")
     assert steps["step"].tolist() == list(range(8))
     assert steps["update"].tolist() == list(range(1, 9))

@@ -18,6 +18,7 @@ COLUMNS = {
         "step order rank site layer op direction kind count numel producer function source "
         "loss_scale skipped"
     ),
+    "forecasts": "step site overflow_step",
     "scores": "step site layer head max max_abs bound",
     "optimizer": "step param layer op param_rms update_rms eps_frac",
     "faults": (

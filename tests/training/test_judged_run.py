@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from gradlab.config import Events, RecordConfig, RunConfig, ScheduleConfig, StabilityConfig
+from gradlab.forecast import Forecast
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
 from gradlab.probes.headroom.probe import Headroom
@@ -154,6 +155,17 @@ def test_columns_of_steps(config: RunConfig) -> None:
     assert steps["tokens"].tolist() == [64 * (step + 1) for step in range(9)]
     assert steps["val_loss"].dropna().to_dict() == {4: 1.25}
     assert steps["seconds"].is_monotonic_increasing
+
+
+def test_the_overflow_that_is_foreseen_is_news(config: RunConfig) -> None:
+    _, judged, _ = record(config, 4)
+    news = judged.progress()
+    assert news is not None
+    assert news.overflow_step is None
+    judged.recorder.forecast = Forecast("rounded", 40)
+    news = judged.progress()
+    assert news is not None
+    assert (news.overflow_site, news.overflow_step) == ("rounded", 40)
 
 
 @pytest.mark.parametrize("look_every", [1, 100])
