@@ -16,6 +16,7 @@ COMMANDS = {
     "variants": "Architectures under other hyperparameters (Table 5).",
     "claims": "Test the NormFormer paper's claims on small models.",
     "train": "Train one model, and say how it went.",
+    "replay": "Go back before a run's break, and forward again.",
     "inspect": "Say what happened in a run, or what a study found.",
     "report": "Write what runs say as one HTML file.",
     "figures": "Draw every figure of the paper that the runs' tables allow.",

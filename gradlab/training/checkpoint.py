@@ -30,6 +30,9 @@ FOLDER = "checkpoints"
 KEPT = 2
 """Of a run, the newest: should one turn out to be damaged, there is the one before."""
 
+LEAD = 50
+"""Steps before a break that a replay goes back to, unless told otherwise."""
+
 _SHARE = 0.01
 """Of a run's time that its checkpoints take, unless it is told how often to make them."""
 
@@ -88,6 +91,7 @@ class Checkpoints:
         take: Makes one.
         size: Bytes that it will have, about.
         first_step: Number of the next step.
+        reach: Steps that the oldest kept lies before the newest, at least, once the run is so long.
     """
 
     def __init__(
@@ -98,8 +102,12 @@ class Checkpoints:
         *,
         size: int,
         first_step: int,
+        reach: int,
     ) -> None:
         self._run = run
+        self._reach = reach
+        self._held: Path | None = None
+        self._has_broken = False
         self._every = every
         self._take = take
         seconds, rate = _BEFORE_MEASURED
@@ -137,11 +145,26 @@ class Checkpoints:
         self._last_step, self._last_end = step, time.perf_counter()
         self._takes = self._last_end - began
 
-    def remove(self) -> None:
-        """Remove them all: a run that has finished does not go on. What else is there stays."""
+    def hold(self, broke_at: int) -> None:
+        """Keep for good what a replay of a break goes back to: the newest from `LEAD` steps before.
+
+        Args:
+            broke_at: The break's step; of a run that goes on after it, always the same.
+        """
+        if self._has_broken:
+            return
+        self._has_broken = True
+        files = found(self._run)
+        before = [path for path in files if step_of(path) <= broke_at]
+        early = [path for path in before if step_of(path) <= broke_at - LEAD]
+        self._held = next(iter([*early, *reversed(before)]), None)
+
+    def end(self) -> None:
+        """Remove all but what is held: a run that has finished does not go on. Others stay."""
         with contextlib.suppress(OSError, GradlabError):  # they do no harm where they are
-            remove(found(self._run))
-            (self._run / FOLDER).rmdir()
+            remove([path for path in found(self._run) if path != self._held])
+            if self._held is None:
+                (self._run / FOLDER).rmdir()
 
     def _write(self, step: int, checkpoint: Checkpoint) -> None:
         folder, content = self._run / FOLDER, checkpoint.to_bytes()
@@ -151,13 +174,30 @@ class Checkpoints:
             raise cannot_write(folder, error) from error
         write_whole(folder / f"step-{step:08d}.{digest(content)}.safetensors", content)
         with contextlib.suppress(GradlabError):
-            remove(found(self._run)[KEPT:])
+            spare = _spare(found(self._run), self._reach)
+            remove([path for path in spare if path != self._held])
 
 
 def found(run: Path) -> list[Path]:
     """The files of a run's checkpoints, newest first."""
     files = [path for path in (run / FOLDER).glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(files, key=step_of, reverse=True)
+
+
+def _spare(files: Sequence[Path], reach: int) -> list[Path]:
+    """Those that go: few stay, the newest among them and one from `reach` steps before it.
+
+    Args:
+        files: Newest first.
+        reach: As of `Checkpoints`.
+    """
+    kept, spare = [*reversed(files)], []
+    while len(kept) > KEPT and step_of(kept[1]) <= step_of(kept[-1]) - reach:
+        spare.append(kept.pop(0))
+    for before, path, after in list(zip(kept, kept[1:], kept[2:], strict=False))[: 1 - KEPT]:
+        if step_of(after) - step_of(before) < reach:
+            spare.append(path)
+    return spare
 
 
 def step_of(path: Path) -> int:

@@ -45,6 +45,11 @@ class JudgedRun:
         """Whether the run had destabilised at the last look."""
         return self._broke
 
+    @property
+    def broke_at(self) -> int:
+        """The step of the break, once there was one."""
+        return self.monitor.broke_at
+
     def state(self) -> dict[str, Any]:
         """What goes into the steps to come, for `restore`: after a look. All rows are written.
 

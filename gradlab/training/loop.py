@@ -27,7 +27,7 @@ from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run, run_of_before
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
-from gradlab.training.checkpoint import Checkpoint, Checkpoints
+from gradlab.training.checkpoint import LEAD, Checkpoint, Checkpoints
 from gradlab.training.device import check_format, repeatable, resolve_device
 from gradlab.training.interrupt import interrupt_between_steps
 from gradlab.training.judged_run import JudgedRun
@@ -85,8 +85,12 @@ def train(
         with memory_in_words(config, device):
             learner = make_learner(config, device)
         record = config.record
-        probes = _probes(record)
-        info = _info(corpus, device, learner) | recorded_of(probes) | {"events": record.events}
+        probes = chosen_probes(record)
+        info = (
+            recorded_facts(corpus, device, learner)
+            | recorded_of(probes)
+            | {"events": record.events}
+        )
         made_on = bits_depend_on(info["device"])
         writer: RunWriter | MemoryWriter
         saved: Checkpoint | None = None
@@ -117,56 +121,75 @@ def train(
                 partial(taken, config, made_on, learner, judged, writer),
                 size=bytes_of(learner),
                 first_step=first_step,
+                # A break is seen as late as that after its first step.
+                reach=LEAD + config.stability.patience + _window(config, device),
             )
         reason: Reason = "completed"
         with closing(follower):
             try:
                 # Opened once here: entering it costs more than a small model's product.
                 with memory_in_words(config, device), learner.precision.arithmetic():
-                    _run_steps(
+                    run_steps(
                         config,
                         corpus,
-                        device,
                         learner,
                         judged,
-                        checkpoints,
-                        progress,
-                        between_steps,
+                        checkpoints=checkpoints,
+                        progress=progress,
+                        between_steps=between_steps,
                     )
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
-                _save_what_there_is(writer, judged, reason, error)
+                save_what_there_is(writer, judged, reason, error)
                 raise
         writer.finish("finished", judged.verdict(reason))
         if checkpoints:
-            checkpoints.remove()
+            checkpoints.end()
     return writer.run()
 
 
-def _run_steps(
+def run_steps(
     config: RunConfig,
     corpus: Corpus,
-    device: torch.device,
     learner: Learner,
     judged: JudgedRun,
-    checkpoints: Checkpoints | None,
-    progress: Callable[[Progress], None] | None,
-    between_steps: Callable[[], None],
+    *,
+    until: int | None = None,
+    batch_of: Callable[[int], int] = lambda step: step,
+    checkpoints: Checkpoints | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> None:
-    """Take steps from the next one until the last or the break, and write them."""
-    # On a CPU nothing is in flight, so a look waits for nothing.
-    window = 1 if device.type == "cpu" else config.record.window
+    """Take steps from the next one until the last or the break, and write them.
+
+    Args:
+        config: Of the run.
+        corpus: Its text.
+        learner: What is trained.
+        judged: Its record; which step comes next, too.
+        until: The step to stop before; the run's last comes first.
+        batch_of: Number of the batches that a step takes.
+        checkpoints: Where it can go on from.
+        progress: As of `train`.
+        between_steps: As of `train`.
+
+    Raises:
+        KeyboardInterrupt: After a checkpoint has been saved.
+    """
+    device = learner.precision.device
+    end = config.steps if until is None else min(until, config.steps)
+    window = _window(config, device)
     with interrupt_between_steps() as check_interrupt:
-        for step in range(judged.follower.next_step, config.steps):
+        for step in range(judged.follower.next_step, end):
             if judged.broke and config.stop_when_destabilised:
                 break
-            batches = step_batches(config, corpus, device, step)
+            batches = step_batches(config, corpus, device, batch_of(step))
             training_step(learner, batches, config.lr(step), note=judged.note)
             if config.validates_after(step):
                 judged.note_validation(_validate(config, corpus, device, learner))
-            is_looked_at = (step + 1) % window == 0 or step + 1 == config.steps
-            if is_looked_at:
-                judged.look()
+            is_looked_at = (step + 1) % window == 0 or step + 1 == end
+            if is_looked_at and judged.look() and checkpoints:
+                checkpoints.hold(judged.broke_at)
             try:
                 if is_looked_at and progress and (news := judged.progress()):
                     progress(news)
@@ -179,13 +202,18 @@ def _run_steps(
             if judged.recorder.unwritten >= config.record.window:
                 judged.recorder.flush()
             # Only where it looks anyway: what probes see may depend on when they learn of it.
-            may_save = is_looked_at and step + 1 < config.steps
+            may_save = is_looked_at and step + 1 < end
             if may_save and checkpoints and checkpoints.due(step + 1):
                 checkpoints.save(step + 1)
     judged.end(broke=judged.broke)
 
 
-def _save_what_there_is(
+def _window(config: RunConfig, device: torch.device) -> int:
+    """Steps between two looks: on a CPU nothing is in flight, so that one waits for nothing."""
+    return 1 if device.type == "cpu" else config.record.window
+
+
+def save_what_there_is(
     writer: RunWriter | MemoryWriter, judged: JudgedRun, reason: Reason, error: BaseException
 ) -> None:
     """Write a failing run's last rows and its end, as far as that is possible.
@@ -246,13 +274,13 @@ def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: 
     return torch.stack(losses).mean()
 
 
-def _probes(record: RecordConfig) -> list[Probe]:
+def chosen_probes(record: RecordConfig) -> list[Probe]:
     """The probes that a run's record asks for, each once."""
     facts = [PROBES[name] for name in dict.fromkeys(record.probes)]
     return [getattr(gradlab.probes, probe.kind)(**probe.arguments) for probe in facts]
 
 
-def _info(corpus: Corpus, device: torch.device, learner: Learner) -> dict[str, Any]:
+def recorded_facts(corpus: Corpus, device: torch.device, learner: Learner) -> dict[str, Any]:
     """What `run.json` says of a run beside its config."""
     with learner.precision.arithmetic():
         facts = device_facts(device)

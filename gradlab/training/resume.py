@@ -26,7 +26,7 @@ def taken(
     made_on: Mapping[str, Any],
     learner: Learner,
     judged: JudgedRun,
-    writer: RunWriter,
+    writer: RunWriter | None = None,
 ) -> Checkpoint:
     """A run's checkpoint, between two steps.
 
@@ -35,7 +35,7 @@ def taken(
         made_on: What decides its bits beside the config (`bits_depend_on`).
         learner: What is trained.
         judged: Its record, which looks at what it has not seen yet, and writes its rows.
-        writer: Where to.
+        writer: Where to; None if nobody is to go on with its rows.
     """
     judged.look()
     state = judged.state()
@@ -46,7 +46,7 @@ def taken(
         "scaler": learner.scaler.state_dict(),
         "judged": state,
         "follower": judged.follower.carried(),
-        "written": writer.mark(),
+        "written": writer.mark() if writer else {},
     }
     return Checkpoint(facts, {name: x.detach().cpu() for name, x in _tensors(learner).items()})
 
@@ -78,7 +78,7 @@ def go_on(
     """
     try:
         if (checkpoint := _go_back(writer, config)) is not None:
-            _put_back(checkpoint, learner)
+            put_back(checkpoint, learner)
             _warn_of_other_bits(checkpoint.facts["made_on"], made_on)
         return checkpoint
     except BaseException:
@@ -117,10 +117,14 @@ def _go_back(writer: RunWriter, config: RunConfig) -> Checkpoint | None:
     return None
 
 
-def _put_back(checkpoint: Checkpoint, learner: Learner) -> None:
-    """Make weights, optimizer, loss scale and random states what they were."""
+def put_back(checkpoint: Checkpoint, learner: Learner) -> None:
+    """Make weights, optimizer, loss scale and random states what they were.
+
+    Raises:
+        GradlabError: The checkpoint is of another model.
+    """
     tensors = checkpoint.tensors
-    weights = _weights(learner)
+    weights = weights_of(learner)
     given = {name: x for name, x in tensors.items() if name.startswith(("model.", "master."))}
     if _shapes(weights) != _shapes(given):
         raise GradlabError("the checkpoint is of another model than this version of gradlab makes.")
@@ -156,7 +160,7 @@ def bits_depend_on(device: Mapping[str, Any]) -> dict[str, Any]:
 
 def _warn_of_other_bits(made_on: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Say in a sentence what differs from where a checkpoint was made, if something does."""
-    if changes := list(_changes(made_on, now)):
+    if changes := list(changed_facts(made_on, now)):
         warnings.warn(
             f"the run goes on elsewhere than it was begun ({', '.join(changes)}): its numbers may "
             "differ in their last bits from those of a run that was never stopped.",
@@ -165,14 +169,15 @@ def _warn_of_other_bits(made_on: Mapping[str, Any], now: Mapping[str, Any]) -> N
         )
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def changed_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What of `bits_depend_on` differs, each in a few words."""
     for name in dict.fromkeys([*before, *now]):
         was, is_now = before.get(name), now.get(name)
         if was != is_now:
             yield f"{name} was {was} and is {is_now}"
 
 
-def _weights(learner: Learner) -> dict[str, Tensor]:
+def weights_of(learner: Learner) -> dict[str, Tensor]:
     """The model's parameters and what of its buffers is not made anew, and the fp32 copies."""
     named: dict[str, Tensor] = {f"model.{n}": x for n, x in learner.model.state_dict().items()}
     if learner.masters is not None:
@@ -182,7 +187,7 @@ def _weights(learner: Learner) -> dict[str, Tensor]:
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:
     """All tensors of a run by name, those of the optimizer under each parameter's index."""
-    named = _weights(learner)
+    named = weights_of(learner)
     for index, state in learner.optimizer.state_dict()["state"].items():
         named |= {f"optimizer.{index}.{key}": x for key, x in state.items()}
     named["random.cpu"] = torch.default_generator.get_state()

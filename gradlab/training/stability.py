@@ -52,6 +52,12 @@ class StabilityMonitor:
             self._broke = self._judge(step, lr, loss_scale)
         return self._broke is not None
 
+    @property
+    def broke_at(self) -> int:
+        """First step of the streak that made it break, once it has."""
+        assert self._broke is not None
+        return self._broke[1]
+
     def verdict(self, *, otherwise: Reason, step: int, lr: float) -> Verdict:
         """What became of the run; `otherwise`, at its last step, if it never destabilised."""
         reason, at, at_lr, detected = self._broke or (otherwise, step, lr, None)

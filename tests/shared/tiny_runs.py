@@ -30,6 +30,11 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_config(corpus_file: Path) -> Callable[..., RunConfig]:
     """A run of a tiny model: keywords are fields of the RunConfig, `model` those of its model."""
+    return config_of(corpus_file)
+
+
+def config_of(corpus: Path) -> Callable[..., RunConfig]:
+    """What `make_config` gives, on a text."""
 
     def make(arch: str = "pre-ln", model: dict[str, Any] | None = None, **fields: Any) -> RunConfig:
         shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "max_seq_len": 16}
@@ -41,7 +46,7 @@ def make_config(corpus_file: Path) -> Callable[..., RunConfig]:
             steps=12,
             batch_size=4,
             precision=PrecisionConfig(name="fp16"),
-            data=DataConfig(corpus=str(corpus_file)),
+            data=DataConfig(corpus=str(corpus)),
             device="cpu",
         )
         return config.replace(**fields)

@@ -205,7 +205,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
     config = make_config(record=RecordConfig(checkpoint_every=2, window=3))
     whole = trained(config, tmp_path / "whole")
     trained.until(config, tmp_path / "run", 8)
-    newest, _ = found(tmp_path / "run")
+    newest, *_ = found(tmp_path / "run")
     newest.write_bytes(damage(newest.read_bytes()))
     with pytest.warns(GradlabWarning, match=f"{newest.name}: .* not what was saved.*at step 6"):
         assert_same(whole, trained(config, tmp_path / "run", resume=True))

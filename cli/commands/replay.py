@@ -1,0 +1,90 @@
+"""`gradlab replay`: a run again from before its break."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradlab.cli.terminal.live import watching
+from gradlab.cli.terminal.screen import output
+from gradlab.pages.screen import Screen
+
+if TYPE_CHECKING:
+    from gradlab.training.progress import Progress
+
+EXAMPLES = """\
+Examples:
+
+gradlab replay runs/mine
+
+gradlab replay runs/mine --precision fp32
+
+gradlab replay runs/mine --from 600 --lr-scale 0.5 --set clip_norm=0.1"""
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="The run's folder, or its run.json.", metavar="RUN")],
+    from_step: Annotated[
+        int | None,
+        typer.Option(
+            "--from", help="The first step; 50 before the break by default.", metavar="STEP"
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Go on in fp32, bf16, fp16 or fp16-pure.", metavar="NAME")
+    ] = None,
+    lr_scale: Annotated[
+        float, typer.Option(help="Multiply the learning rate; a ramp goes on rising.", metavar="X")
+    ] = 1.0,
+    skip_batch: Annotated[
+        bool, typer.Option("--skip-batch", help="Leave out the batch of the step that broke.")
+    ] = False,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            help="Change an option of gradlab train: eps=1e-6; repeat for more.",
+            metavar="KEY=VALUE",
+        ),
+    ] = [],  # noqa: B006
+    probes: Annotated[
+        list[str],
+        typer.Option(help="What to measure at every step; repeat for more.", metavar="NAME"),
+    ] = ["all"],  # noqa: B006
+    beyond: Annotated[
+        int, typer.Option(help="Steps to go on for after the break.", metavar="N")
+    ] = 50,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the record; RUN/replays/N by default.")
+    ] = None,
+) -> None:
+    """Go back before a run's break and make its steps again, with every probe at every step.
+
+    Unchanged it is the same to the bit, which is checked and said; with something changed, whether
+    and when it still breaks. It begins with the newest snapshot before that step: gradlab's own
+    loop keeps one of each run that breaks.
+    """
+    from gradlab.replays.changes import read_settings
+    from gradlab.replays.replay import free_folder, replay
+    from gradlab.studies.news import RunUpdate
+
+    place = out or free_folder(run)
+    with watching(Screen(stderr=True), {"replay": 1.0}) as tell:
+
+        def report(news: "Progress") -> None:
+            tell(RunUpdate("replay", "running", news))
+
+        made = replay(
+            run,
+            from_step=from_step,
+            precision=precision,
+            lr_scale=lr_scale,
+            skip_batch=skip_batch,
+            set=read_settings(settings),
+            probes=probes,
+            beyond=beyond,
+            out=place,
+            progress=report,
+        )
+    output().print(made.sentence)
+    output().print(f"In {place}: see gradlab inspect {place}", soft_wrap=True)
