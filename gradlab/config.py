@@ -36,6 +36,9 @@ class OptimizerConfig(Config):
     """Decoupled, on everything."""
     clip_norm: float | None = Field(default=None, gt=0.0)
     """Gradient norm (L2, of all together) to clip at; no clipping unless given."""
+    z_loss: float = Field(default=0.0, ge=0.0)
+    """Weight of the z-loss, the mean of (ln Z)² over the tokens' softmaxes, beside the loss that is
+    recorded; 1e-4 in its paper."""
 
 
 class ScheduleConfig(Config):
@@ -185,6 +188,15 @@ class RunConfig(Config):
     """Whether the run ends once it has destabilised."""
     variant: str = BASE_VARIANT
     """What a study of variants calls the run's hyperparameters; a name, as `arch` and `size`."""
+
+    @model_validator(mode="after")
+    def _a_batch_has_statistics(self) -> Self:
+        if self.model.norm == "batchnorm" and self.batch_size * self.model.max_seq_len == 1:
+            raise ValueError(
+                "norm = 'batchnorm' takes its statistics over a batch: one token has none, choose "
+                "a larger batch_size or max_seq_len."
+            )
+        return self
 
     @property
     def row(self) -> str:

@@ -12,6 +12,29 @@ from gradlab.models.config import ModelConfig
 SHAPE = {"d_model": 8, "n_layers": 2, "n_heads": 2, "d_ff": 16, "max_seq_len": 4}
 
 
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"stochastic_depth": 1.0}, "stochastic_depth = 1.0 should be less than 1"),
+    ({"stochastic_depth": -0.1}, "greater than or equal to 0"),
+    ({"score_cap": 0.0}, "score_cap = 0.0 should be greater than 0"),
+    ({"score_cap": 50.0, "attention": "sdpa"}, "score_cap needs attention = 'materialised'"),
+    ({"qkv_norm": True, "qk_norm": "heads"}, "choose one"),
+    ({"ln_scaling": True, "placement": "post"}, "ln_scaling divides the norm before a sublayer"),
+    ({"skip_scale": "deepnorm"}, "needs placement = 'post'"),
+    (
+        {"skip_scale": "deepnorm", "placement": "post", "res_scale": "ffn"},
+        "both weigh the skip: choose one",
+    ),
+    ({"branch_scale": "rezero"}, "takes the norms' place"),
+    (
+        {"branch_scale": "rezero", "placement": "none", "ffn_out_norm": True},
+        "takes the norms' place",
+    ),
+    ({"init": "admin", "res_scale": "both"}, "weighs a skip that a norm follows"),
+    ({"init": "admin", "placement": "post", "res_scale": "ffn"}, "res_scale = 'both'"),
+    ({"placement": "sandwich"}, "unknown placement 'sandwich'"),
+]
+
+
 def run_of(steps: int = 10, **schedule: Any) -> RunConfig:
     model = ModelConfig(**SHAPE)
     return RunConfig(
@@ -59,8 +82,19 @@ def test_cosine_decay_is_half_a_cosine() -> None:
         (lambda: ModelConfig(**{**SHAPE, "d_model": 10, "n_heads": 4}), "not divisible"),
         (lambda: ModelConfig(**{**SHAPE, "placemnt": "pre"}), "did you mean 'placement'"),
         (lambda: ModelConfig(**SHAPE, placement="prep"), "did you mean 'pre'"),
+        (lambda: ModelConfig(**{**SHAPE, "n_layers": 0}), "n_layers = 0 should be greater than"),
         (lambda: ModelConfig(**{"d_model": 8}), "needs n_layers"),
         (lambda: ModelConfig(**SHAPE, dropout=1.5), "dropout = 1.5 should be less than 1"),
+        *(
+            (lambda fields=fields: ModelConfig(**SHAPE, **fields), sentence)
+            for fields, sentence in REFUSED
+        ),
+        (
+            lambda: run_of(lr=1.0).replace(
+                batch_size=1, model=ModelConfig(**{**SHAPE, "max_seq_len": 1}, norm="batchnorm")
+            ),
+            "one token has none",
+        ),
         (lambda: ScheduleConfig(kind="ramp"), "needs lr_step"),
         (lambda: ScheduleConfig(kind="ramp", lr_step=0.0), "greater than 0"),
         (lambda: ScheduleConfig(kind="ramp", lr_step=math.inf), "finite"),

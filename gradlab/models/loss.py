@@ -1,4 +1,4 @@
-"""The training loss."""
+"""The training loss, and what may be added to it."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,3 +18,18 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """
     wide = logits.flatten(0, -2).to(at_least_fp32(logits.dtype))
     return F.cross_entropy(wide, targets.flatten())
+
+
+def z_loss(logits: Tensor) -> Tensor:
+    """Mean of (ln Z)², Z the sum of a token's exponentiated logits (Wortsman et al., 2023, 3.1.2).
+
+    Added to the loss with a small weight it keeps the logits near where ln Z is 0.
+
+    Args:
+        logits: (B, T, vocab), any floating dtype.
+
+    Returns:
+        A scalar in fp32, or float64 for float64 logits.
+    """
+    wide = logits.to(at_least_fp32(logits.dtype))
+    return wide.logsumexp(dim=-1).square().mean()

@@ -1,4 +1,4 @@
-"""What a model has learned to multiply by: γ of its norms, head scales, λ_resid, LayerScale."""
+"""What a model has learned to multiply by: γ of its norms, head scales, λ_resid, LayerScale, α."""
 
 from collections.abc import Iterable, Mapping
 
@@ -27,7 +27,8 @@ class LearnedScales(Probe):
     """Every entry of every learned scale, at the value with which the step was computed.
 
     Found by kind of module (LayerNorm, RMSNorm under any name that says so, group and batch
-    norms), and by the usual names of what scales outside a norm: head scales, λ_resid, LayerScale.
+    norms, DyT with its α), and by the usual names of what scales outside a norm: head scales,
+    λ_resid, LayerScale.
 
     Args:
         params: Patterns over the parameters' names, instead of finding them.
@@ -88,9 +89,11 @@ def learned_scales(subject: Subject) -> dict[str, Tensor]:
     What is only named as a scale is one if it is a vector: GPT-2 calls a matrix `c_attn`, too.
     """
     norms = {
-        id(weight)
+        id(scale)
         for module in subject.modules.values()
-        if _is_norm(module) and isinstance(weight := getattr(module, "weight", None), nn.Parameter)
+        if _is_norm(module)
+        for name in ("weight", "alpha")
+        if isinstance(scale := getattr(module, name, None), nn.Parameter)
     }
     return {
         name: parameter
@@ -102,7 +105,7 @@ def learned_scales(subject: Subject) -> dict[str, Tensor]:
 
 def _is_norm(module: nn.Module) -> bool:
     kind = type(module).__name__.lower()
-    return kind.endswith("norm") or (
+    return kind.endswith(("norm", "dynamictanh", "dyt")) or (
         "norm" in kind
         and isinstance(weight := getattr(module, "weight", None), Tensor)
         and weight.dim() == 1

@@ -38,7 +38,8 @@ def role(name: str) -> tuple[int | None, str]:
     The layer is the first number in the name. The op is the last component that is neither a
     number nor a plain `weight`, `bias` or `gamma`: that gives the names of our own models their
     roles. The usual names of the matrices of other transformers become ours, and any other name
-    stands for itself, with the number behind it where that is not the layer.
+    stands for itself, with the number behind it where that is not the layer, and DyT's `alpha` with
+    the name of what has it.
 
     >>> role("blocks.3.attention.scores")
     (3, 'scores')
@@ -48,6 +49,8 @@ def role(name: str) -> tuple[int | None, str]:
     (7, 'fc2')
     >>> role("layers.2.ffn.0.weight")
     (2, 'ffn.0')
+    >>> role("blocks.3.attn_norm.alpha")
+    (3, 'attn_norm.alpha')
     """
     name, bracket, index = name.partition("[")  # one of a module's several outputs
     parts = name.split(".")
@@ -64,6 +67,8 @@ def _op(parts: list[str], layer_at: int | None) -> str:
     if not words:
         return parts[-1]
     last = (named or words)[-1]
+    if parts[last] == "alpha" and last and not parts[last - 1].isdigit():
+        return f"{_op(parts[:last], layer_at)}.alpha"
     plain = ["#" if part.isdigit() else part for part in parts[: last + 1]]
     for length in (3, 2, 1):  # the longest name says most
         if op := _OPS.get(".".join(plain[-length:])):

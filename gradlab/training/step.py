@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradlab.config import RunConfig
 from gradlab.models.build import build_model
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import next_token_loss, z_loss
 from gradlab.models.transformer import Transformer
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import Precision, resolve
@@ -28,6 +28,7 @@ class Learner:
     precision: Precision
     masters: MasterWeights | None
     clip_norm: float | None
+    z_loss: float
 
     @property
     def trained(self) -> list[Tensor]:
@@ -52,7 +53,7 @@ class StepResult:
     """What a step has shown before it changes the weights: 0-dim tensors, still on the device.
 
     Attributes:
-        loss: Mean over the micro-batches, nats a token, fp32.
+        loss: Mean over the micro-batches, nats a token, fp32; without the z-loss.
         grad_norm: L2 norm of the gradient: unscaled, before clipping, after accumulation.
     """
 
@@ -76,7 +77,13 @@ def make_learner(config: RunConfig, device: torch.device) -> Learner:
         fused=True,
     )
     return Learner(
-        model, optimizer, precision.grad_scaler(), precision, masters, settings.clip_norm
+        model,
+        optimizer,
+        precision.grad_scaler(),
+        precision,
+        masters,
+        settings.clip_norm,
+        settings.z_loss,
     )
 
 
@@ -111,9 +118,11 @@ def training_step(
         for inputs, targets in batches:
             with learner.precision.autocast():
                 logits = learner.model(inputs)
-            loss = next_token_loss(logits, targets) / len(batches)
+            objective = loss = next_token_loss(logits, targets) / len(batches)
+            if learner.z_loss:
+                objective = loss + learner.z_loss * z_loss(logits) / len(batches)
             del logits  # the largest tensor of all, which no backward pass needs
-            scaler.scale(loss).backward()
+            scaler.scale(objective).backward()
             losses.append(loss.detach())
     if masters:
         masters.take_gradients()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradlab.models.config import NORMS
 from gradlab.models.norms import LayerNorm, RMSNorm, make_norm
 
 
@@ -51,7 +52,7 @@ def test_half_weights_round_once(kind: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(y.double(), twin(norm, x), rtol=1.01 * one_rounding, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("incoming", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("weights", [torch.float16, torch.float32, torch.float64])
 def test_the_result_has_the_weights_dtype(
@@ -61,7 +62,7 @@ def test_the_result_has_the_weights_dtype(
     assert norm(torch.randn(3, 8).to(incoming)).dtype == weights
 
 
-@pytest.mark.parametrize("kind", ["layernorm", "rmsnorm"])
+@pytest.mark.parametrize("kind", NORMS)
 def test_autocast_leaves_fp32_alone(kind: str) -> None:
     norm = random_norm(kind, 32, torch.float32)
     x = torch.randn(4, 32)
@@ -74,3 +75,20 @@ def test_autocast_leaves_fp32_alone(kind: str) -> None:
 def test_parameters() -> None:
     assert [name for name, _ in make_norm("layernorm", 3).named_parameters()] == ["weight", "bias"]
     assert [name for name, _ in make_norm("rmsnorm", 3).named_parameters()] == ["weight"]
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_as_many_as_are_said(kind: str) -> None:
+    for d in (3, 8):
+        counted = sum(p.numel() for p in make_norm(kind, d).parameters())  # type: ignore[arg-type]
+        assert counted == NORMS[kind].parameters(d)
+
+
+def test_statistics_over_a_batch_are_fp32_whatever_the_weights_are() -> None:
+    norm = make_norm("batchnorm", 8).half()
+    assert norm.running_mean.dtype == norm.running_var.dtype == torch.float32
+    norm(1e3 * torch.randn(4, 8).half())
+    assert norm.running_var.max() > 65504  # of values beyond the root of FP16's range
+    moved = norm.to(torch.float64)
+    assert moved.running_var.dtype == torch.float64
+    assert moved.running_var.max() > 65504
