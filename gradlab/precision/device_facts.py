@@ -1,5 +1,7 @@
 """What a record says of the device that a model was trained on."""
 
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -25,3 +27,25 @@ def device_facts(device: torch.device) -> dict[str, Any]:
             "matmul": {name: getattr(matmul, name) for name in (*CUDA_FLAGS, "fp32_precision")},
         }
     return facts
+
+
+def bits_depend_on(device: Mapping[str, Any]) -> dict[str, Any]:
+    """What a computation's bits depend on beside what is computed.
+
+    Args:
+        device: As `device_facts` has it.
+    """
+    return {
+        "torch": torch.__version__,
+        "gradlab": version("gradlab-diagnostics"),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        **device,
+    }
+
+
+def changed_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What of `bits_depend_on` has changed since, in words: nothing if the bits are the same."""
+    for name in dict.fromkeys([*before, *now]):
+        was, is_now = before.get(name), now.get(name)
+        if was != is_now:
+            yield f"{name} was {was} and is {is_now}"

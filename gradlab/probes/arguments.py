@@ -33,24 +33,28 @@ def whole_number(name: str, given: object, least: int, what: str) -> int:
     return given
 
 
-def run_folder(out: object) -> Path | None:
-    """The folder to record into; `~` is the home folder.
+def run_folder(name: str, given: object) -> Path | None:
+    """A folder to write into; `~` is the home folder.
+
+    Args:
+        name: Of the argument.
+        given: What it was given.
 
     Raises:
         GradlabError: It cannot name one.
     """
-    if out is None:
+    if given is None:
         return None
-    if not isinstance(out, str | os.PathLike):
-        raise GradlabError(f"out = {out!r}: give the path of the run's folder, as 'runs/mine'.")
-    text = os.fspath(out)
+    if not isinstance(given, str | os.PathLike):
+        raise GradlabError(f"{name} = {given!r}: give the path of a folder, as 'runs/mine'.")
+    text = os.fspath(given)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise GradlabError(f"out = {text!r}: this names no folder; choose one, as 'runs/mine'.")
+        raise GradlabError(f"{name} = {text!r}: this names no folder; choose one, as 'runs/mine'.")
     try:
         text.encode()
         return Path(text).expanduser()
     except (RuntimeError, UnicodeError) as error:
-        raise GradlabError(f"out = {text!r}: this names no folder ({error}).") from None
+        raise GradlabError(f"{name} = {text!r}: this names no folder ({error}).") from None
 
 
 def flag(name: str, given: object) -> bool | None:

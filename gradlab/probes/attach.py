@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from gradlab.config import Events
+from gradlab.crash.keeper import Keeper
 from gradlab.errors import GradlabError, GradlabWarning, in_words, unknown
-from gradlab.precision.device_facts import device_facts
 from gradlab.probes.arguments import (
     flag,
     meta_of,
@@ -29,16 +29,12 @@ from gradlab.probes.arguments import (
     whole_number,
 )
 from gradlab.probes.cadence import Cadence
+from gradlab.probes.chosen import check_compiled, default_probes, info_of, is_total
 from gradlab.probes.distributed.processes import processes_of
 from gradlab.probes.engine.follower import LoopFollower
-from gradlab.probes.engine.recorder import Recorder, recorded_of
-from gradlab.probes.faults import dtype_name
-from gradlab.probes.gradient_norms import GradientNorms, TotalNorm
-from gradlab.probes.headroom.probe import Headroom
-from gradlab.probes.learned_scales import LearnedScales, learned_scales
-from gradlab.probes.probe import Columns, Probe, Subject
-from gradlab.probes.selection import is_compiled
-from gradlab.probes.state_health import StateHealth
+from gradlab.probes.engine.recorder import Recorder
+from gradlab.probes.gradient_norms import TotalNorm
+from gradlab.probes.probe import Columns, Probe
 from gradlab.probes.subject import optimizers_of, subject_of
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
@@ -77,6 +73,8 @@ def attach(
     window: int = 50,
     first_step: int = 0,
     group: "dist.ProcessGroup | None" = None,
+    keep: str | Path | None = None,
+    keep_steps: int = 1,
 ) -> "Probes":
     """Record what happens inside a model while the user's own loop trains it.
 
@@ -114,10 +112,15 @@ def attach(
         group: Processes that train the model together, each with its share of the batch, all of
             which attach: the first records the largest activations, the overflows and the mean
             loss of all. None for those that DistributedDataParallel or FSDP2 show.
+        keep: Folder for what it takes to do a bad step again with `gradlab.replay`: one that was
+            skipped or had something that was not finite, or in which the loop raised. Of a streak
+            of them the first is kept. For that, one number a step is read on the host.
+        keep_steps: How many are kept at most, the newest.
 
     Raises:
         GradlabError: There is nothing to train in the model, none of it is the optimizer's, probes
-            are attached to it already, a pattern fits nothing, or `out` cannot be written.
+            are attached to it already, a pattern fits nothing, or `out` or `keep` cannot be
+            written.
     """
     return Probes(
         model,
@@ -133,6 +136,8 @@ def attach(
         window=window,
         first_step=first_step,
         group=group,
+        keep=keep,
+        keep_steps=keep_steps,
     )
 
 
@@ -155,12 +160,16 @@ class Probes:
         window: int,
         first_step: int,
         group: "dist.ProcessGroup | None",
+        keep: str | Path | None,
+        keep_steps: int,
     ) -> None:
         window = whole_number("window", window, 1, "rows are written every so many steps")
         first_step = whole_number("first_step", first_step, 0, "the number of the next step")
         if events not in get_args(Events):
             raise GradlabError(unknown("events", events, get_args(Events)))
-        folder, memory = run_folder(out), flag("memory", memory)
+        most = whole_number("keep_steps", keep_steps, 1, "how many bad steps are kept")
+        folder, memory = run_folder("out", out), flag("memory", memory)
+        kept = run_folder("keep", keep)
         sinks, scaler, told = sinks_of(sinks), scaler_of(scaler), meta_of(meta)
         subject = subject_of(model, tuple(dict.fromkeys(optimizers.values())))
         if subject.model in _attached:
@@ -168,8 +177,8 @@ class Probes:
                 "probes are attached to this model already: close those first, or give attach all "
                 "the probes at once."
             )
-        chosen = _default_probes(model, subject) if probes is None else probes_of(probes)
-        _check_compiled(model, chosen)
+        chosen = default_probes(model, subject) if probes is None else probes_of(probes)
+        check_compiled(model, chosen)
         self._model = subject.model
         self._window = window
         self._recorder = Recorder(self._write)
@@ -179,9 +188,12 @@ class Probes:
             self._processes = processes_of(model, group)
             if self._processes is not None:
                 undo.callback(self._processes.leave)
+            self._keeper = None if kept is None else Keeper(kept, subject, scaler, most=most)
+            if self._keeper is not None:
+                undo.callback(self._keeper.close)
             self._follower = LoopFollower(
                 subject,
-                chosen if any(map(_is_total, chosen)) else (*chosen, TotalNorm()),
+                chosen if any(map(is_total, chosen)) else (*chosen, TotalNorm()),
                 optimizers=optimizers,
                 every=every,
                 events=events,
@@ -189,11 +201,12 @@ class Probes:
                 first_step=first_step,
                 on_step=self._after_step,
                 processes=self._processes,
+                keeper=self._keeper,
             )
             undo.callback(self._follower.close)
-            info = _info(subject, chosen) | {"events": events, "meta": told}
-            keep = memory or (memory is None and folder is None)
-            self._memory = MemoryWriter(None, info) if keep else None
+            info = info_of(subject, chosen) | {"events": events, "meta": told}
+            in_memory = memory or (memory is None and folder is None)
+            self._memory = MemoryWriter(None, info) if in_memory else None
             self._folder = RunWriter(folder, None, info) if folder and self._is_first else None
             undo.pop_all()
         self._sinks: list[Sink] = [*sinks] if self._is_first else []
@@ -293,9 +306,11 @@ class Probes:
             self._processes.hurry()
         # Each part even where the one before fails: after a CUDA error nothing can be copied.
         try:
-            self._follower.end_unfinished(failed=error is not None)
+            self._follower.end_unfinished(error)
         finally:
             self._follower.close()
+            if self._keeper is not None:
+                self._keeper.close()
             _attached.discard(self._model)
             atexit.unregister(self._at_exit)
             try:
@@ -347,54 +362,3 @@ class Probes:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise GradlabError("these probes are closed: attach again to record more.")
-
-
-def _default_probes(model: nn.Module, subject: Subject) -> tuple[Probe, ...]:
-    found: list[Probe] = [GradientNorms()]
-    if learned_scales(subject):
-        found.append(LearnedScales())
-    if Headroom.looks_inside and _any_compiled(model):
-        warnings.warn(
-            "the model is compiled: headroom is not recorded. For it, attach to the model that is "
-            "not compiled; to do without, name the probes.",
-            GradlabWarning,
-            stacklevel=4,
-        )
-    else:
-        found.append(Headroom())
-    found.append(StateHealth())
-    return tuple(found)
-
-
-def _is_total(probe: Probe) -> bool:
-    """Whether a probe sees every gradient, and so their total norm."""
-    return isinstance(probe, GradientNorms) and probe.covers_all
-
-
-def _any_compiled(model: nn.Module) -> bool:
-    return any(is_compiled(module) for module in model.modules())
-
-
-def _check_compiled(model: nn.Module, probes: Sequence[Probe]) -> None:
-    for probe in probes:
-        if probe.looks_inside and _any_compiled(model):
-            raise GradlabError(
-                f"{type(probe).__name__} cannot see inside a compiled model: attach it to the "
-                "model that is not compiled, or leave it out."
-            )
-
-
-def _info(subject: Subject, probes: Sequence[Probe]) -> dict[str, Any]:
-    first = next(iter(subject.parameters.values()))
-    trained = {name: subject.trained.get(name) for name in learned_scales(subject)}
-    return {
-        "model": type(subject.model).__name__,
-        "params": sum(parameter.numel() for parameter in subject.model.parameters()),
-        "device": device_facts(first.device),
-        "narrow_scales": {
-            name: dtype_name(scale.dtype)
-            for name, scale in trained.items()
-            if scale is not None and scale.dtype in (torch.float16, torch.bfloat16)
-        },
-        **recorded_of(probes),
-    }

@@ -80,6 +80,14 @@ class GradientNorms(Probe):
         values = dict(zip(_VALUES, table.unbind(1), strict=True))
         return Reading({"param": names, "layer": layers, "op": ops, "numel": numels}, values)
 
+    def nonfinite(self) -> Tensor:
+        """0-dim, on the device: entries of the current step's gradients that are not finite."""
+        if not self._read:
+            return torch.zeros(())
+        first = self._read[0][1]
+        found = [rows[:, _VALUES.index("nonfinite")].sum() for _, rows in self._read]
+        return torch.stack([x.to(first.device) for x in found]).sum()
+
     def notices(self, columns: Columns) -> bool:
         """Whether a gradient was not finite."""
         return any(columns["nonfinite"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradlab.errors import ConfigError, GradlabError, GradlabWarning
-from gradlab.precision.device_facts import device_facts
+from gradlab.precision.device_facts import bits_depend_on, changed_facts, device_facts
 from gradlab.probe_names import PROBES, ProbeName
 from gradlab.replays.changes import Changes
 from gradlab.replays.snapshots import Trial, brought_to, kept_before, text_of
@@ -16,7 +16,6 @@ from gradlab.training.checkpoint import LEAD
 from gradlab.training.device import check_format, resolve_device
 from gradlab.training.memory_needed import check_memory
 from gradlab.training.progress import Progress
-from gradlab.training.resume import bits_depend_on, changed_facts
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,8 @@ def read(path: Path) -> Checkpoint:
         GradlabError: It is damaged or has been changed, or cannot be read.
     """
     named = _NAME.fullmatch(path.name)
-    assert named is not None
+    if named is None:
+        raise GradlabError("its name has no digest of its content")
     try:
         content = read_regular(path, at_most=_LARGEST)
     except FileNotFoundError as error:

@@ -18,7 +18,7 @@ from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import ConfigError, in_words
 from gradlab.models.loss import next_token_loss
 from gradlab.paths import as_path
-from gradlab.precision.device_facts import device_facts
+from gradlab.precision.device_facts import bits_depend_on, device_facts
 from gradlab.probe_names import PROBES
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder, recorded_of
@@ -33,7 +33,7 @@ from gradlab.training.interrupt import interrupt_between_steps
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.memory_needed import check_memory, memory_in_words
 from gradlab.training.progress import Progress
-from gradlab.training.resume import bits_depend_on, bytes_of, go_on, taken
+from gradlab.training.resume import bytes_of, go_on, taken
 from gradlab.training.stability import StabilityMonitor
 from gradlab.training.step import Learner, make_learner, training_step
 

@@ -5,8 +5,7 @@ the schedule there is nothing to keep but the number of the next step.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.precision.device_facts import changed_facts
 from gradlab.runs.same import check_same
 from gradlab.runs.writer import RunWriter
 from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, remove, step_of
@@ -144,20 +144,6 @@ def put_back(checkpoint: Checkpoint, learner: Learner) -> None:
         torch.cuda.set_rng_state(tensors["random.cuda"], learner.precision.device)
 
 
-def bits_depend_on(device: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's bits depend on beside its config.
-
-    Args:
-        device: As `run.json` has it.
-    """
-    return {
-        "torch": torch.__version__,
-        "gradlab": version("gradlab-diagnostics"),
-        "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        **device,
-    }
-
-
 def _warn_of_other_bits(made_on: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Say in a sentence what differs from where a checkpoint was made, if something does."""
     if changes := list(changed_facts(made_on, now)):
@@ -167,14 +153,6 @@ def _warn_of_other_bits(made_on: Mapping[str, Any], now: Mapping[str, Any]) -> N
             GradlabWarning,
             stacklevel=2,
         )
-
-
-def changed_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What of `bits_depend_on` differs, each in a few words."""
-    for name in dict.fromkeys([*before, *now]):
-        was, is_now = before.get(name), now.get(name)
-        if was != is_now:
-            yield f"{name} was {was} and is {is_now}"
 
 
 def weights_of(learner: Learner) -> dict[str, Tensor]:

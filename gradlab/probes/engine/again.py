@@ -70,20 +70,6 @@ class Again:
         """Whether there are passes of this step that probes have left out, and that are over."""
         return bool(self.waiting) and self._calls.has_some and not in_backward()
 
-    def is_lost(self, held: Iterable[Mapping[str, nn.Parameter]], norm: Tensor | None) -> bool:
-        """Whether a step that probes have left out has a gradient that is not finite.
-
-        Args:
-            held: The parameters of each optimizer, which a step without a loss scale will change.
-            norm: L2, of all their gradients, where the loop has taken it.
-        """
-        if norm is None:
-            parameters = (p for of in held for p in of.values())
-            with own_arithmetic():
-                gradients = [_entries(p.grad) for p in parameters if p.grad is not None]
-                norm = torch.nn.utils.get_total_norm(gradients)
-        return not (norm.is_meta or math.isfinite(norm))
-
     def look(self, step: int) -> list[Probe]:
         """Make the step's passes again.
 
@@ -140,6 +126,25 @@ class Again:
         if kind not in self._said:
             self._said.add(kind)
             warnings.warn(sentence, GradlabWarning, stacklevel=4)
+
+
+def is_lost(held: Iterable[Mapping[str, nn.Parameter]], norm: Tensor | None) -> bool:
+    """Whether a gradient is not finite, read on the host.
+
+    Args:
+        held: The parameters of each optimizer, which a step without a loss scale will change.
+        norm: L2, of all their gradients, where the loop has taken it.
+    """
+    norm = total_norm(held) if norm is None else norm
+    return not (norm.is_meta or math.isfinite(norm))
+
+
+def total_norm(held: Iterable[Mapping[str, nn.Parameter]]) -> Tensor:
+    """L2 norm of all gradients of parameters, 0-dim."""
+    with own_arithmetic():
+        parameters = (p for of in held for p in of.values())
+        gradients = [_entries(p.grad) for p in parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
 
 
 def _entries(gradient: Tensor) -> Tensor:

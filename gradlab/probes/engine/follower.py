@@ -1,6 +1,5 @@
 """Follows a training loop's steps and calls the probes at their moments."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from torch.amp import GradScaler
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.config import Events
+from gradlab.crash.keeper import Keeper
 from gradlab.errors import GradlabWarning
 from gradlab.probes.arguments import loss_of
 from gradlab.probes.cadence import Cadence, due
@@ -20,6 +20,7 @@ from gradlab.probes.distributed.shards import whole
 from gradlab.probes.engine.again import Again
 from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.engine.backward_end import BackwardEnd
+from gradlab.probes.engine.bad_step import BadStep, Now
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.ended import Ended
@@ -58,6 +59,7 @@ class LoopFollower:
         carried: What `carried` of this loop's last follower gave, to go on from.
         on_step: Called after each step.
         processes: That train the model together, each with a follower.
+        keeper: Keeps bad steps.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class LoopFollower:
         carried: Mapping[str, Any] | None = None,
         on_step: Callable[[], None] = lambda: None,
         processes: Processes | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.probes = tuple(probes)
         self._subject = subject
@@ -80,9 +83,9 @@ class LoopFollower:
         self._is_scaled = scaler is not None and scaler.is_enabled()
         self._on_step = on_step
         self._exact = events == "exact"
-        self._again: Again | None = None
+        again: Again | None = None
         if events == "skipped":
-            self._again = Again(subject.model, probes, has_optimizer=self.follows_optimizers)
+            again = Again(subject.model, probes, has_optimizer=self.follows_optimizers)
         self._probes = [(p, due(cadence_of(p, every, events))) for p in probes]
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter() - (carried["seconds"] if carried else 0.0)
@@ -93,6 +96,7 @@ class LoopFollower:
         self._step_end: StepEnd | None = None
         self._carried_over = CarriedOver()
         self._held = {id(one): held_by(one, subject) for one in subject.optimizers}
+        self._bad_step = BadStep(again, keeper, self._held.values())
         try:
             for probe in probes:
                 self._handles += probe.open(subject)
@@ -103,8 +107,7 @@ class LoopFollower:
                 subject.model, subject.parameters, self._after_backward
             )
             self._handles += self._backward_end.handles
-            if self._again is not None:
-                self._handles += self._again.hooks()
+            self._handles += self._bad_step.hooks()
             followed = {o: o for o in subject.optimizers} if optimizers is None else optimizers
             self._unheld = Unheld(subject, followed)
             unless = Captured(subject.model).left_out
@@ -229,24 +232,23 @@ class LoopFollower:
         numel = self._subject.parameters[name].numel()
         self._faults.append(Fault(self._step, "gradient", name, "kept", numel=numel))
 
-    def end_unfinished(self, *, failed: bool) -> None:
+    def end_unfinished(self, error: BaseException | None) -> None:
         """Keep what is there of a step that will not go on: its passes, or the forward pass alone.
 
         Args:
-            failed: Whether an error ended the training, maybe in a backward pass.
+            error: That ended the training, maybe in a backward pass.
         """
-        lost = not all(math.isfinite(loss) for loss in self._losses if not loss.is_meta)
-        if lost or self._passes or not (failed or self._losses):  # or it may not have told of one
-            self._look_again_at_the_end(lost or not self._passes)
+        now = self._now()
+        self._make_again(self._bad_step.at_end(now, error))
         if self._passes:
             self.end_step()
         elif any(probe.saw_forward for probe in self._active):
             if self._scaler is not None:
                 self._loss_scale = torch.tensor(self._scaler.get_scale())
             self.end_step()
-        elif lost and not self._active:
+        elif now.has_lost_loss and not self._active:
             self.end_step()
-        elif self._losses and self._active and not failed:
+        elif self._losses and self._active and error is None:
             warnings.warn(
                 "the last loss was noted after the optimizer's step: each is then filed under the "
                 "step after its own. Call probes.loss(loss) before the step.",
@@ -286,13 +288,12 @@ class LoopFollower:
         with own_arithmetic():
             for probe in self._active:
                 probe.begin(step)
-        if self._again is not None:
-            self._again.begin()
+        self._bad_step.begin()
 
     def _after_backward(self, changed: Mapping[str, nn.Parameter]) -> None:
         if changed:
             self._look_at(changed)
-        if self._again is not None and self._again.running:
+        if self._bad_step.is_made_again:
             return
         self._carried_over.passed(changed)
         self._passes += 1
@@ -362,36 +363,25 @@ class LoopFollower:
         with own_arithmetic():
             for probe in self._active:
                 probe.before_step()
-        # With a scaler that one optimizer skips is known only after another may have stepped.
-        if not self._is_scaled or len(self._subject.optimizers) > 1:
-            self._look_again(lambda again: again.is_lost(self._held.values(), self._norm))
-
-    def _look_again(self, lost: Callable[[Again], bool]) -> None:
-        """Have the probes that left the step out look at it, if it has lost a gradient."""
-        if self._again is None or not self._again.waiting:
-            return
-        if not (self._passes or in_backward()):  # gradients may still be those of a step before
-            self._again.say_no_pass(self._step)
-        elif lost(self._again):
-            self._make_again(self._again)
-
-    def _look_again_at_the_end(self, lost: bool) -> None:
-        """The same for a step that will not go on, of which there may be a forward pass alone."""
-        again = self._again
-        if again is None or not again.has_passes:
-            return
-        if lost or again.is_lost(self._held.values(), self._norm):
-            self._make_again(again)
-
-    def _make_again(self, again: Again) -> None:
         self._backward_end.rest()
-        looked, self._active = self._active, again.waiting
-        self._active = [*looked, *again.look(self._step)]
+        # With a scaler that one optimizer skips is known only after another may have stepped.
+        is_told = self._is_scaled and len(self._subject.optimizers) == 1
+        self._make_again(self._bad_step.before_step(self._now(), is_told=is_told))
+
+    def _now(self) -> Now:
+        return Now(self._step, self._passes, self._losses, self._norm, self._active)
+
+    def _make_again(self, again: Again | None) -> None:
+        """Have the probes that left the step out look at it, if it is to be made again."""
+        if again is not None:
+            self._backward_end.rest()
+            looked, self._active = self._active, again.waiting
+            self._active = [*looked, *again.look(self._step)]
 
     def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
         self._stepping = False
         if skipped is not None and not self._stepped:
-            self._look_again(lambda _: bool(skipped > 0))
+            self._make_again(self._bad_step.skipped(self._now(), skipped))
         self._stepped.add(id(optimizer))
         self._carried_over.stepped(id(optimizer), self._held[id(optimizer)])
         if skipped is not None:

@@ -111,7 +111,7 @@ def to_host(pending: Sequence[PendingStep], probes: Sequence[Probe]) -> list[Hos
         for step in pending
     ]
     numbers = iter(
-        _numbers([x for s, of in zip(pending, at_once, strict=True) for x in _tensors(s, of)])
+        host_numbers([x for s, of in zip(pending, at_once, strict=True) for x in _tensors(s, of)])
     )
     steps = [
         _on_host(step, of, [next(numbers) for _ in _tensors(step, of)])
@@ -122,7 +122,9 @@ def to_host(pending: Sequence[PendingStep], probes: Sequence[Probe]) -> list[Hos
         [i for i in waiting.readings if i not in step.readings] if step.event else []
         for waiting, step in zip(pending, steps, strict=True)
     ]
-    more = iter(_numbers([x for s, of in zip(pending, left, strict=True) for x in _values(s, of)]))
+    more = iter(
+        host_numbers([x for s, of in zip(pending, left, strict=True) for x in _values(s, of)])
+    )
     return [
         replace(step, readings=step.readings | _columns(waiting, of, more)) if of else step
         for waiting, of, step in zip(pending, left, steps, strict=True)
@@ -140,7 +142,7 @@ def completed(parts: Sequence[HostStep], pending: PendingStep) -> Sequence[HostS
     left = [index for index in pending.readings if index not in own.readings]
     if not left or not any(part.event for part in others):
         return parts
-    columns = _columns(pending, left, iter(_numbers(_values(pending, left))))
+    columns = _columns(pending, left, iter(host_numbers(_values(pending, left))))
     return [replace(own, readings=own.readings | columns), *others]
 
 
@@ -262,8 +264,8 @@ def _on_host(pending: PendingStep, of: Sequence[int], numbers: list[list[float]]
     )
 
 
-def _numbers(tensors: Sequence[Tensor]) -> list[list[float]]:
-    """Each tensor's numbers as floats."""
+def host_numbers(tensors: Sequence[Tensor]) -> list[list[float]]:
+    """Each tensor's numbers as floats, in one copy a device."""
     by_device: dict[torch.device, list[int]] = {}
     for index, tensor in enumerate(tensors):
         by_device.setdefault(tensor.device, []).append(index)

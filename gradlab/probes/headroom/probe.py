@@ -109,7 +109,7 @@ class Headroom(Probe):
         self._looks = 0
         gpus = {p.device for p in subject.model.parameters() if p.is_cuda}
         seen = SharedSeen if len(gpus) > 1 else Seen
-        self._seen = seen(dist.get_rank() if dist.is_initialized() else 0)
+        self.seen = seen(dist.get_rank() if dist.is_initialized() else 0)
         self._passed: set[str] = set()
         self._pass_ended = False
         self._called = self._backward_seen = self._given_lost = False
@@ -154,7 +154,7 @@ class Headroom(Probe):
         return {
             "looks": self._looks - self.due,
             "lead": self._lead.state(),
-            "seen": self._seen.state(),
+            "seen": self.seen.state(),
             "operations": self._operations.state(),
         }
 
@@ -162,12 +162,12 @@ class Headroom(Probe):
         """Go on from there."""
         self._looks = state["looks"]
         self._lead.restore(state["lead"])
-        self._seen.restore(state["seen"])
+        self.seen.restore(state["seen"])
         self._operations.restore(state["operations"])
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
-        self._seen.begin(
+        self.seen.begin(
             sampled=self.due and self._looks % self._sample == 0,
             counting=self.due and self._looks % self._count == 0,
             bounding=not self.due,
@@ -181,20 +181,20 @@ class Headroom(Probe):
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
         self._pass_ended = self._backward_seen = True
-        self._operations.pass_ended(broken=self._seen.lost)
+        self._operations.pass_ended(broken=self.seen.lost)
         self._trained.update(changed)
 
     def before_step(self) -> None:
         """Find the operation to blame, while the parameters are as they were."""
-        self._operations.look(broken=self._seen.lost)
+        self._operations.look(broken=self.seen.lost)
 
     def after_step(self) -> Reading | None:
         """What the step's passes showed."""
-        self._operations.look(broken=self._seen.lost)  # of a step without an optimizer's
+        self._operations.look(broken=self.seen.lost)  # of a step without an optimizer's
         found = self._operations.found
         if self._backward_seen and self._compiled is not None:
             self._compiled.look(hooks_called=self._called, seen=self._passed, trained=self._trained)
-        return self._seen.reading(
+        return self.seen.reading(
             [found.operation.function, found.operation.source] if found else []
         )
 
@@ -270,7 +270,7 @@ class Headroom(Probe):
         """A compiled graph that runs has come to a module's output."""
         site = name + suffix
         if self._is_new(site, has_graph=True):
-            self._seen.inside.add(site)
+            self.seen.inside.add(site)
             self._on_output(site, masking, module, None, output)
 
     def _on_compiled_gradient(
@@ -307,10 +307,8 @@ class Headroom(Probe):
     def _on_input(self, masks: bool, name: str, tensor: Tensor) -> None:
         if self.active:
             look: Look = (name, "forward", tensor.dtype, masks, True)
-            finite = self._seen.take(look, plain(tensor), tensor.numel())
-            self._given_lost |= not finite and not (
-                masks and self._seen.extremes.last[1] < math.inf
-            )
+            finite = self.seen.take(look, plain(tensor), tensor.numel())
+            self._given_lost |= not finite and not (masks and self.seen.extremes.last[1] < math.inf)
 
     def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
         """The model returns: what its outputs are."""
@@ -319,7 +317,7 @@ class Headroom(Probe):
         elif self.active and torch.is_grad_enabled():
             for suffix, tensor in floats_of(output):
                 if (site := self._site_of(tensor)) is not None:
-                    self._seen.ends.add(site)
+                    self.seen.ends.add(site)
                 elif tensor.requires_grad and not tensor.is_leaf:
                     hook_gradient(tensor, partial(self._on_returned, suffix))
 
@@ -337,7 +335,7 @@ class Headroom(Probe):
     def _on_output(
         self, name: str, masking: Masking, module: nn.Module, given: Any, output: Tensor
     ) -> None:
-        seen, x, numel, dtype = self._seen, plain(output), output.numel(), output.dtype
+        seen, x, numel, dtype = self.seen, plain(output), output.numel(), output.dtype
         if isinstance(module, Scores):
             x, numel = x.tril(), entries(module, output)
         masks = masking == "always" or (
@@ -374,23 +372,23 @@ class Headroom(Probe):
     def _look_at_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
         if self.active:
             look: Look = (name, "backward", gradient.dtype, False, outside)
-            self._seen.lost |= not self._seen.take(look, plain(gradient), numel)
+            self.seen.lost |= not self.seen.take(look, plain(gradient), numel)
 
     def _on_gradient(self, name: str, parameter: Tensor) -> None:
         gradient = parameter.grad
         # Without FP16 it says no more than the gradient norms do, at the cost of another read.
-        redundant = self.saw_forward and not self._seen.fp16
+        redundant = self.saw_forward and not self.seen.fp16
         if not self.active or redundant or gradient is None:
             return
         dtype = gradient.dtype
         uses = self._used_by.get(cast(nn.Parameter, parameter), {})
         # Else it is a sum, of uses or of micro-batches.
-        if len(uses) == 1 and not self._seen.has_gradient(name):
+        if len(uses) == 1 and not self.seen.has_gradient(name):
             (used,) = uses.values()
             dtype = used if used.itemsize < dtype.itemsize else dtype
         values = gradient.coalesce().values() if gradient.is_sparse else plain(gradient)
         look: Look = (name, "backward", dtype, False, False)
-        self._seen.take_gradient(look, values, parameter.numel())
+        self.seen.take_gradient(look, values, parameter.numel())
 
     def _note_use(self, name: str, module: nn.Module, given: Any, dtype: torch.dtype) -> None:
         """Note in which dtype a module uses its parameters, its own or those handed to it."""

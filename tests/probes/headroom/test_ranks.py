@@ -25,7 +25,7 @@ def first_process_recorded(broken: int, dtype: torch.dtype) -> pd.DataFrame:
         follower = LoopFollower(
             subject_of(model, (optimizer,)), [probe], every=10, processes=processes[rank]
         )
-        probe._seen.rank = rank
+        probe.seen.rank = rank
         for step in range(3):
             optimizer.zero_grad()
             size = torch.finfo(dtype).max if rank == broken and step == 2 else 0.1
