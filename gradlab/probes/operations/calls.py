@@ -161,7 +161,7 @@ class Calls:
 
 
 def _again(model: nn.Module, module: nn.Module, call: Call) -> Culprit | None:
-    trace = OperationTrace(model, within=forward.__code__, called_at=call.line)
+    trace = OperationTrace(model)
     if not call.is_as_given:
         return None
     with as_it_was(model, call), trace.following(module):

@@ -95,14 +95,18 @@ def _described(x: Tensor, computed: torch.dtype | None) -> str:
     return f"{dtype_name(dtype)} ({size})"
 
 
-def source(until: CodeType | None = None) -> str:
+def source(repeated: CodeType | None = None) -> str:
     """The innermost line on the stack that is neither torch's nor gradlab's; empty without one.
 
     Args:
-        until: Code whose callers do not count.
+        repeated: Code of a function of ours that makes a `call` again: beyond it, that call's line
+            takes the place of what stands there now.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not until:
+    while frame is not None:
+        if frame.f_code is repeated:
+            line: str = frame.f_locals["call"].line
+            return line
         file = frame.f_code.co_filename
         if not file.startswith(_NOT_THE_USERS) and not _is_plumbing(file):
             return f"{_short(file)}:{frame.f_lineno}"

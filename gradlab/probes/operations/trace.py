@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradlab.precision.emulation import is_emulating
 from gradlab.probes.operations.culprit import Culprit, Operation, culprit, signature, source
+from gradlab.probes.operations.passes import forward
 from gradlab.probes.sites import floats_of, version_of
 
 _UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
@@ -62,20 +62,14 @@ class OperationTrace(TorchFunctionMode):
 
     Args:
         model: Whose modules give operations their place.
-        within: Code that calls the model, where it is not the program's own: lines of what calls
-            that are no operation's.
-        called_at: The line to name where torch's own code alone stands between.
 
     Attributes:
         forward: The first culprit of the forward pass.
         backward: That of the backward pass.
     """
 
-    def __init__(
-        self, model: nn.Module, *, within: CodeType | None = None, called_at: str = ""
-    ) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._within, self._called_at = within, called_at
         self.forward: Culprit | None = None
         self.backward: Culprit | None = None
         self._names = {module: name for name, module in model.named_modules()}
@@ -143,7 +137,7 @@ class OperationTrace(TorchFunctionMode):
     def _operation(
         self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], made: Tensor
     ) -> Operation:
-        line = source(until=self._within) or self._called_at
+        line = source(repeated=forward.__code__)
         casts = torch.is_autocast_enabled(made.device.type) or is_emulating()
         computed = made.dtype if casts and not _only_casts(_name(func)) else None
         return Operation(signature(func, args, kwargs, computed), line, self._inside[-1])
