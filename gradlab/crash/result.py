@@ -67,9 +67,11 @@ class ReplayedStep:
     def _where(self) -> str:
         if (row := self.first) is None:
             return ": a gradient was not finite"
-        place = row["producer"] or row.get("site") or row["name"]
-        named = [row[name] for name in ("function", "source") if isinstance(row[name], str)]
-        return f": first at {place} ({row['direction']}){', ' if named else ''}{' at '.join(named)}"
+        told = {name: x for name, x in row.items() if isinstance(x, str)}
+        place = told.get("producer") or told.get("site") or told["name"]
+        direction = f" ({told['direction']})" if "direction" in told else ""
+        named = " at ".join(told[name] for name in ("function", "source") if name in told)
+        return f": first at {place}{direction}{', ' if named else ''}{named}"
 
     @property
     def _bits(self) -> str:

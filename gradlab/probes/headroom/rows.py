@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -22,8 +23,12 @@ def site_step(step: int, columns: Columns) -> SiteStep:
     ranks: dict[int, int] = {}  # of the first process that was not finite there
     order, lows, highs = columns["order"], columns["low"], columns["high"]
     looks = zip(order, columns["rows"], columns["entries"], columns["ranks"], strict=True)
-    for index, row, entries, rank in looks:
+    uncounted: dict[int, float] = {}  # largest magnitude in the looks that were finite
+    bounds = set(columns["bounded"])
+    for look, (index, row, entries, rank) in enumerate(looks):
         lo, hi = lows[row], highs[row]
+        if look not in bounds and math.isfinite(lo) and math.isfinite(hi):
+            uncounted[index] = max(uncounted.get(index, 0.0), -lo, hi)
         if index not in ranks and not places[index].finite(lo, hi):
             ranks[index] = rank
         if index not in seen:
@@ -53,6 +58,9 @@ def site_step(step: int, columns: Columns) -> SiteStep:
                 before.nonzero + counted.nonzero,
             )
         merged[index] = counted
+    for index, largest in uncounted.items():
+        if index in merged:
+            merged[index] = replace(merged[index], max_abs=max(merged[index].max_abs, largest))
     of_sites = [index for index in seen if not places[index].outside]
     shown = {
         i: (places[i].dtype, seen[i], low[i], high[i])

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.operations.call import Arithmetic, Arrival, Call
 from gradlab.probes.operations.generators import set_generators
@@ -87,12 +88,21 @@ def backward(given: Sequence[tuple[Made, int, Tensor]], *, keep_graph: bool = Fa
     if any(leaf not in own for leaf in _leaves(outputs)):
         return False  # it would be given its gradient a second time
     if outputs:
-        gradients = tuple(gradient.clone() for _, _, gradient in given)
+        gradients = tuple(_fresh(gradient) for _, _, gradient in given)
         # `torch.autograd.backward`, but with modes on: checkpointing computes there again.
         engine = torch.autograd.Variable._execution_engine
-        engine.run_backward(
-            outputs, gradients, keep_graph, False, (), allow_unreachable=True, accumulate_grad=True
-        )
+        with ExitStack() as stack:
+            for x, gradient in zip(outputs, gradients, strict=True):
+                stack.callback(_arrives(x, gradient).remove)
+            engine.run_backward(
+                outputs,
+                gradients,
+                keep_graph,
+                False,
+                (),
+                allow_unreachable=True,
+                accumulate_grad=True,
+            )
     return True
 
 
@@ -139,6 +149,23 @@ def _leaves(outputs: Iterable[Tensor]) -> Iterable[Tensor]:
         after = {one for one, _ in node.next_functions} - seen
         seen |= after
         waiting += after
+
+
+def _arrives(x: Tensor, gradient: Tensor) -> RemovableHandle:
+    """Have a gradient arrive at an output, as it did, in the place of what comes there.
+
+    One that others were made of, as a loss is of the logits beside it, gets what comes from those
+    as well: that is in what arrived already.
+    """
+    handle: RemovableHandle = x.register_hook(lambda _: _fresh(gradient))
+    hooks: Any = x._backward_hooks
+    hooks.move_to_end(handle.id, last=False)  # others are to see what arrives
+    return handle
+
+
+def _fresh(gradient: Tensor) -> Tensor:
+    """A copy; of one number that stands for all, as a sum's gradient, itself: nothing writes it."""
+    return gradient if 0 in gradient.stride() else gradient.clone()
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -1,0 +1,289 @@
+"""A kept step done again is the recorded one to the bit, whatever the loop's passes look like."""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bad_loops import (
+    BAD,
+    Loop,
+    Net,
+    assert_same_tables,
+    autocast,
+    fused,
+    mean,
+    momentum,
+    plain,
+)
+from torch import Tensor, nn
+
+import gradlab
+from gradlab.crash.folder import kept_steps
+from gradlab.crash.replay import replay_step
+from gradlab.errors import GradlabError
+
+Scale = Callable[[Tensor], Tensor]
+
+
+def one(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+    with autocast():
+        loss = mean(model(x, scale=2.0, extra={"shift": [torch.ones(8)]}))
+    scale(loss).backward()
+    yield loss
+
+
+def accumulated(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+    for part in x.chunk(2):
+        model.eval()
+        with torch.no_grad():
+            model(part)
+        model.train()
+        with autocast():
+            loss = mean(model(part))
+        scale(loss / 2).backward()
+        yield loss
+
+
+def three_calls_in_one_pass(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+    with autocast():
+        outputs = [model(part) for part in (x, x.flip(0), 2 * x)]
+    loss = sum((mean(output) for output in outputs), torch.zeros(()))
+    scale(loss).backward()
+    yield loss
+
+
+def one_call_in_two_passes(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+    with autocast():
+        output = model(x)
+    other = mean(output) + output["hidden"].float().mean()
+    scale(mean(output)).backward(retain_graph=True)
+    yield mean(output).detach()
+    scale(other).backward()
+    yield other
+
+
+def one_call_after_another(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+    with autocast():
+        first = model(x)
+        second = model(first["out"].float())
+    loss = mean(first) + mean(second)
+    scale(loss).backward()
+    yield loss
+
+
+def some_of_it_in_evaluation_mode(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+    model.get_submodule("norm").eval()
+    yield from one(model, x, scale)
+
+
+def in_fp32(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+    loss = mean(model(x))
+    scale(loss).backward()
+    yield loss
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        one,
+        accumulated,
+        three_calls_in_one_pass,
+        one_call_in_two_passes,
+        one_call_after_another,
+        some_of_it_in_evaluation_mode,
+    ],
+)
+def test_a_skipped_step_is_the_same_to_the_bit(passes: Any, tmp_path: Path) -> None:
+    probes, _ = Loop(passes).train(tmp_path / "crash")
+    again = replay_step(tmp_path / "crash", Net())
+    assert (again.step, again.breaks, again.elsewhere) == (BAD, True, ())
+    assert_same_tables(probes.run(), again.run)
+    assert probes.table("steps")["skipped"].tolist() == [step == BAD for step in range(5)]
+
+
+@pytest.mark.parametrize("optimizer", [fused, plain, momentum])
+@pytest.mark.parametrize("fp16", [True, False])
+def test_whatever_the_optimizer(optimizer: Any, fp16: bool, tmp_path: Path) -> None:
+    """Without a scaler the parameters are lost with the step: it was kept before."""
+    loop = Loop(one if fp16 else in_fp32, optimizer, fp16=fp16)
+    probes, model = loop.train(tmp_path / "crash")
+    lost = any(x.isnan().any() for x in model.parameters())
+    assert lost is not fp16
+    fresh = Net()
+    again = replay_step(tmp_path / "crash", fresh)
+    assert_same_tables(probes.run(), again.run)
+    assert again.run.table("optimizer")["step"].tolist()[:1] == [BAD]
+    assert not any(x.isnan().any() for x in fresh.parameters())
+
+
+@pytest.mark.parametrize("events", ["skipped", "sampled"])
+def test_what_was_not_looked_at_is_kept(events: Any, tmp_path: Path) -> None:
+    exact, _ = Loop(accumulated).train(None)
+    Loop(accumulated).train(tmp_path / "crash", events=events, every=1000)
+    assert_same_tables(exact.run(), replay_step(tmp_path / "crash", Net()).run)
+
+
+def test_the_model_is_left_as_it_was_before_the_step(tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def noted(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
+        seen.append(copy.deepcopy(model.state_dict()))
+        yield from one(model, x, scale)
+
+    Loop(noted).train(tmp_path / "crash")
+    model = Net().eval()
+    model.first.weight.grad = torch.ones_like(model.first.weight)
+    before = torch.get_rng_state()
+    replay_step(tmp_path / "crash", model)
+    for name, x in model.state_dict().items():
+        assert torch.equal(x, seen[BAD][name]), name
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in model.modules())
+    assert model.first.weight.grad.eq(1).all()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_frozen_parameters_are_frozen_again(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        model = Net()
+        model.first.requires_grad_(False)
+        return model
+
+    probes, _ = Loop(one, make=make).train(tmp_path / "crash")
+    model = Net()
+    again = replay_step(tmp_path / "crash", model)
+    assert_same_tables(probes.run(), again.run)
+    assert all(x.requires_grad for x in model.parameters())
+
+
+def test_an_inspection_names_the_operation(tmp_path: Path) -> None:
+    Loop(one).train(tmp_path / "crash")
+    again = replay_step(tmp_path / "crash", Net())
+    for told in (str(again), str(gradlab.inspect(again.run)).replace("\n", "")):
+        assert "linear(float16" in told
+        assert "tests/shared/bad_loops.py:" in "".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("precision", "breaks"), [("fp32", False), ("bf16", False), ("fp16", True)]
+)
+def test_other_formats(precision: Any, breaks: bool, tmp_path: Path) -> None:
+    Loop(accumulated).train(tmp_path / "crash")
+    model = Net()
+    given: list[Any] = []
+
+    def loss(output: Any, batch: Any) -> Tensor:
+        given.append(batch)
+        return mean(output)
+
+    again = replay_step(tmp_path / "crash", model, loss=loss, precision=precision)
+    assert again.breaks is breaks
+    assert [x.shape for x in given] == [(4, 4), (4, 4)]
+    assert ("does not break" in str(again)) is not breaks
+    assert len(again.run.table("steps")["loss"].dropna()) == int(not breaks)
+
+
+def test_a_loss_in_the_formats_of_then_gives_what_was_recorded(tmp_path: Path) -> None:
+    probes, _ = Loop(one).train(tmp_path / "crash")
+    again = replay_step(tmp_path / "crash", Net(), loss=lambda output, batch: mean(output))
+    assert_same_tables(probes.run(), again.run)
+
+
+class Other(torch.optim.AdamW):
+    """One that is not torch's."""
+
+
+def test_an_optimizer_of_ones_own_is_to_be_given(tmp_path: Path) -> None:
+    loop = Loop(in_fp32, lambda model: Other(model.parameters(), lr=1e-2), fp16=False)
+    probes, _ = loop.train(tmp_path / "crash")
+    model = Net()
+    without = replay_step(tmp_path / "crash", model)
+    assert "optimizer" not in without.run.tables
+    again = replay_step(tmp_path / "crash", model, optimizer=Other(model.parameters(), lr=1.0))
+    assert_same_tables(probes.run(), again.run)
+    with pytest.raises(GradlabError, match=r"1 optimizers were kept and 2 are given"):
+        replay_step(
+            tmp_path / "crash", model, optimizer=[Other(model.parameters()) for _ in range(2)]
+        )
+
+
+def test_a_step_in_which_the_model_raises_raises_again(tmp_path: Path) -> None:
+    class Failing(Net):
+        def forward(self, x: Tensor, **others: Any) -> dict[str, Tensor]:
+            if x.abs().max() > 1e3:
+                raise ValueError("too large a batch")
+            return super().forward(x, **others)
+
+    with pytest.raises(ValueError, match="too large a batch"):
+        Loop(one, make=Failing).train(tmp_path / "crash")
+    again = replay_step(tmp_path / "crash", Failing())
+    assert again.why == ("the loop raised ValueError: too large a batch",)
+    assert again.breaks
+    assert "the model raised ValueError: too large a batch" in str(again)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: nn.Linear(4, 8), "a Net: first.weight is missing here; first.bias"),
+        (lambda: Net().half(), r"is float16 \(8, 4\) here and was float32 \(8, 4\)"),
+        (lambda: nn.Sequential(Net()), "is missing here"),
+    ],
+)
+def test_another_model_is_refused(make: Any, said: str, tmp_path: Path) -> None:
+    Loop(one).train(tmp_path / "crash")
+    with pytest.raises(GradlabError, match=said):
+        replay_step(tmp_path / "crash", make())
+
+
+def test_other_formats_need_a_loss(tmp_path: Path) -> None:
+    Loop(one).train(tmp_path / "crash")
+    with pytest.raises(GradlabError, match="needs loss="):
+        replay_step(tmp_path / "crash", Net(), precision="fp32")
+    with pytest.raises(GradlabError, match="unknown precision 'fp8'"):
+        replay_step(tmp_path / "crash", Net(), precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(GradlabError, match=rf"step 4 is not kept in .*: it has {BAD}"):
+        replay_step(tmp_path / "crash", Net(), step=4)
+    assert kept_steps(tmp_path / "crash") == [BAD]
+
+
+def test_hugging_faces_gpt2_with_dropout_and_micro_batches(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 32, "n_positions": 8}
+    config = transformers.GPT2Config(
+        **sizes, bos_token_id=0, eos_token_id=0, attn_implementation="eager"
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    keep = tmp_path / "crash"
+    with (
+        gradlab.emulated_fp16(),
+        gradlab.attach(model, optimizer, scaler=scaler, keep=keep) as probes,
+    ):
+        for step in range(BAD + 1):
+            if step == BAD:
+                model.transformer.h[0].attn.c_attn.weight.data.mul_(2e4)
+            for _ in range(2):
+                tokens = torch.randint(32, (2, 8))
+                with autocast():
+                    output = model(input_ids=tokens, labels=tokens)
+                probes.loss(output.loss)
+                scaler.scale(output.loss / 2).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    fresh = transformers.GPT2LMHeadModel(config)
+    again = replay_step(keep, fresh)
+    assert_same_tables(probes.run(), again.run)
+    assert "transformer.h.0.attn" in str(again)
+    assert "modeling_gpt2.py" in str(again)
+    for precision, breaks in (("fp32", False), ("fp16", True)):
+        other = replay_step(
+            keep, fresh, precision=precision, loss=lambda output, batch: output.loss
+        )
+        assert other.breaks is breaks
