@@ -1,6 +1,7 @@
 """What emulating FP16 costs: a training step in each FP16 mode over the same step in fp32.
 
     python benchmarks/emulation.py
+    python benchmarks/emulation.py --size micro --compile
 
 The steps of the modes are interleaved in one process on one thread, so that what else the machine
 does falls on all of them alike; a ratio is the median over turns of processor time.
@@ -12,7 +13,8 @@ the step. The model's own casts (operands to fp16, scores and activations back t
 million more, through memory. So about 1.1 is the floor. It is not reached: operands come from
 memory, at 0.4 to 0.6 ns a number, and 1.2 to 1.4 is what a virtual machine of two cores showed; 1.0
 to 1.2 at batch 16 where the CPU has fp16 products of its own and gets the large ones. At `nano`
-calls weigh more than bytes: 147 products entered through Python, and 300 casts.
+calls weigh more than bytes: 147 products entered through Python, and 300 casts. `--compile` adds
+the fp16 step as `gradlab train --compile` makes it, the casts kept.
 """
 
 import argparse
@@ -27,10 +29,12 @@ from gradlab.config import PrecisionConfig
 from gradlab.models.loss import next_token_loss
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import resolve
+from gradlab.training.compiled import compiled
 
 SIZES = ("nano", "micro")
 BATCHES = (8, 16)
 MODES = ("fp32", "fp16", "fp16-pure")
+COMPILED = "compiled"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -38,20 +42,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each mode")
     parser.add_argument("--arch", default="pre-ln", help="architecture")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=SIZES, help="model sizes")
+    parser.add_argument("--compile", action="store_true", help="the fp16 step compiled, too")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    modes = (*MODES, COMPILED) if options.compile else MODES
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {options.arch}, 1 thread, medians of {options.steps} steps")
-    print(f"{'':16}{'fp32 ms':>10}" + "".join(f"{mode:>12}" for mode in MODES[1:]))
+    print(f"{'':16}{'fp32 ms':>10}" + "".join(f"{mode:>12}" for mode in modes[1:]))
     for size, batch in ((size, batch) for size in options.size for batch in BATCHES):
-        steps = {mode: training_step(options.arch, size, batch, mode) for mode in MODES}
+        steps = {mode: training_step(options.arch, size, batch, mode) for mode in modes}
         times = interleaved(steps, options.steps)
         ratios = (
             median(t / base for t, base in zip(times[mode], times["fp32"], strict=True))
-            for mode in MODES[1:]
+            for mode in modes[1:]
         )
         print(
             f"{size:8}batch {batch:<2}{median(times['fp32']) * 1e3:10.1f}"
@@ -63,12 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def training_step(arch: str, size: str, batch: int, mode: str) -> Callable[[], None]:
     """One step on random tokens: forward, backward, unscale, fused AdamW."""
     config = model_config(arch, size)
-    precision = resolve(PrecisionConfig.from_mapping({"name": mode}), torch.device("cpu"))
+    name = "fp16" if mode == COMPILED else mode
+    precision = resolve(PrecisionConfig.from_mapping({"name": name}), torch.device("cpu"))
     model = build_model(config, dtype=precision.weight_dtype, seed=0)
     masters = MasterWeights(model) if precision.weight_dtype is torch.float16 else None
     trained = masters.parameters if masters else list(model.parameters())
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     scaler = precision.grad_scaler()
+    forward = compiled(model) if mode == COMPILED else model
     tokens = torch.randint(config.vocab_size, (batch, config.max_seq_len + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
@@ -76,7 +84,7 @@ def training_step(arch: str, size: str, batch: int, mode: str) -> Callable[[], N
         model.zero_grad()
         with precision.arithmetic():
             with precision.autocast():
-                logits = model(inputs)
+                logits = forward(inputs)
             scaler.scale(next_token_loss(logits, targets)).backward()
         if masters:
             masters.take_gradients()

@@ -107,6 +107,7 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
     batch_size: int = same("batch_size")
     accumulation: int = same("accumulation")
     device: str = same("device")
+    compile: bool = same("compile")
     probes: Names = Field(
         default=("headroom",),
         description=f"What to measure inside the model, instead of the default: "
@@ -128,6 +129,7 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
             "batch_size": self.batch_size,
             "accumulation": self.accumulation,
             "device": self.device,
+            "compile": self.compile,
             "precision": self._part(PrecisionConfig, name=precision),
             "optimizer": self._part(OptimizerConfig),
             "stability": self._part(StabilityConfig),

@@ -28,6 +28,7 @@ from gradlab.runs.reader import Run, run_of_before
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
 from gradlab.training.checkpoint import LEAD, Checkpoint, Checkpoints
+from gradlab.training.compiled import check_probes, compiler_in_words
 from gradlab.training.device import check_format, repeatable, resolve_device
 from gradlab.training.interrupt import interrupt_between_steps
 from gradlab.training.judged_run import JudgedRun
@@ -86,6 +87,8 @@ def train(
             learner = make_learner(config, device)
         record = config.record
         probes = chosen_probes(record)
+        if config.compile:
+            check_probes(probes)
         info = (
             recorded_facts(corpus, device, learner)
             | recorded_of(probes)
@@ -128,7 +131,11 @@ def train(
         with closing(follower):
             try:
                 # Opened once here: entering it costs more than a small model's product.
-                with memory_in_words(config, device), learner.precision.arithmetic():
+                with (
+                    memory_in_words(config, device),
+                    compiler_in_words(),
+                    learner.precision.arithmetic(),
+                ):
                     run_steps(
                         config,
                         corpus,

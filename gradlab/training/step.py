@@ -13,6 +13,7 @@ from gradlab.models.transformer import Transformer
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import Precision, resolve
 from gradlab.probes.probe import Subject
+from gradlab.training.compiled import compiled
 from gradlab.training.gradients import clip_by_norm, total_norm
 
 MicroBatch = tuple[Tensor, Tensor]
@@ -23,6 +24,7 @@ class Learner:
     """All that a step changes, and how it computes."""
 
     model: Transformer
+    forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: Precision
@@ -76,8 +78,10 @@ def make_learner(config: RunConfig, device: torch.device) -> Learner:
         weight_decay=settings.weight_decay,
         fused=True,
     )
+    forward = compiled(model) if config.compile else model
     return Learner(
         model,
+        forward,
         optimizer,
         precision.grad_scaler(),
         precision,
@@ -117,7 +121,7 @@ def training_step(
     with learner.precision.arithmetic():
         for inputs, targets in batches:
             with learner.precision.autocast():
-                logits = learner.model(inputs)
+                logits = learner.forward(inputs)
             objective = loss = next_token_loss(logits, targets) / len(batches)
             if learner.z_loss:
                 objective = loss + learner.z_loss * z_loss(logits) / len(batches)
