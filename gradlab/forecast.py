@@ -10,16 +10,16 @@ import numpy as np
 from gradlab.fp16 import headroom_bits
 
 HALF_LIFE = 50
-"""Steps after which a row counts half."""
-
-SCATTER = 2.0
-"""Standard deviations by which one step may come nearer to the limit than the line."""
-
-HORIZON = 100
-"""Steps ahead that a trend is followed."""
+"""Steps after which a row counts half; `LEAST_ROWS` rows where those are further apart."""
 
 LEAST_ROWS = 5
 """Rows of a site from which on it has a trend."""
+
+NEAR_BITS = 3.0
+"""Bits left from which on a trend counts: early in training headroom falls fast and then stops."""
+
+HORIZON = 200
+"""Steps ahead that a trend is followed."""
 
 Tables: TypeAlias = Iterable[Mapping[str, Mapping[str, Sequence[Any]]]]
 """Rows of a step by table and column, of each probe."""
@@ -41,19 +41,21 @@ class Forecast:
 class Forecaster:
     """Follows the headroom of every FP16 site, and says which is used up first, and when.
 
-    A straight line through a site's bits, by least squares, in which a row counts half as much
+    Through a site's bits goes a straight line by least squares, in which a row counts half as much
     `HALF_LIFE` steps later (discounted least squares; R. G. Brown, Smoothing, Forecasting and
-    Prediction of Discrete Time Series, 1963). Rows scatter around the line, and one is enough to
-    overflow: a site is used up where the line, less `SCATTER` standard deviations, comes to 0.
+    Prediction of Discrete Time Series, 1963). Where the line stands at `NEAR_BITS` or less and
+    comes to 0 within `HORIZON` steps, that is the forecast. Bits are logarithms: what grows by the
+    same factor each step loses the same number of bits. Many things grow ever more slowly, and
+    then jump: the last bit goes in a few steps. So the line is early at first, and late at the end.
 
-    Only what was seen up to a step is used, seven numbers a site. Of the passes only the forward
-    one counts: where a gradient overflows, a loss scaler skips the step and goes on.
+    Only what was seen up to a step is used, six numbers a site. Of the passes only the forward one
+    counts: where a gradient overflows, a loss scaler skips the step and goes on.
     """
 
     def __init__(self) -> None:
         self._step = 0
         self._sites: dict[str, int] = {}
-        self._sums = np.zeros((7, 0))
+        self._sums = np.zeros((6, 0))
 
     def state(self) -> dict[str, Any]:
         """What it has seen so far, for `restore`; JSON can hold it."""
@@ -63,7 +65,7 @@ class Forecaster:
         """Go on from what `state` gave, and JSON gave back."""
         self._step = state["step"]
         self._sites = {site: index for index, site in enumerate(state["sites"])}
-        self._sums = np.array(state["sums"], np.float64).reshape(7, -1)
+        self._sums = np.array(state["sums"], np.float64).reshape(6, -1)
 
     def take(self, step: int, tables: Tables) -> Forecast | None:
         """Take in a step's rows of `headroom` and `scores`; the overflow that is nearest now.
@@ -79,6 +81,8 @@ class Forecaster:
         if not bits or not all(left > -math.inf for left in bits.values()):  # or it is NaN
             return None
         finite = {site: left for site, left in bits.items() if left < math.inf}
+        if not finite:
+            return None
         for site in finite:
             self._sites.setdefault(site, len(self._sites))
         seen = [self._sites[site] for site in finite]
@@ -88,31 +92,32 @@ class Forecaster:
     def _add(self, step: int, seen: Sequence[int], bits: "np.ndarray[Any, Any]") -> None:
         """Let the rows so far grow older, and add one of each site that was seen."""
         new = len(self._sites) - self._sums.shape[1]
-        rows, w, wa, waa, wb, wab, wbb = np.pad(self._sums, [(0, 0), (0, new)])
+        rows, w, wa, waa, wb, wab = np.pad(self._sums, [(0, 0), (0, new)])
         age, self._step = step - self._step, step
-        less = 0.5 ** (age / HALF_LIFE)
-        waa, wa, wab = waa + 2 * age * wa + age * age * w, wa + age * w, wab + age * wb
-        self._sums = np.stack([rows, *(less * one for one in (w, wa, waa, wb, wab, wbb))])
-        zero = np.zeros_like(bits)
-        self._sums[:, seen] += [zero + 1, zero + 1, zero, zero, bits, zero, bits * bits]
+        less = 0.5 ** min(age / HALF_LIFE, 1 / LEAST_ROWS)
+        aged = (w, wa + age * w, waa + 2 * age * wa + age * age * w, wb, wab + age * wb)
+        self._sums = np.stack([rows, *(less * one for one in aged)])
+        for index, more in ((0, 1.0), (1, 1.0), (4, bits)):
+            self._sums[index, seen] += more
 
     def _nearest(
         self, step: int, sites: Sequence[str], sums: "np.ndarray[Any, Any]"
     ) -> Forecast | None:
-        """Where the lines of these sites come to 0 first, by their weighted sums.
+        """Where the lines of these sites come to 0 first.
 
-        With the weight w, age a (0 now) and bits b of each row: Σw, Σwa, Σwa², Σwb, Σwab, Σwb².
+        With the weight w, age a (0 now) and bits b of a row, the sums are of 1, w, wa, wa², wb and
+        wab; the line is b = level + fall · a.
         """
-        _, w, wa, waa, wb, wab, wbb = sums[:, sums[0] >= LEAST_ROWS]
-        names = [site for site, rows in zip(sites, sums[0], strict=True) if rows >= LEAST_ROWS]
+        rows, w, wa, waa, wb, wab = sums
         det = w * waa - wa * wa
+        det[(rows < LEAST_ROWS) | (det <= 0)] = np.inf
         level, fall = (wb * waa - wab * wa) / det, (wab * w - wb * wa) / det
-        scatter = np.sqrt(np.maximum(0.0, wbb - level * wb - fall * wab) / w)
-        room = np.maximum(0.0, level - SCATTER * scatter)
-        left = np.where(fall > 0, room / np.where(fall > 0, fall, 1.0), np.inf)
-        if not len(left) or left.min() > HORIZON:
+        falls = (fall > 0) & (level <= NEAR_BITS)
+        left = np.where(falls, np.maximum(0.0, level) / np.where(falls, fall, 1.0), np.inf)
+        first = int(left.argmin())
+        if left[first] > HORIZON:
             return None
-        return Forecast(names[left.argmin()], step + max(1, round(left.min())))
+        return Forecast(sites[first], step + max(1, round(left[first])))
 
 
 def _narrow_bits(step: int, tables: Tables) -> dict[str, float]:
