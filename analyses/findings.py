@@ -5,6 +5,11 @@ import pandas as pd
 from gradlab.analyses.finding import Finding
 from gradlab.analyses.findings_absent import absent_findings
 from gradlab.analyses.findings_course import course_findings, nonfinite_losses, skipped_steps
+from gradlab.analyses.findings_depth import (
+    entropy_findings,
+    state_depth_findings,
+    vanishing_findings,
+)
 from gradlab.analyses.findings_faults import input_findings, state_findings
 from gradlab.analyses.findings_forecast import forecast_findings
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
@@ -65,6 +70,11 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         found += loop_findings(tables["faults"])
     if "grad_norms" in tables:
         found += mismatch_findings(tables["grad_norms"], top=top)
+        found += vanishing_findings(tables["grad_norms"], top=top)
+    if "hidden" in tables:
+        found += state_depth_findings(tables["hidden"], top=top)
+    if "entropy" in tables:
+        found += entropy_findings(tables["entropy"], top=top)
     if "scores" in tables:
         found += score_findings(tables["scores"], tables.get("headroom"), top=top)
     if "scales" in tables:

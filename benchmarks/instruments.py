@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 import gradlab
 from gradlab.config import Events
-from gradlab.probes import GradientNorms, Headroom, Probe
+from gradlab.probes import AttentionEntropy, GradientNorms, Headroom, HiddenStates, Probe
 
 Norms = Mapping[str, float]
 """Of each parameter by name."""
@@ -100,6 +100,16 @@ class Gradlab(Instrument):
         return dict(zip(rows["param"], rows["grad_l1"], strict=True))
 
 
+class OneProbe(Gradlab):
+    """A probe alone, which has no norms of gradients."""
+
+    norm = ""
+
+    def finish(self) -> Norms:
+        self.probes.close()
+        return {}
+
+
 class WandbWatch(Instrument):
     def __init__(self, training: Watched, folder: Path) -> None:
         super().__init__(training, folder)
@@ -163,6 +173,8 @@ CONTESTANTS: dict[str, Callable[[Watched, Path], Instrument]] = {
     "bare step": Instrument,
     "gradlab, GradientNorms": partial(Gradlab, probes=norms_only),
     "gradlab, with Headroom": partial(Gradlab, probes=norms_and_headroom),
+    "gradlab, HiddenStates": partial(OneProbe, probes=lambda: [HiddenStates()]),
+    "gradlab, AttentionEntropy": partial(OneProbe, probes=lambda: [AttentionEntropy()]),
     "gradlab, default probes": Gradlab,
     "gradlab, every=10": partial(Gradlab, every=10),
     "gradlab, 10, skipped": partial(Gradlab, every=10, events="skipped"),

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from gradlab.analyses.comparable import run_keys, seed_of
 from gradlab.analyses.course import course, course_events
+from gradlab.analyses.depth import entropy_courses, states_by_depth
 from gradlab.analyses.headroom import tightest_by_layer
 from gradlab.analyses.layer_courses import (
     gradient_courses,
@@ -18,6 +19,8 @@ from gradlab.analyses.layer_courses import (
     update_courses,
 )
 from gradlab.figures.course import Break, course_panels
+from gradlab.figures.depth import states_against_depth
+from gradlab.figures.entropy_courses import entropy_over_steps
 from gradlab.figures.gradient_grid import gradient_grid
 from gradlab.figures.gradient_sizes import gradient_size_by_layer
 from gradlab.figures.headroom import Road, headroom_panels
@@ -120,6 +123,15 @@ def draw_gradient_sizes(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[
     yield Drawing("gradient_sizes", figure_of(gradient_size_by_layer(table, title=title)), table)
 
 
+def draw_states(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
+    """The states of the layers, the first seed of each architecture."""
+    every = list(_first_seeds(runs))
+    states = [states_by_depth(shown.run.table("hidden")).assign(arch=shown.arch) for shown in every]
+    table = pd.concat(states, ignore_index=True)
+    title = every[0].label if len(every) == 1 else ""
+    yield Drawing("states_by_depth", states_against_depth(table, title=title), table)
+
+
 def draw_headroom(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
     """The way to an overflow, a panel for the first seed of each architecture."""
     roads: dict[str, Road] = {}
@@ -210,6 +222,28 @@ RUN_KINDS = (
         tables=("scores",),
         remedy="record it with --probes scores",
         draw=_over_steps("scores", "scores", "Attention scores", score_courses, scores_over_steps),
+    ),
+    RunsKind(
+        "states by depth",
+        "Hidden states by depth",
+        "What each layer gives: its variance, the mean cosine between two tokens of a sequence "
+        "(1 is collapse), its linear CKA with what the layer was given, and branch over skip in "
+        "its first and last residual sum; and how far what it is given moves between two recorded "
+        "steps, the median, in its spread. The first seed of each architecture.",
+        tables=("hidden",),
+        remedy="record it with --probes hidden",
+        draw=draw_states,
+    ),
+    RunsKind(
+        "entropy over steps",
+        "Attention entropy",
+        "The entropy of each head's attention over that of uniform attention, the mean over "
+        "queries: 1 is uniform, 0 all on one token. The first seed of each architecture.",
+        tables=("entropy",),
+        remedy="record it with --probes entropy",
+        draw=_over_steps(
+            "entropy", "entropy", "Attention entropy", entropy_courses, entropy_over_steps
+        ),
     ),
 )
 """Every figure that needs no more than one run, in the order of a page."""

@@ -23,16 +23,9 @@ def scores_over_steps(
     Raises:
         GradlabError: No score is finite.
     """
-    sites = courses[["site", "layer"]].drop_duplicates()
-    alone = sites["layer"].map(sites["layer"].value_counts()).eq(1)
-    names = [
-        f"layer {layer}" if one else site
-        for site, layer, one in zip(sites["site"], sites["layer"], alone, strict=True)
-    ]
-    panels = dict(zip(sites["site"], names, strict=True))
-    rows = courses.assign(
-        panel=courses["site"].map(panels), dashed=courses["bound"] != "exact"
-    ).rename(columns={"head": "line"})
+    rows = courses.assign(panel=site_panels(courses), dashed=courses["bound"] != "exact").rename(
+        columns={"head": "line"}
+    )
     lines = Lines(
         rows,
         "Largest |score|",
@@ -42,3 +35,18 @@ def scores_over_steps(
         reference=(FP16_MAX, "FP16's largest number"),
     )
     return step_panels(lines, title=title, break_step=break_step)
+
+
+def site_panels(courses: pd.DataFrame) -> "pd.Series[str]":
+    """The panel of each row: its layer, or its site where a layer has several.
+
+    Args:
+        courses: Columns site and layer.
+    """
+    sites = courses[["site", "layer"]].drop_duplicates()
+    alone = sites["layer"].map(sites["layer"].value_counts()).eq(1)
+    names = [
+        f"layer {layer}" if one else site
+        for site, layer, one in zip(sites["site"], sites["layer"], alone, strict=True)
+    ]
+    return courses["site"].map(dict(zip(sites["site"], names, strict=True)))

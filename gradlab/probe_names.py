@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-ProbeName = Literal["headroom", "grad_norms", "scales", "scores", "optimizer", "states"]
+ProbeName = Literal[
+    "headroom", "grad_norms", "scales", "scores", "optimizer", "hidden", "entropy", "states"
+]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ PROBES: Mapping[ProbeName, ProbeFacts] = {
     "scales": ProbeFacts("LearnedScales", ("scales",)),
     "scores": ProbeFacts("AttentionScores", ("scores",)),
     "optimizer": ProbeFacts("OptimizerHealth", ("optimizer",)),
+    "hidden": ProbeFacts("HiddenStates", ("hidden",)),
+    "entropy": ProbeFacts("AttentionEntropy", ("entropy",)),
     "states": ProbeFacts("StateHealth", ("faults",)),
 }
 """The probes that the built-in loop can be told to use."""

@@ -10,7 +10,7 @@ from gradlab.runs.event_texts import Rows, fault_text, overflow_text
 
 SECTIONS = (
     *("steps", "gradients", "grad_l1", "headroom", "overflows", "forecasts", "faults"),
-    *("scales", "scores"),
+    *("scales", "scores", "hidden", "entropy"),
     *("update_ratio", "eps_frac"),
 )
 """What the tags of gradlab's own tables begin with, before the first slash."""
@@ -49,6 +49,8 @@ def shown(table: str, columns: Mapping[str, Sequence[Any]]) -> list[Shown]:
     | `scales/<param>` | a distribution; the number where it is one |
     | `update_ratio/<param>`, `eps_frac/<param>` | update_rms / param_rms; eps_frac |
     | `scores/<bound>/<site>` | the largest of all heads |
+    | `hidden/<column>/<site>` | the columns |
+    | `entropy/<site>` | the mean of all heads |
     | `<table>/<column>` | of a table of the user's own: its numbers |
 
     Args:
@@ -135,6 +137,21 @@ def _scores(rows: Rows, to: Shown) -> None:
             to.scalars[tag] = max(largest[0], to.scalars.get(tag, -math.inf))
 
 
+def _entropy(rows: Rows, to: Shown) -> None:
+    values = defaultdict(list)
+    for row in rows:
+        values[f"entropy/{row['site']}"].append(float(row["entropy"]))
+    for tag, heads in values.items():
+        to.scalars[tag] = sum(heads) / len(heads)
+
+
+def _hidden(rows: Rows, to: Shown) -> None:
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isnan(value):
+                to.scalars[f"hidden/{name}/{row['site']}"] = value
+
+
 def _own(table: str, rows: Rows, to: Shown) -> None:
     for row in rows:
         labels = [value for value in row.values() if isinstance(value, str)]
@@ -153,4 +170,6 @@ _TABLES: Mapping[str, Callable[[Rows, Shown], None]] = {
     "scales": _scales,
     "optimizer": _optimizer,
     "scores": _scores,
+    "hidden": _hidden,
+    "entropy": _entropy,
 }

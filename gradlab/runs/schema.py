@@ -118,6 +118,25 @@ TABLES: Mapping[str, pa.Schema] = {
             *_maybe(_REAL, "eps_frac"),
         ]
     ),
+    "hidden": pa.schema(
+        [
+            _STEP,
+            *_always(_TEXT, "site"),
+            *_maybe(pa.int32(), "layer"),
+            *_always(_REAL, "mean", "std", "input_mean", "input_std"),
+            *_maybe(_REAL, "cosine", "cka", "first_branch", "last_branch"),
+            *_maybe(_REAL, "mean_shift", "std_shift"),
+        ]
+    ),
+    "entropy": pa.schema(
+        [
+            _STEP,
+            *_always(_TEXT, "site"),
+            *_maybe(pa.int32(), "layer"),
+            *_maybe(_INT, "head"),
+            *_always(_REAL, "entropy"),
+        ]
+    ),
     "faults": pa.schema(
         [
             _STEP,

@@ -63,7 +63,7 @@ def test_what_happened_in_a_run_that_broke(broken: Run) -> None:
     assert f"first overflow {verdict.first_overflow} (step {verdict.step}, LR" in out
     for what in ("what led to it", "least headroom", "skipped steps", "loss scale", "updates"):
         assert f"\n{what} " in f"\n{result.stdout}"
-    assert "--probes scores --probes states." in out
+    assert "--probes scores --probes hidden --probes entropy --probes states." in out
 
     headroom = broken.table("headroom")
     half = headroom[(headroom["dtype"] == "float16") & (headroom["direction"] == "forward")]

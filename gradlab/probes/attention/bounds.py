@@ -54,9 +54,12 @@ class FusedCall:
 
     def hidden(self) -> Tensor | None:
         """The mask, true where a pair is not visible."""
-        if self.mask is None:
-            return None
-        return ~self.mask if self.mask.dtype is torch.bool else self.mask <= MASKING
+        return None if self.mask is None else masked(self.mask)
+
+
+def masked(mask: Tensor) -> Tensor:
+    """True where a mask hides a pair."""
+    return ~mask if mask.dtype is torch.bool else mask <= MASKING
 
 
 def fused_call(
@@ -186,25 +189,38 @@ def lower_bound(call: FusedCall, upper: Tensor) -> Largest | None:
     return Largest(high, max_abs)
 
 
-def exact(call: FusedCall, chunk: int = _CHUNK) -> Largest:
-    """Over all visible pairs, computed in fp32 or wider, so many scores at once or one query's."""
+@dataclass(frozen=True)
+class SomeScores:
+    """A part of a fused attention's scores, computed aside.
+
+    Attributes:
+        batch: Which of the leading dimensions, as one; all their heads are there.
+        scores: (batch, key heads, sharing, T', S'), in fp32 or wider.
+        mask: The call's, of the same shape; None if there is none.
+        later: (T', S'), true at keys beyond what the query sees; None if it is not causal.
+    """
+
+    batch: slice
+    scores: Tensor
+    mask: Tensor | None
+    later: Tensor | None
+
+
+def some_scores(call: FusedCall, chunk: int = _CHUNK) -> Iterator[SomeScores]:
+    """All visible pairs, computed in fp32 or wider, so many scores at once or one query's."""
     lead = torch.broadcast_shapes(call.q.shape[:-3], call.k.shape[:-3])
     sharing, queries, d_head = call.q.shape[-3:]
     keys = call.k.shape[-2]
     q = call.q.expand(*lead, -1, -1, -1).reshape(-1, *lead[-1:], sharing, queries, d_head)
     k = call.k.expand(*lead, -1, -1, -1).reshape(-1, *lead[-1:], keys, d_head)
-    mask = call.hidden()
+    mask = call.mask
     if mask is not None:
         mask = mask.expand(*lead, sharing, queries, keys).reshape(*q.shape[:-1], keys)
     a_query = lead[-1] * sharing * keys
     batch = max(1, chunk // (a_query * queries))
     rows = min(queries, max(1, chunk // a_query))
-    found = []
     for b in range(0, len(q), batch):
         wide_k = k[b : b + batch].to(_wide(k)).mT
-        high = max_abs = torch.full(
-            (wide_k.shape[0], lead[-1], sharing), -_INF, dtype=wide_k.dtype, device=k.device
-        )
         for row in range(0, queries, rows):
             some_q = q[b : b + batch, :, :, row : row + rows]
             end = keys if call.offset is None else row + some_q.shape[-2] + call.offset
@@ -213,18 +229,30 @@ def exact(call: FusedCall, chunk: int = _CHUNK) -> Largest:
                 continue
             wide_q = some_q.to(wide_k.dtype).flatten(2, 3)
             scores = (wide_q @ wide_k[..., :end] * call.scale).unflatten(2, (sharing, -1))
-            hidden = None
-            if mask is not None:
-                hidden = mask[b : b + batch, :, :, row : row + rows, :end]
-            if call.offset is not None:
-                later = _later(scores.shape[-2], end, row + call.offset, scores.device)
-                hidden = later if hidden is None else hidden | later
-            seen = largest(scores, hidden)
-            high = torch.maximum(high, seen.high)
-            max_abs = torch.maximum(max_abs, seen.max_abs)
-        found.append((high, max_abs))
-    whole = (torch.cat(parts).reshape(*lead, sharing) for parts in zip(*found, strict=True))
-    return Largest(*(x.flatten(-2) for x in whole))
+            yield SomeScores(
+                slice(b, b + batch),
+                scores,
+                None if mask is None else mask[b : b + batch, :, :, row : row + rows, :end],
+                None
+                if call.offset is None
+                else _later(scores.shape[-2], end, row + call.offset, scores.device),
+            )
+
+
+def exact(call: FusedCall, chunk: int = _CHUNK) -> Largest:
+    """Over all visible pairs, computed in fp32 or wider, so many scores at once or one query's."""
+    lead = torch.broadcast_shapes(call.q.shape[:-3], call.k.shape[:-3])
+    shape = (lead[:-1].numel(), lead[-1], call.q.shape[-3])
+    high = torch.full(shape, -_INF, dtype=_wide(call.k), device=call.k.device)
+    max_abs = high.clone()
+    for some in some_scores(call, chunk):
+        hidden = None if some.mask is None else masked(some.mask)
+        if some.later is not None:
+            hidden = some.later if hidden is None else hidden | some.later
+        seen = largest(some.scores, hidden)
+        high[some.batch] = torch.maximum(high[some.batch], seen.high)
+        max_abs[some.batch] = torch.maximum(max_abs[some.batch], seen.max_abs)
+    return Largest(*(x.reshape(*lead[:-1], -1) for x in (high, max_abs)))
 
 
 _INF = math.inf

@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.probes.attention.bounds import MASKING, FusedCall, aside, fused_call
 from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.compiled import in_compiled_call
+from gradlab.probes.residual_sums import take_off
 from gradlab.probes.sites import in_backward
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
@@ -42,6 +43,20 @@ class Caller:
 
     module: nn.Module
     heads: int | None
+
+    def by_head(self, x: Tensor) -> tuple[Tensor, bool]:
+        """(..., heads, n) → (parts, heads, n), and whether the heads could be told apart.
+
+        Two dimensions before the last are (batch, heads). One is batch · heads, of which the
+        module must say how many heads; so it must of more, which are windows or groups of heads.
+        """
+        lead, heads = x.shape[:-1], self.heads
+        if len(lead) == 2:
+            return x, True
+        last = {lead[-1:].numel(), lead[-2:].numel()} if len(lead) > 2 else {heads}
+        if heads is not None and heads in last and lead.numel() % heads == 0:
+            return x.reshape(-1, heads, x.shape[-1]), True
+        return x.reshape(-1, 1, x.shape[-1]), False
 
 
 class _Local(threading.local):
@@ -188,7 +203,7 @@ class AttentionCalls(TorchFunctionMode):
         if wanted and not local.is_on:
             torch._C._push_on_torch_function_stack(self)
         elif local.is_on and not wanted:
-            _take_off(self)
+            take_off(self)
             local.filled = None
         local.is_on = wanted
 
@@ -202,16 +217,6 @@ class _Reset(RemovableHandle):
 
     def remove(self) -> None:
         self._calls.reset()
-
-
-def _take_off(mode: TorchFunctionMode) -> None:
-    """Take a mode off the stack, wherever it is: a hook of the user's may have put one on it."""
-    stack = [
-        torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())
-    ]
-    for other in reversed(stack):
-        if other is not mode:
-            torch._C._push_on_torch_function_stack(other)
 
 
 def _looked_into(func: Any) -> types.FunctionType:

@@ -216,8 +216,8 @@ class AttentionScores(Probe):
         site = self._sites[caller.module]
         self.saw_forward = True
         self._passed.add(site)
-        high, by_head = _by_head(found.high, caller.heads)
-        max_abs, _ = _by_head(found.max_abs, caller.heads)
+        parts, by_head = caller.by_head(torch.stack([found.high, found.max_abs], dim=-1))
+        high, max_abs = parts.amax(0).unbind(-1)
         key = (site, bound, by_head, high.numel())
         if (before := self._seen.get(key)) is not None:
             device = before.high.device
@@ -236,20 +236,6 @@ _Row = tuple[str, int | None, str]
 
 _READ = ("site", "head", "bound", "max", "max_abs")
 _COLUMNS = ("step", "site", "layer", "head", "max", "max_abs", "bound")
-
-
-def _by_head(x: Tensor, heads: int | None) -> tuple[Tensor, bool]:
-    """(..., heads) → (heads,), and whether the heads could be told apart.
-
-    Two dimensions are (batch, heads). One is batch · heads, of which the module must say how many
-    heads; so it must of more, which are windows or groups of heads.
-    """
-    if x.dim() == 2:
-        return x.amax(0), True
-    last = {x.shape[-1:].numel(), x.shape[-2:].numel()} if x.dim() > 2 else {heads}
-    if heads is not None and heads in last and x.numel() % heads == 0:
-        return x.reshape(-1, heads).amax(0), True
-    return x.amax().reshape(1), False
 
 
 def _larger(one: float, other: float) -> float:

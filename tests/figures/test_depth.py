@@ -1,0 +1,66 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from gradlab.errors import GradlabError
+from gradlab.figures.depth import states_against_depth
+from gradlab.figures.entropy_courses import entropy_over_steps
+
+NAMES = ("variance", "low", "high", "cosine", "cka", "first_branch", "last_branch", "drift")
+
+
+def states(arch: str, factor: float, layers: int = 4) -> pd.DataFrame:
+    rows = [
+        {"arch": arch, "step": step, "layer": layer}
+        | {name: factor * (1 + step + layer + place) for place, name in enumerate(NAMES)}
+        for step in (0, 10)
+        for layer in range(layers)
+    ]
+    return pd.DataFrame(rows)
+
+
+def is_dashed(line) -> bool:
+    return line.get_linestyle() != "-"
+
+
+def test_a_solid_line_at_the_end_and_a_dashed_one_at_the_start() -> None:
+    table = pd.concat([states("pre-ln", 1.0), states("post-ln", 0.5)], ignore_index=True)
+    figure = states_against_depth(table)
+    axes = figure.axes
+    assert len(axes) == 6
+    for ax, name in zip(axes, ["variance", "cosine", "cka", "first_branch"], strict=False):
+        drawn = [np.asarray(line.get_ydata(), float) for line in ax.lines]
+        for arch in ("pre-ln", "post-ln"):
+            for step in (0, 10):
+                rows = table[(table["arch"] == arch) & (table["step"] == step)]
+                assert any(np.allclose(line, rows[name]) for line in drawn)
+        styles = {is_dashed(line) for line in ax.lines}
+        assert styles == {True, False}
+    assert not any(is_dashed(line) for line in axes[5].lines)  # the drift is over all steps
+    plt.close(figure)
+
+
+def test_what_was_not_seen_is_said() -> None:
+    table = states("pre-ln", 1.0).assign(first_branch=np.nan, last_branch=np.nan)
+    figure = states_against_depth(table, title="Pre-LN")
+    words = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert len(words) == 2
+    plt.close(figure)
+    nothing = table.assign(**dict.fromkeys(NAMES, np.nan))
+    with pytest.raises(GradlabError, match="nothing to draw"):
+        states_against_depth(nothing)
+
+
+def test_a_line_a_head() -> None:
+    rows = [
+        {"site": f"blocks.{layer}.attention", "layer": layer, "head": head, "step": step}
+        for layer in range(2)
+        for head in range(3)
+        for step in range(4)
+    ]
+    table = pd.DataFrame(rows).assign(value=0.5, lost=False)
+    figure = entropy_over_steps(table)
+    panels = [ax for ax in figure.axes if ax.get_title("left").startswith("layer")]
+    assert [len(ax.lines) for ax in panels] == [3, 3]
+    plt.close(figure)
