@@ -4,6 +4,7 @@ The others need runs; docs/gallery.md has the command of each.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,16 +17,17 @@ from gradlab.figures.save import save
 from gradlab.figures.stability import lr_at_break
 from gradlab.figures.style import LOOKS, figure_of
 from gradlab.models.config import ModelConfig
-from gradlab.models.presets import model_config
+from gradlab.models.presets import ARCHITECTURES, model_config
 
 IMAGES = Path(__file__).parent
 STUDIES = IMAGES.parent / "studies"
 LAYERS = ("post-ln", "pre-ln", "normformer-resscale")
+OTHERS = [*ARCHITECTURES][5:]
 
 
-def layers() -> dict[str, ModelConfig]:
-    """The models of figure 1 by their titles."""
-    return {LOOKS[arch].label: model_config(arch, "125M") for arch in LAYERS}
+def layers(names: Iterable[str]) -> dict[str, ModelConfig]:
+    """Models by their titles."""
+    return {LOOKS[arch].label: model_config(arch, "125M") for arch in names}
 
 
 def draw(out: Path) -> None:
@@ -43,7 +45,8 @@ def draw(out: Path) -> None:
         "breaks_768": figure_of(lr_at_break(at_768)),
         "breaks_125M": figure_of(lr_at_break(card)),
         "breaks_nano": figure_of(lr_at_break(nano)),
-        "blocks": block_panels(layers()),
+        "blocks": block_panels(layers(LAYERS)),
+        "architectures": block_panels(layers(OTHERS)),
     }
     for name, figure in figures.items():
         save(figure, out / name, ["png"])

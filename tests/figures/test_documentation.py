@@ -8,6 +8,7 @@ def test_the_documentations_pictures_are_drawn_from_its_tables(tmp_path: Path) -
     runpy.run_path(str(IMAGES / "draw.py"))["draw"](tmp_path)
     drawn = {file.name for file in tmp_path.iterdir()}
     names = (
+        "architectures",
         "blocks",
         "breaks_125M",
         "breaks_768",
