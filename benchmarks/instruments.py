@@ -83,6 +83,7 @@ class Gradlab(Instrument):
         probes: Callable[[], list[Probe]] | None = None,
         every: int = 1,
         events: Events = "exact",
+        keep: bool = False,
     ) -> None:
         self.probes = gradlab.attach(
             training.model,
@@ -91,6 +92,7 @@ class Gradlab(Instrument):
             probes=probes() if probes else None,
             every=every,
             events=events,
+            keep=folder / "crash" if keep else None,
         )
 
     def finish(self) -> Norms:
@@ -179,6 +181,8 @@ CONTESTANTS: dict[str, Callable[[Watched, Path], Instrument]] = {
     "gradlab, every=10": partial(Gradlab, every=10),
     "gradlab, 10, skipped": partial(Gradlab, every=10, events="skipped"),
     "gradlab, off, skipped": partial(Gradlab, every=10**9, events="skipped"),
+    "gradlab, off, kept": partial(Gradlab, every=10**9, events="skipped", keep=True),
+    "gradlab, default, kept": partial(Gradlab, keep=True),
     "gradlab, off cadence": partial(Gradlab, probes=norms_and_headroom, every=10**9),
     ".item() of each L1": ItemLoop,
     "torch._foreach_norm, L1": ForeachNorm,

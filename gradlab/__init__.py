@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gradlab.pages.report import report
     from gradlab.precision.emulation import emulated_fp16
     from gradlab.probes.attach import attach
-    from gradlab.replays.replay import replay
+    from gradlab.replays.either import replay
     from gradlab.runs.reader import load
     from gradlab.runs.study import load_study
     from gradlab.studies.run import run_study
@@ -41,7 +41,7 @@ _HOMES = {
     "load": "gradlab.runs.reader",
     "load_study": "gradlab.runs.study",
     "model_config": "gradlab.models.presets",
-    "replay": "gradlab.replays.replay",
+    "replay": "gradlab.replays.either",
     "report": "gradlab.pages.report",
     "run_study": "gradlab.studies.run",
     "train": "gradlab.training.train",

@@ -136,10 +136,10 @@ class Restored:
 
     def _device_for(self, kept: str) -> torch.device:
         """Where a tensor is to be that was there when it was kept."""
-        if kept == self.facts["device"]:
-            return self._device
         device = torch.device(kept)
-        return device if device.type == "cpu" or torch.cuda.is_available() else self._device
+        if kept == self.facts["device"] or not _is_here(device):
+            return self._device
+        return device
 
     def _random(self, told: Mapping[str, Any], before: Generators | None) -> Generators:
         tensors: dict[str, Tensor] = self._decoder.decode(told["torch"])
@@ -164,13 +164,24 @@ class Restored:
         )
 
     def _arithmetic(self, told: Mapping[str, Any]) -> Arithmetic:
-        here = {"cpu", self._device.type}
+        """That of then; on a CPU instead of a GPU, FP16 is emulated as on all of them."""
         autocast = {
-            kind: (is_on, dtype_named(dtype))
-            for kind, (is_on, dtype) in told["autocast"].items()
-            if kind in here
+            kind: (is_on, dtype_named(dtype)) for kind, (is_on, dtype) in told["autocast"].items()
         }
-        return Arithmetic(autocast, told["emulated"])
+        was, now = torch.device(self.facts["device"]).type, self._device.type
+        if was in autocast:
+            autocast[now] = autocast.pop(was)
+        return Arithmetic(
+            {kind: x for kind, x in autocast.items() if kind in ("cpu", now)},
+            told["emulated"] or (now == "cpu" and was != "cpu"),
+        )
+
+
+def _is_here(device: torch.device) -> bool:
+    """Whether this machine has a device."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu"
 
 
 def _differences(kept: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:

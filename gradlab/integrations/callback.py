@@ -21,7 +21,8 @@ class AttachingCallback:
     """`attach` put off until a trainer has its model and optimizers, as often as it trains.
 
     Args:
-        out, every, events, probes, memory, sinks, meta, window: As `attach` takes them.
+        out, every, events, probes, memory, sinks, meta, window, keep, keep_steps: As `attach` takes
+            them.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class AttachingCallback:
         sinks: Iterable[Sink] = (),
         meta: Mapping[str, Any] | None = None,
         window: int = 50,
+        keep: str | Path | None = None,
+        keep_steps: int = 1,
     ) -> None:
-        self._out = out
+        self._out, self._keep = out, keep
         self._every = every
         self._events = events
         self._chosen = None if probes is None else tuple(probes)
@@ -44,6 +47,7 @@ class AttachingCallback:
         self._sinks = tuple(sinks)
         self._meta = meta
         self._window = window
+        self._keep_steps = keep_steps
         self._probes: Probes | None = None
 
     @property
@@ -84,6 +88,8 @@ class AttachingCallback:
             every=self._every,
             events=self._events,
             out=self._out and free_folder(Path(self._out).expanduser(), first_step, is_first),
+            keep=self._keep and free_folder(Path(self._keep).expanduser(), first_step, is_first),
+            keep_steps=self._keep_steps,
             memory=self._memory,
             sinks=self._sinks,
             meta=self._meta,

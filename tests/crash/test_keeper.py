@@ -19,12 +19,11 @@ from torch.optim import SGD
 
 import gradlab
 from gradlab.crash.folder import is_kept, kept_steps
-from gradlab.crash.replay import replay_step
 from gradlab.errors import GradlabError, GradlabWarning
 
 
 def one(model: nn.Module, x: Tensor, scale: Any) -> Iterator[Tensor]:
-    with autocast():
+    with autocast(x):
         loss = mean(model(x))
     scale(loss).backward()
     yield loss
@@ -76,7 +75,7 @@ def test_nothing_is_left_where_no_step_was_bad(tmp_path: Path) -> None:
     follow(tmp_path / "crash", [1.0, 2.0])
     assert not (tmp_path / "crash").exists()
     with pytest.raises(GradlabError, match="no step of the loop was bad"):
-        replay_step(tmp_path / "crash", Line())
+        gradlab.replay(tmp_path / "crash", Line())
 
 
 def test_of_a_streak_the_first_is_kept(tmp_path: Path) -> None:
@@ -94,8 +93,8 @@ def test_the_newest_streaks_are_kept(
     follow(tmp_path / "crash", [1.0, nan, 1.0, inf, nan, 2.0, nan, 3.0], keep_steps=most)
     assert kept_steps(tmp_path / "crash") == kept
     assert len(list((tmp_path / "crash").glob("*.safetensors"))) == len(kept)
-    assert replay_step(tmp_path / "crash", Line()).step == 6
-    assert replay_step(tmp_path / "crash", Line(), step=kept[0]).step == kept[0]
+    assert gradlab.replay(tmp_path / "crash", Line()).step == 6
+    assert gradlab.replay(tmp_path / "crash", Line(), step=kept[0]).step == kept[0]
 
 
 def test_keeping_takes_a_bounded_share_of_the_time(tmp_path: Path) -> None:
@@ -124,14 +123,14 @@ def test_a_lost_loss_alone_is_bad(tmp_path: Path) -> None:
             loss.backward()
             optimizer.step()
     assert why(tmp_path / "crash") == ["a loss was not finite"]
-    assert replay_step(tmp_path / "crash", Line()).breaks
+    assert gradlab.replay(tmp_path / "crash", Line()).breaks
 
 
 def test_an_error_of_the_loop_within_a_step_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         follow(tmp_path / "crash", [1.0, -1.0])
     assert why(tmp_path / "crash") == ["the loop raised ZeroDivisionError: by the loop"]
-    again = replay_step(tmp_path / "crash", Line())
+    again = gradlab.replay(tmp_path / "crash", Line())
     assert not again.breaks
     assert again.run.table("steps")["step"].tolist() == [1]
 
@@ -151,7 +150,7 @@ def test_a_loop_that_stops_at_a_lost_loss_has_kept_it(tmp_path: Path) -> None:
     with gradlab.attach(model, optimizer, keep=tmp_path / "crash") as probes:
         probes.loss(model(torch.tensor([math.nan])))
     assert kept_steps(tmp_path / "crash") == [0]
-    assert replay_step(tmp_path / "crash", model).breaks
+    assert gradlab.replay(tmp_path / "crash", model).breaks
 
 
 def test_nothing_of_a_step_outlives_it(tmp_path: Path) -> None:
@@ -178,7 +177,7 @@ def given_something_odd(model: nn.Module, x: Tensor, scale: Any) -> Iterator[Ten
     class Odd(dict[str, Any]):
         """Of the loop's own."""
 
-    with autocast():
+    with autocast(x):
         loss = mean(model(x, extra=Odd(shift=[torch.zeros(8)])))
     scale(loss).backward()
     yield loss
@@ -258,7 +257,7 @@ def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
         index = tmp_path / "crash" / "bundle.json"
         index.write_text(index.read_text().replace(file.name, "../../etc/passwd"))
     with pytest.raises(GradlabError, match="cannot be used"):
-        replay_step(tmp_path / "crash", Line())
+        gradlab.replay(tmp_path / "crash", Line())
 
 
 @pytest.mark.parametrize(
@@ -274,4 +273,4 @@ def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
 def test_a_damaged_index_is_refused(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text(text)
     with pytest.raises(GradlabError, match=said):
-        replay_step(tmp_path, Line())
+        gradlab.replay(tmp_path, Line())

@@ -1,6 +1,7 @@
 """A kept step done again is the recorded one to the bit, whatever the loop's passes look like."""
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,16 @@ from bad_loops import (
 from torch import Tensor, nn
 
 import gradlab
-from gradlab.crash.folder import kept_steps
-from gradlab.crash.replay import replay_step
+from gradlab.crash.folder import KeptSteps, kept_steps, read_step
 from gradlab.errors import GradlabError
+from gradlab.training.checkpoint import Checkpoint
 
 Scale = Callable[[Tensor], Tensor]
 
 
 def one(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
-    with autocast():
-        loss = mean(model(x, scale=2.0, extra={"shift": [torch.ones(8)]}))
+    with autocast(x):
+        loss = mean(model(x, scale=2.0, extra={"shift": [torch.ones_like(x[0, 0])]}))
     scale(loss).backward()
     yield loss
 
@@ -41,14 +42,14 @@ def accumulated(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
         with torch.no_grad():
             model(part)
         model.train()
-        with autocast():
+        with autocast(part):
             loss = mean(model(part))
         scale(loss / 2).backward()
         yield loss
 
 
 def three_calls_in_one_pass(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
-    with autocast():
+    with autocast(x):
         outputs = [model(part) for part in (x, x.flip(0), 2 * x)]
     loss = sum((mean(output) for output in outputs), torch.zeros(()))
     scale(loss).backward()
@@ -56,7 +57,7 @@ def three_calls_in_one_pass(model: nn.Module, x: Tensor, scale: Scale) -> Iterat
 
 
 def one_call_in_two_passes(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
-    with autocast():
+    with autocast(x):
         output = model(x)
     other = mean(output) + output["hidden"].float().mean()
     scale(mean(output)).backward(retain_graph=True)
@@ -66,7 +67,7 @@ def one_call_in_two_passes(model: nn.Module, x: Tensor, scale: Scale) -> Iterato
 
 
 def one_call_after_another(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
-    with autocast():
+    with autocast(x):
         first = model(x)
         second = model(first["out"].float())
     loss = mean(first) + mean(second)
@@ -98,7 +99,7 @@ def in_fp32(model: nn.Module, x: Tensor, scale: Scale) -> Iterator[Tensor]:
 )
 def test_a_skipped_step_is_the_same_to_the_bit(passes: Any, tmp_path: Path) -> None:
     probes, _ = Loop(passes).train(tmp_path / "crash")
-    again = replay_step(tmp_path / "crash", Net())
+    again = gradlab.replay(tmp_path / "crash", Net())
     assert (again.step, again.breaks, again.elsewhere) == (BAD, True, ())
     assert_same_tables(probes.run(), again.run)
     assert probes.table("steps")["skipped"].tolist() == [step == BAD for step in range(5)]
@@ -113,7 +114,7 @@ def test_whatever_the_optimizer(optimizer: Any, fp16: bool, tmp_path: Path) -> N
     lost = any(x.isnan().any() for x in model.parameters())
     assert lost is not fp16
     fresh = Net()
-    again = replay_step(tmp_path / "crash", fresh)
+    again = gradlab.replay(tmp_path / "crash", fresh)
     assert_same_tables(probes.run(), again.run)
     assert again.run.table("optimizer")["step"].tolist()[:1] == [BAD]
     assert not any(x.isnan().any() for x in fresh.parameters())
@@ -123,7 +124,19 @@ def test_whatever_the_optimizer(optimizer: Any, fp16: bool, tmp_path: Path) -> N
 def test_what_was_not_looked_at_is_kept(events: Any, tmp_path: Path) -> None:
     exact, _ = Loop(accumulated).train(None)
     Loop(accumulated).train(tmp_path / "crash", events=events, every=1000)
-    assert_same_tables(exact.run(), replay_step(tmp_path / "crash", Net()).run)
+    assert_same_tables(exact.run(), gradlab.replay(tmp_path / "crash", Net()).run)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("passes", [one, accumulated])
+@pytest.mark.parametrize("optimizer", [fused, plain])
+def test_on_a_gpu(passes: Any, optimizer: Any, tmp_path: Path) -> None:
+    """Its headroom is counted at every look this time, which the recording leaves out."""
+    probes, _ = Loop(passes, optimizer, device="cuda").train(tmp_path / "crash")
+    again = gradlab.replay(tmp_path / "crash", Net().cuda())
+    assert_same_tables(probes.run(), again.run, tables=("steps", "grad_norms"))
+    assert "linear(float16" in str(again)
+    assert gradlab.replay(tmp_path / "crash", Net()).breaks
 
 
 def test_the_model_is_left_as_it_was_before_the_step(tmp_path: Path) -> None:
@@ -137,7 +150,7 @@ def test_the_model_is_left_as_it_was_before_the_step(tmp_path: Path) -> None:
     model = Net().eval()
     model.first.weight.grad = torch.ones_like(model.first.weight)
     before = torch.get_rng_state()
-    replay_step(tmp_path / "crash", model)
+    gradlab.replay(tmp_path / "crash", model)
     for name, x in model.state_dict().items():
         assert torch.equal(x, seen[BAD][name]), name
     assert torch.equal(torch.get_rng_state(), before)
@@ -154,14 +167,14 @@ def test_frozen_parameters_are_frozen_again(tmp_path: Path) -> None:
 
     probes, _ = Loop(one, make=make).train(tmp_path / "crash")
     model = Net()
-    again = replay_step(tmp_path / "crash", model)
+    again = gradlab.replay(tmp_path / "crash", model)
     assert_same_tables(probes.run(), again.run)
     assert all(x.requires_grad for x in model.parameters())
 
 
 def test_an_inspection_names_the_operation(tmp_path: Path) -> None:
     Loop(one).train(tmp_path / "crash")
-    again = replay_step(tmp_path / "crash", Net())
+    again = gradlab.replay(tmp_path / "crash", Net())
     for told in (str(again), str(gradlab.inspect(again.run)).replace("\n", "")):
         assert "linear(float16" in told
         assert "tests/shared/bad_loops.py:" in "".join(told.split())
@@ -179,7 +192,7 @@ def test_other_formats(precision: Any, breaks: bool, tmp_path: Path) -> None:
         given.append(batch)
         return mean(output)
 
-    again = replay_step(tmp_path / "crash", model, loss=loss, precision=precision)
+    again = gradlab.replay(tmp_path / "crash", model, loss=loss, precision=precision)
     assert again.breaks is breaks
     assert [x.shape for x in given] == [(4, 4), (4, 4)]
     assert ("does not break" in str(again)) is not breaks
@@ -188,7 +201,7 @@ def test_other_formats(precision: Any, breaks: bool, tmp_path: Path) -> None:
 
 def test_a_loss_in_the_formats_of_then_gives_what_was_recorded(tmp_path: Path) -> None:
     probes, _ = Loop(one).train(tmp_path / "crash")
-    again = replay_step(tmp_path / "crash", Net(), loss=lambda output, batch: mean(output))
+    again = gradlab.replay(tmp_path / "crash", Net(), loss=lambda output, batch: mean(output))
     assert_same_tables(probes.run(), again.run)
 
 
@@ -200,12 +213,12 @@ def test_an_optimizer_of_ones_own_is_to_be_given(tmp_path: Path) -> None:
     loop = Loop(in_fp32, lambda model: Other(model.parameters(), lr=1e-2), fp16=False)
     probes, _ = loop.train(tmp_path / "crash")
     model = Net()
-    without = replay_step(tmp_path / "crash", model)
+    without = gradlab.replay(tmp_path / "crash", model)
     assert "optimizer" not in without.run.tables
-    again = replay_step(tmp_path / "crash", model, optimizer=Other(model.parameters(), lr=1.0))
+    again = gradlab.replay(tmp_path / "crash", model, optimizer=Other(model.parameters(), lr=1.0))
     assert_same_tables(probes.run(), again.run)
     with pytest.raises(GradlabError, match=r"1 optimizers were kept and 2 are given"):
-        replay_step(
+        gradlab.replay(
             tmp_path / "crash", model, optimizer=[Other(model.parameters()) for _ in range(2)]
         )
 
@@ -219,7 +232,7 @@ def test_a_step_in_which_the_model_raises_raises_again(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="too large a batch"):
         Loop(one, make=Failing).train(tmp_path / "crash")
-    again = replay_step(tmp_path / "crash", Failing())
+    again = gradlab.replay(tmp_path / "crash", Failing())
     assert again.why == ("the loop raised ValueError: too large a batch",)
     assert again.breaks
     assert "the model raised ValueError: too large a batch" in str(again)
@@ -236,17 +249,46 @@ def test_a_step_in_which_the_model_raises_raises_again(tmp_path: Path) -> None:
 def test_another_model_is_refused(make: Any, said: str, tmp_path: Path) -> None:
     Loop(one).train(tmp_path / "crash")
     with pytest.raises(GradlabError, match=said):
-        replay_step(tmp_path / "crash", make())
+        gradlab.replay(tmp_path / "crash", make())
+
+
+def test_what_a_gpu_did_is_done_again_on_a_cpu_with_its_fp16_emulated(tmp_path: Path) -> None:
+    probes, _ = Loop(one).train(tmp_path / "crash")
+    kept = read_step(tmp_path / "crash", None)
+    there = json.dumps(kept.facts).replace('"cpu": [', '"cuda": [')
+    there = there.replace('"device": "cpu"', '"device": "cuda:0"')
+    assert '"emulated": true' in there
+    facts = json.loads(there.replace('"emulated": true', '"emulated": false'))
+    told = {"why": [], "model": "", "calls": 1}
+    folder = KeptSteps(tmp_path / "from a GPU", 1)
+    folder.add(BAD, Checkpoint(facts, kept.tensors), told)
+    folder.close()
+    again = gradlab.replay(tmp_path / "from a GPU", Net())
+    assert_same_tables(probes.run(), again.run)
+
+
+def test_the_folder_says_what_goes_with_it(tmp_path: Path) -> None:
+    with Loop(one).train(tmp_path / "crash", out=tmp_path / "run")[0]:
+        pass
+    with pytest.raises(GradlabError, match="give the model as well"):
+        gradlab.replay(tmp_path / "crash")
+    with pytest.raises(GradlabError, match="leave the model out"):
+        gradlab.replay(tmp_path / "run", Net())
+    with pytest.raises(GradlabError, match="in a loop of its own"):
+        gradlab.replay(tmp_path / "run")
+    with pytest.raises(GradlabError, match="has no kept step"):
+        gradlab.replay(tmp_path / "nothing", Net())
+    assert gradlab.replay(tmp_path / "crash" / "bundle.json", Net()).step == BAD
 
 
 def test_other_formats_need_a_loss(tmp_path: Path) -> None:
     Loop(one).train(tmp_path / "crash")
     with pytest.raises(GradlabError, match="needs loss="):
-        replay_step(tmp_path / "crash", Net(), precision="fp32")
+        gradlab.replay(tmp_path / "crash", Net(), precision="fp32")
     with pytest.raises(GradlabError, match="unknown precision 'fp8'"):
-        replay_step(tmp_path / "crash", Net(), precision="fp8")  # type: ignore[arg-type]
+        gradlab.replay(tmp_path / "crash", Net(), precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(GradlabError, match=rf"step 4 is not kept in .*: it has {BAD}"):
-        replay_step(tmp_path / "crash", Net(), step=4)
+        gradlab.replay(tmp_path / "crash", Net(), step=4)
     assert kept_steps(tmp_path / "crash") == [BAD]
 
 
@@ -270,7 +312,7 @@ def test_hugging_faces_gpt2_with_dropout_and_micro_batches(tmp_path: Path) -> No
                 model.transformer.h[0].attn.c_attn.weight.data.mul_(2e4)
             for _ in range(2):
                 tokens = torch.randint(32, (2, 8))
-                with autocast():
+                with autocast(tokens):
                     output = model(input_ids=tokens, labels=tokens)
                 probes.loss(output.loss)
                 scaler.scale(output.loss / 2).backward()
@@ -278,12 +320,12 @@ def test_hugging_faces_gpt2_with_dropout_and_micro_batches(tmp_path: Path) -> No
             scaler.update()
             optimizer.zero_grad()
     fresh = transformers.GPT2LMHeadModel(config)
-    again = replay_step(keep, fresh)
+    again = gradlab.replay(keep, fresh)
     assert_same_tables(probes.run(), again.run)
     assert "transformer.h.0.attn" in str(again)
     assert "modeling_gpt2.py" in str(again)
     for precision, breaks in (("fp32", False), ("fp16", True)):
-        other = replay_step(
+        other = gradlab.replay(
             keep, fresh, precision=precision, loss=lambda output, batch: output.loss
         )
         assert other.breaks is breaks

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
 
-from gradlab.integrations.callback import free_folder
+import gradlab
+from gradlab.integrations.callback import AttachingCallback, free_folder
 
 
 def test_the_first_training_is_where_it_was_asked_to_be(tmp_path: Path) -> None:
@@ -30,3 +34,15 @@ def test_another_training_is_beside_it(
         found = free_folder(out, first_step, is_first)
         assert found == tmp_path / name
         found.mkdir()
+
+
+def test_a_bad_step_is_kept_of_each_training(tmp_path: Path) -> None:
+    callback = AttachingCallback(keep=tmp_path / "crash", keep_steps=2)
+    for first_step, folder in ((0, "crash"), (7, "crash-from-7")):
+        model = nn.Sequential(nn.Linear(1, 1))
+        optimizer = SGD(model.parameters(), lr=1.0)
+        callback._begin(model, [optimizer], None, first_step)
+        model(torch.full((1, 1), torch.nan)).sum().backward()
+        optimizer.step()
+        callback._close()
+        assert gradlab.replay(tmp_path / folder, model).step == first_step

@@ -15,6 +15,7 @@ PRINTS = {
     "overflow": ("torch", "matmul"),
     "study": ("torch", "gradlab run-stability --arch pre-ln"),
     "run_to_figures": ("torch", "headroom.svg"),
+    "crash": ("transformers", "does not break"),
     "accelerate_loop": ("accelerate", "grad_l1"),
     "huggingface_trainer": ("transformers", "grad_l1"),
     "lightning_trainer": ("lightning", "grad_l1"),
