@@ -37,6 +37,20 @@ def not_begun(table: pd.DataFrame) -> list[str]:
     return [f"Not begun: {', '.join(missing)}."] if missing else []
 
 
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a verdict."""
+    return table[table["verdict"].isin(VERDICTS)]
+
+
+def waiting(table: pd.DataFrame) -> list[str]:
+    """The claims that have none yet, a sentence a study, and the studies that are not begun."""
+    rest = table[~table["verdict"].isin(VERDICTS)]
+    return [
+        f"{study}: {counted(len(rows), 'claim')} without a verdict, {why}."
+        for (study, why), rows in rest.groupby(["study", "verdict"], sort=False)
+    ] + not_begun(table)
+
+
 def seeds_text(row: Mapping[Any, Any]) -> str:
     """How many seeds are behind a number; a dash before the study is finished."""
     return str(row["seeds"]) if row["verdict"] in VERDICTS else "–"

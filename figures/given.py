@@ -13,6 +13,7 @@ from gradlab.analyses.stability_table import STABILITY_FILE, read_stability
 from gradlab.errors import GradlabError
 from gradlab.figures.drawings import drawings
 from gradlab.figures.kind import Choices
+from gradlab.figures.run_sets import told_once
 from gradlab.runs.gather import Source, folders_of, gather
 from gradlab.runs.reader import Run
 
@@ -118,5 +119,5 @@ def draw(
     for figure in found.values():
         plt.close(figure)
     if not found:
-        raise GradlabError(" ".join([*given.notes, *reasons]))
+        raise GradlabError(" ".join([*given.notes, *told_once(reasons)]))
     return found

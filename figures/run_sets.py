@@ -1,7 +1,7 @@
 """Which runs stand in one figure together, and what is said about the others."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradlab.analyses.comparable import comparable_groups, name_of, run_key, what_differs
@@ -75,9 +75,33 @@ def _nothing(kind: RunsKind, runs: Sequence[Run], reasons: dict[str, list[str]])
             probe = _PROBE_OF.get(table) if all(run.attached for run in runs) else None
             remedy = probe and f"record it with gradlab.attach(…, probes=[…, {probe}()])"
             remedy = remedy or kind.remedy
-            return f"{kind.title} needs the table {table}: {remedy}."
+            return f"{kind.title}{_NEEDS}{table}: {remedy}."
     causes = "; ".join(f"{reason} ({_listed(names)})" for reason, names in reasons.items())
     return f"{kind.title} was not made: {causes}."
+
+
+_NEEDS = " needs the table "
+
+
+def says_need(sentence: str) -> bool:
+    """Whether a sentence says that a figure needs a table, of which `told_once` makes fewer."""
+    return _NEEDS in sentence
+
+
+def told_once(sentences: Iterable[str]) -> list[str]:
+    """The sentences, those of figures that need the same table as one."""
+    figures: dict[str, list[str]] = {}
+    for sentence in sentences:
+        title, needs, rest = sentence.partition(_NEEDS)
+        figures.setdefault(rest if needs else "", []).append(title if needs else sentence)
+    others = figures.pop("", [])
+    needed = [
+        f"{titles[0]}{_NEEDS}{rest}"
+        if len(titles) == 1
+        else f"{', '.join(titles[:-1])} and {titles[-1]} need the table {rest}"
+        for rest, titles in figures.items()
+    ]
+    return [*others, *needed]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gradlab.analyses.comparable import what_differs
 from gradlab.analyses.finding import counted
+from gradlab.figures.run_sets import told_once
 from gradlab.pages.curves import library, page_curves
 from gradlab.pages.groups import FREE, Group, groups, subject
 from gradlab.pages.html import environment
@@ -145,7 +146,7 @@ def _compared(group: Group, place: int, first: Group, seen: set[bytes], *, told:
         word = what_differs(one, other, free=FREE)
         apart = f"Not compared with the first runs: their {word} differ."
     drawn, tables = pictures(group, place, seen), group_tables(group, told=told)
-    return Compared(_heading(group), apart, drawn, tables, group.notes)
+    return Compared(_heading(group), apart, drawn, tables, told_once(group.notes))
 
 
 def _heading(group: Group) -> str:

@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 OP = "fc2"
 """The op of a study of gradients, as in the paper's figure 3; its files have all ops."""
 
+SIDE_BY_SIDE = ("figure 3", "figure 4", "figure 6", "figure 7", "headroom")
+"""The figures of such a study in which its architectures stand side by side, by what it recorded:
+`gradlab figures` has those of each as well."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -122,9 +126,10 @@ def _gradients(study: StudyRecord, _: Command) -> Result:
     sentences = gradient_words.difference_sentences(files["differences"], op=OP)
 
     def draw() -> "Iterator[Drawing]":
-        from gradlab.figures.kinds import draw_gradients
+        from gradlab.figures.drawings import drawings
 
-        yield from draw_gradients(runs)
+        for drawn in drawings(study.runs, {}, note=lambda _: None, only=SIDE_BY_SIDE):
+            yield drawn.drawing
 
     return Result([table], sentences, files, draw)
 

@@ -13,7 +13,7 @@ from gradlab.errors import GradlabError
 from gradlab.figures.kinds import KINDS, STABILITY_KINDS
 from gradlab.pages.claims import claims_table
 from gradlab.pages.pictures import Picture
-from gradlab.pages.results import study_result
+from gradlab.pages.results import SIDE_BY_SIDE, study_result
 from gradlab.pages.table import Table
 from gradlab.runs.gather import Source, folder_of
 from gradlab.runs.reader import Run
@@ -44,7 +44,7 @@ class Found:
 _FIGURES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "run-stability": ("figure 5", "headroom"),
-        "grad-norms": ("figure 3",),
+        "grad-norms": SIDE_BY_SIDE,
         "ablate": ("figure 2",),
         "variants": ("figure 2",),
         "lr-search": ("table 1",),

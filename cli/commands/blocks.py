@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 from gradlab.settings import ModelSettings, Names, size_at
 
 EXAMPLES = """\
@@ -49,3 +49,6 @@ def blocks(options: Blocks) -> None:
     content = rendered(block_panels(configs), options.out.suffix.removeprefix(".").lower())
     write_file(options.out, content)
     output().print(f"In {options.out}: {', '.join(configs)}.")
+    say_next(
+        "gradlab", "run-stability", *(word for arch in options.arch for word in ("--arch", arch))
+    )

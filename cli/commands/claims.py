@@ -80,7 +80,7 @@ def show_claims(
     from gradlab.analyses.claim import RULE, judge_all
     from gradlab.analyses.claim_sets import side_by_side
     from gradlab.analyses.claim_studies import read_studies
-    from gradlab.analyses.claim_words import not_begun
+    from gradlab.analyses.claim_words import judged, not_begun, waiting
     from gradlab.analyses.claims import CLAIMS
     from gradlab.cli.terminal.study_files import files_line, write_csvs
     from gradlab.pages.claims import claims_table, document, write_drawn
@@ -96,13 +96,14 @@ def show_claims(
     studies = read_studies(out)
     table = judge_all(CLAIMS, studies)
     shown = side_by_side([*beside, table]) if beside else table
-    console.print(on_screen(claims_table(shown)))
-    for note in (notes := not_begun(table)):
+    if len(judged(shown)):
+        console.print(on_screen(claims_table(judged(shown))))
+    for note in waiting(table):
         console.print(note)
     console.print(f"{RULE}.")
     finished = [name for name, read in studies.items() if not read.missing]
     drawn = write_drawn(finished, out, console.print) if figures else {}
     files = [*write_csvs({"claims": table}, out), out / "claims.md"]
-    page = document(shown, claims.lines(out), drawn, notes)
+    page = document(shown, claims.lines(out), drawn, not_begun(table))
     write_whole(files[-1], page.encode())
     console.print(files_line(out, files, each="study"))

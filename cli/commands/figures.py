@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 from gradlab.errors import GradlabError, unknown
 
 EXAMPLES = """\
@@ -83,6 +83,7 @@ def figures(
     from gradlab.figures.drawings import drawings, save_drawing
     from gradlab.figures.given import read_given
     from gradlab.figures.kind import Choices
+    from gradlab.figures.run_sets import says_need, told_once
     from gradlab.figures.save import FORMATS
     from gradlab.runs.gather import folder_of
 
@@ -101,14 +102,22 @@ def figures(
     def say(line: str) -> None:
         console.print(line, soft_wrap=True)
 
-    for note in given.notes:
-        say(note)
+    for sentence in given.notes:
+        say(sentence)
     choices = Choices(baseline=baseline, compute=compute, average=average)
     made = 0
-    for drawn in drawings(given.runs, given.stability, note=say, choices=choices, only=only):
+    needs: list[str] = []
+
+    def note(sentence: str) -> None:
+        (needs.append if says_need(sentence) else say)(sentence)
+
+    for drawn in drawings(given.runs, given.stability, note=note, choices=choices, only=only):
         files = save_drawing(drawn.drawing, out, formats)
         say(f"{drawn.kind.title}: {', '.join(file.name for file in files)}")
         made += 1
+    for sentence in told_once(needs):
+        say(sentence)
     say(f"{made} figure{'s' * (made != 1)} in {out}.")
     if not made:
         raise typer.Exit(1)
+    say_next("gradlab", "report", *runs)

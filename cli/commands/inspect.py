@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 from gradlab.pages.screen import complain
 
 EXAMPLES = """\
@@ -48,4 +48,6 @@ def inspect(
         except KeyboardInterrupt:
             complain(f"stopped following: gradlab inspect {run} says what is known so far.")
             raise typer.Exit(130) from None
-    output().print(inspection.inspect(run, top=top))
+    found = inspection.inspect(run, top=top)
+    output().print(found)
+    say_next("gradlab", "report" if found.run is None else "figures", run)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 
 EXAMPLES = """\
 Examples:
@@ -41,4 +41,5 @@ def report(
     for note in gathered.notes:
         console.print(note)
     count = len(gathered.runs)
-    console.print(f"In {out}: {count} run{'s' if count > 1 else ''}.")
+    console.print(f"In {out}: {count} run{'s' if count > 1 else ''}. Open it in any browser.")
+    say_next("gradlab", "inspect", runs[0])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 from gradlab.models.presets import SIZES, size_labels
 from gradlab.settings import ModelSettings, Names, Widths, several
 
@@ -59,6 +59,7 @@ def sizes(options: Sizes) -> None:
         for row in rows:
             table.add_row(*row)
         output().print(table)
+    say_next("gradlab", "train", "--size", configs[0][0])
 
 
 def size_configs(options: Sizes) -> Iterator[tuple[str, str, "ModelConfig"]]:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from gradlab.base_config import Config
 from gradlab.cli.terminal.live import watching, work_of
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 from gradlab.pages.screen import Screen, complain
 from gradlab.settings import OneRun
 
@@ -80,6 +80,8 @@ def show_run(run: "Run") -> None:
     for what, how in run_facts(run):
         table.add_row(what, how)
     output().print(table)
+    if run.path is not None:
+        say_next("gradlab", "inspect", run.path)
 
 
 def run_facts(run: "Run") -> list[tuple[str, str]]:

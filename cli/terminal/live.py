@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -38,6 +39,7 @@ class Watch:
     states: dict[str, str] = field(default_factory=dict)
     last: dict[str, "Progress"] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
+    least: dict[str, dict[int, float]] = field(default_factory=dict)
     _began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,7 +47,7 @@ class Watch:
 
     def begin(self, work: Mapping[str, float]) -> None:
         """The runs are known, and about to be trained; those of a study before are forgotten."""
-        self.states, self.last, self.messages = {}, {}, {}
+        self.states, self.last, self.messages, self.least = {}, {}, {}, {}
         self.work = work
         self._began = self.clock()
 
@@ -53,7 +55,10 @@ class Watch:
         """Take in the news of a run."""
         self.states[update.name] = update.state
         if update.progress is not None:
-            self.last[update.name] = update.progress
+            news = self.last[update.name] = update.progress
+            if news.least_headroom is not None:
+                stretches, at = self.least.setdefault(update.name, {}), stretch(news)
+                stretches[at] = min(stretches.get(at, math.inf), news.least_headroom)
         if update.message is not None:
             self.messages[update.name] = update.message
 
@@ -61,6 +66,26 @@ class Watch:
     def ended(self) -> int:
         """Runs that are over, well or not."""
         return sum(state != "running" for state in self.states.values())
+
+    def trend(self, name: str) -> str:
+        """A run's steps as a bar: how high a part is says how much headroom was left in it."""
+        if (news := self.last.get(name)) is None:
+            return ""
+        least, begun = self.least.get(name, {}), stretch(news) + 1
+        if not least:
+            return _UNKNOWN * begun + _AHEAD * (_STRETCHES - begun)
+        done = "".join(headroom_mark(least.get(at)) for at in range(begun))
+        return done + _AHEAD * (_STRETCHES - begun)
+
+    @property
+    def share_done(self) -> float:
+        """The share of the work that needs not be done any more."""
+        left = sum(
+            work * (1 - (news.step + 1) / news.steps if (news := self.last.get(name)) else 1)
+            for name, work in self.work.items()
+            if self.states.get(name, "running") == "running"
+        )
+        return 1 - left / sum(self.work.values())
 
     def seconds_left(self) -> float | None:
         """About how long the rest takes; None while there is nothing to go by.
@@ -81,6 +106,29 @@ class Watch:
             if self.states.get(name, "running") == "running"
         )
         return left * elapsed / done
+
+
+_STRETCHES = 12
+"""Parts of a run's bar."""
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+"""Two bits of headroom each."""
+
+_OVERFLOW, _UNKNOWN, _AHEAD = "×", "━", "·"
+
+
+def stretch(news: "Progress") -> int:
+    """The part of a run's bar that a step is in."""
+    return news.step * _STRETCHES // news.steps
+
+
+def headroom_mark(bits: float | None) -> str:
+    """A part of a bar: the higher, the more bits are left."""
+    if bits is None:
+        return _UNKNOWN
+    if math.isinf(bits):
+        return _OVERFLOW
+    return _LEVELS[min(max(int(bits // 2), 0), len(_LEVELS) - 1)]
 
 
 def run_seconds_left(news: "Progress") -> float:
@@ -203,9 +251,11 @@ def _picture(watch: Watch, console: Console) -> Group:
     over = [name for name, state in watch.states.items() if state != "running"]
     room = max(1, console.height - 2 * len(running) - 4)
     names = [*over[-room:], *running]
-    table = _table(watch, names, short=False)
-    if console.measure(table, options=console.options.update(width=1000)).maximum > console.width:
-        table = _table(watch, names, short=True)
+    for columns in _LAYOUTS:
+        table = _table(watch, names, columns)
+        wide = console.measure(table, options=console.options.update(width=1000)).maximum
+        if wide <= console.width:
+            break
     total, left = len(watch.work), watch.seconds_left()
     waiting = total - watch.ended - len(running)
     words = [f"{watch.ended} of {total} runs done"]
@@ -218,43 +268,56 @@ def _picture(watch: Watch, console: Console) -> Group:
         for name in running
         if (news := watch.last.get(name)) and (text := forecast_text(news))
     ]
-    return Group(table, *foreseen, Text(" · ".join(words), style="bold"))
+    line = Table.grid(padding=(0, 1))
+    line.add_row(
+        ProgressBar(total=1.0, completed=watch.share_done, width=24),
+        Text(" · ".join(words), style="bold"),
+    )
+    return Group(table, *foreseen, line)
 
 
-def _table(watch: Watch, names: Sequence[str], *, short: bool) -> Table:
+_FULL = ("run", "step", "lr", "loss", "headroom so far", "least headroom", "")
+_SHORT = ("run", "step", "lr", "loss", "bits", "ends in")
+_LAYOUTS = (_FULL, (*_SHORT[:4], "headroom so far", *_SHORT[4:]), _SHORT)
+"""Columns, the widest table first."""
+
+
+def _table(watch: Watch, names: Sequence[str], columns: Sequence[str]) -> Table:
     """A row a run; in short without the size that all have, the tightest site, and words."""
     table = results_table()
-    headings = ("run", "step", "lr", "loss", "bits", "left") if short else _HEADINGS
-    for title in headings:
+    for title in columns:
         table.add_column(title, no_wrap=True, overflow="ellipsis")
     sizes = {name.partition("_")[0] for name in watch.work}  # what a run's name begins with
+    short = "ends in" in columns
     begin = len(sizes.pop()) + 1 if short and len(sizes) == 1 else 0
     for name in names:
-        table.add_row(name[begin:], *_row(watch, name, short=short), style=_style(watch, name))
+        cells = {"run": name[begin:], **_cells(watch, name, short=short)}
+        table.add_row(*(Text(cells[title]) for title in columns), style=_style(watch, name))
     return table
-
-
-_HEADINGS = ("run", "step", "lr", "loss", "least headroom", "")
 
 
 def _style(watch: Watch, name: str) -> str:
     return {"running": "", "finished": "green"}.get(watch.states[name], "red")
 
 
-def _row(watch: Watch, name: str, *, short: bool) -> list[Text]:
-    """What is known of a run, behind its name; in short, of a failure that it is one."""
+def _cells(watch: Watch, name: str, *, short: bool) -> dict[str, str]:
+    """What is known of a run, by column; in short, of a failure that it is one."""
     state, news = watch.states[name], watch.last.get(name)
-    steps = f"{news.step + 1}/{news.steps}" if news else ""
-    rate = f"{news.lr:.{3 if short else 4}g}" if news else ""
-    loss = f"{news.loss:.3f}" if news else ""
-    left = duration(run_seconds_left(news)) if news else ""
-    if short:
-        bits = "" if news is None or news.least_headroom is None else f"{news.least_headroom:.1f}"
-        bits = bits.replace("-", "−")
-        cells = [steps, rate, loss, bits, left if state == "running" else state]
-    else:
-        end = f"at most {left} left" if left else ""
-        headroom = headroom_text(news) if news else ""
-        end = end if state == "running" else watch.messages.get(name, state)
-        cells = [steps, rate, loss, headroom, end]
-    return [Text(cell) for cell in cells]
+    is_over = state != "running"
+    ended = watch.messages.get(name, state)
+    if news is None:
+        return dict.fromkeys(_FULL + _SHORT, "") | (
+            {"": ended, "ends in": state} if is_over else {}
+        )
+    left = duration(run_seconds_left(news))
+    bits = "" if news.least_headroom is None else f"{news.least_headroom:.1f}"
+    return {
+        "step": f"{news.step + 1}/{news.steps}",
+        "lr": f"{news.lr:.{3 if short else 4}g}",
+        "loss": f"{news.loss:.3f}",
+        "headroom so far": watch.trend(name),
+        "least headroom": headroom_text(news),
+        "bits": bits.replace("-", "−"),
+        "ends in": state if is_over else left,
+        "": ended if is_over else f"at most {left} left",
+    }

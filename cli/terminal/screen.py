@@ -1,11 +1,18 @@
 """Where results are printed."""
 
 import os
+import shlex
 
 from gradlab.pages.screen import Screen
 
 _FILE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe: wide enough not to fold."""
+
+
+def say_next(*words: object) -> None:
+    """The command to try next, as one types it; on stderr, as it is no result."""
+    line = f"Next: {shlex.join(map(str, words))}"
+    Screen(stderr=True).print(line, style="dim", soft_wrap=True)
 
 
 def output() -> Screen:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gradlab.cli.terminal.live import watching
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 from gradlab.pages.screen import Screen, complain, on_screen
 from gradlab.runs.study import TABLE_FILES
 
@@ -76,6 +76,7 @@ def make_study(
         complain(f"interrupted: go on with the same command, --out {out} and --resume.")
         raise typer.Exit(130) from None
     show_result(record, True)
+    say_next("gradlab", "report", out)
     if failed := record.failed:
         complain(f"error: {len(failed)} of {len(record.names)} runs failed.")
         for name, reason in failed.items():

@@ -110,6 +110,30 @@ def test_eighty_columns_tell_the_runs_apart() -> None:
     assert "failed" in last
     for expected in ("normformer-resscale_ramp0.0002_seed0", "2346/4000", "0.469", "−inf"):
         assert expected in last
+    assert "bits" in last
+    assert "ends in" in last
+
+
+def test_the_bar_of_a_run_shows_how_its_headroom_went() -> None:
+    watch = Watch({"a": 1.0, "b": 3.0})
+    for step, bits in ((0, 15.9), (9, 13.0), (10, 12.0), (17, -3.0), (25, -math.inf), (26, 9.0)):
+        watch.take(RunUpdate("a", "running", news(step, least_headroom=bits)))
+    # Of twelve parts of 100 steps each: 0–8, 9–16, 17–24, 25–33; the least of each counts.
+    assert watch.trend("a") == "█▇▁×········"
+    watch.take(RunUpdate("b", "running", news(99, least_headroom=None)))
+    assert watch.trend("b") == "━" * 12
+    assert watch.trend("c") == ""
+    watch.begin({"a": 1.0})
+    assert watch.trend("a") == ""
+
+
+def test_what_is_done_counts_by_its_work() -> None:
+    watch = Watch({"a": 1.0, "b": 3.0})
+    assert watch.share_done == 0.0
+    watch.take(RunUpdate("b", "running", news(49)))
+    assert watch.share_done == pytest.approx(1.5 / 4)
+    watch.take(RunUpdate("b", "finished"))  # broken early: nothing of it is to come
+    assert watch.share_done == pytest.approx(3 / 4)
 
 
 def test_many_runs_fit_on_the_terminal() -> None:
