@@ -16,6 +16,7 @@ from gradlab.analyses.gradient_study import (
     study_mismatch,
     window_length,
 )
+from gradlab.analyses.limits import compare_limits, limit_sentences, limits, summarise_limits
 from gradlab.analyses.loss_words import ablation_sentences, variant_sentences
 from gradlab.analyses.lr_search import search_differences, summarise_search
 from gradlab.analyses.stability_table import read_stability
@@ -91,6 +92,11 @@ def _lr_search(study: StudyRecord) -> list[str]:
     return lr_search_words.search_sentences(summarise_search(losses), search_differences(losses))
 
 
+def _limit(study: StudyRecord) -> list[str]:
+    table = limits(study)
+    return limit_sentences(summarise_limits(table), compare_limits(table))
+
+
 _SENTENCES: Mapping[str, Callable[[StudyRecord], list[str]]] = MappingProxyType(
     {
         "run-stability": _stability,
@@ -98,6 +104,7 @@ _SENTENCES: Mapping[str, Callable[[StudyRecord], list[str]]] = MappingProxyType(
         "ablate": _ablation,
         "variants": _variants,
         "lr-search": _lr_search,
+        "limit": _limit,
     }
 )
 """By the command that makes the study."""

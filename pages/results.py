@@ -17,6 +17,7 @@ from gradlab.analyses.gradient_study import (
     summarise_mismatch,
     window_length,
 )
+from gradlab.analyses.limits import compare_limits, limit_sentences, limits, summarise_limits
 from gradlab.analyses.loss_words import ablation_sentences, variant_sentences
 from gradlab.analyses.lr_search import (
     losses_by_rate,
@@ -32,6 +33,7 @@ from gradlab.analyses.stability import (
 from gradlab.analyses.stability_table import QUANTITIES, read_stability
 from gradlab.analyses.variants import summarise_variants, variant_differences, variant_losses
 from gradlab.errors import GradlabError, unknown
+from gradlab.pages.limit_table import limit_table
 from gradlab.pages.loss_tables import ablation_tables, variant_tables
 from gradlab.pages.result_tables import mismatch_table, rate_tables, search_table, summary_tables
 from gradlab.pages.table import Table
@@ -193,6 +195,28 @@ def _lr_search(study: StudyRecord, _: Command) -> Result:
     return Result(tables, sentences, files, draw)
 
 
+def _limit(study: StudyRecord, _: Command) -> Result:
+    table = limits(study)
+    if table.empty:
+        return _nothing(study)
+    files = {
+        "limits": table,
+        "summary": summarise_limits(table),
+        "differences": compare_limits(table),
+    }
+    sentences = limit_sentences(files["summary"], files["differences"])
+
+    def draw() -> "Iterator[Drawing]":
+        from gradlab.figures.kind import Drawing
+        from gradlab.figures.limits import limit_against_ramp
+        from gradlab.figures.style import figure_of
+
+        if table[["low", "ramp"]].notna().all(axis=1).any():
+            yield Drawing("limit", figure_of(limit_against_ramp(table)), files["summary"])
+
+    return Result([limit_table(files["summary"])], sentences, files, draw)
+
+
 _RESULTS: Mapping[str, Callable[[StudyRecord, Command], Result]] = MappingProxyType(
     {
         "run-stability": _stability,
@@ -200,6 +224,7 @@ _RESULTS: Mapping[str, Callable[[StudyRecord, Command], Result]] = MappingProxyT
         "ablate": _ablation,
         "variants": _variants,
         "lr-search": _lr_search,
+        "limit": _limit,
     }
 )
 """By the command that makes the study."""

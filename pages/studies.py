@@ -48,6 +48,7 @@ _FIGURES: Mapping[str, Sequence[str]] = MappingProxyType(
         "ablate": ("figure 2",),
         "variants": ("figure 2",),
         "lr-search": ("table 1",),
+        "limit": (),
     }
 )
 """The kinds of a study's figures, by the command that makes it."""

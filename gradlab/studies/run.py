@@ -74,17 +74,35 @@ def run_study(
     limit = check_jobs(jobs, device.type)
     configs, notes = study.begin(out, resume=resume, tell=progress)
     _read_corpus(configs)
-    progress(Planned(configs))
-    failed = train_runs(
-        configs,
-        out,
-        jobs=limit,
-        resume=resume,
-        table=study.table,
-        notes={**study.command().note(), **notes},
-        progress=progress,
-    )
-    return replace(load_study(out), told=failed)
+    if resume and (out / STUDY_FILE).exists():
+        configs = _with_more(study, configs, out)
+    while True:
+        progress(Planned(configs))
+        failed = train_runs(
+            configs,
+            out,
+            jobs=limit,
+            resume=resume,
+            table=study.table,
+            notes={**study.command().note(), **notes},
+            progress=progress,
+        )
+        planned, configs = len(configs), _with_more(study, configs, out)
+        if failed or len(configs) == planned:
+            return replace(load_study(out), told=failed)
+        resume = True
+
+
+def _with_more(study: Study, configs: Sequence[RunConfig], out: Path) -> list[RunConfig]:
+    """The runs, and those that follow from what lies in the folder."""
+    begun = {run.path.name: run for run in load_study(out).runs if run.path is not None}
+    plan = {run_name(config): config for config in configs}
+    while True:
+        further = study.more([begun[name] for name in plan if name in begun])
+        more = {name: config for config in further if (name := run_name(config)) not in plan}
+        if not more:
+            return list(plan.values())
+        plan |= more
 
 
 def _make_each(

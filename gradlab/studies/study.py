@@ -1,14 +1,18 @@
 """What a study is: settings that say which runs it has."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError
 from gradlab.settings import Settings
 from gradlab.studies.news import Tell
 from gradlab.studies.table import StudyTable
+
+if TYPE_CHECKING:
+    from gradlab.runs.reader import Run
 
 
 class Study(Settings):
@@ -41,6 +45,17 @@ class Study(Settings):
             tell: Is told what takes long.
         """
         return self.configs(), {}
+
+    def more(self, runs: "Sequence[Run]") -> list[RunConfig]:
+        """Runs that follow from others, as in a search; none unless overridden.
+
+        Args:
+            runs: Those of the study that have been begun.
+
+        Returns:
+            Some may be planned already: those are not begun twice.
+        """
+        return []
 
     def folder(self) -> Path:
         """Where the study goes unless told: named after its sizes, the same every time."""

@@ -97,6 +97,15 @@ RUNS = StudyTable(
 """Of runs at a set learning rate: what each was asked to do, and how it ended."""
 
 
+def _limit_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
+    row = {"schedule": run.config.schedule.kind, **_run_row(run, verdict)}
+    return row | {"lr_break": verdict.lr if verdict.broke else None}
+
+
+LIMIT_RUNS = StudyTable(RUNS.file, ("schedule", *RUNS.columns, "lr_break"), _limit_row)
+"""The same where ramps stand beside constant rates: lr_break is where a run broke."""
+
+
 def _variant_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
     return {"variant": run.config.variant, **_run_row(run, verdict)}
 

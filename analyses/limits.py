@@ -1,0 +1,195 @@
+"""The highest constant learning rate that architectures survive, beside the ramp's answer."""
+
+import math
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.wording import number_text, spread_text
+from gradlab.errors import GradlabError
+from gradlab.runs.study import StudyRecord
+from gradlab.studies.limit import Limit, survived
+
+COLUMNS = ["arch", "seed", "low", "high", "tried", "ramp", "ramp_bound"]
+
+QUANTITIES = {"low": "highest constant learning rate", "ramp": "learning rate at the ramp's break"}
+"""Column → what it is."""
+
+
+def limits(study: StudyRecord) -> pd.DataFrame:
+    """How far the bisection of each architecture and seed has come, and where its ramp broke.
+
+    Args:
+        study: A study of `gradlab limit`, finished or not.
+
+    Returns:
+        One row per (seed, arch): columns arch, seed, low (the highest rate survived; NaN if none
+        has been), high (the lowest not; NaN if none), tried (runs), ramp (the learning rate at its
+        break, or at its last step; NaN where it has not ended), ramp_bound (whether it did not
+        break, so that the rate is a lower bound).
+
+    Raises:
+        GradlabError: The study is another one.
+    """
+    if study.command is None or study.command.name != Limit.command_name:
+        raise GradlabError(f"{study.folder} holds no study of gradlab limit.")
+    rates = Limit(**study.command.options).rates()
+    runs = study.runs
+    ramps = {
+        (run.config.arch, run.config.seed): run.verdict
+        for run in runs
+        if run.config.schedule.kind == "ramp" and run.verdict is not None
+    }
+    rows = []
+    for (arch, seed), tried in survived(runs).items():
+        low, high = rates.bracket(tried)
+        ramp = ramps.get((arch, seed))
+        ended = ramp is not None and (ramp.broke or ramp.censored)
+        if tried or ended:
+            bound = ended and ramp is not None and ramp.censored
+            lr = ramp.lr if ramp is not None and ended else None
+            rows.append([arch, seed, low, high, len(tried), lr, bound])
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.astype(dict.fromkeys(("low", "high", "ramp"), "float64") | {"ramp_bound": bool})
+
+
+def summarise_limits(table: pd.DataFrame) -> pd.DataFrame:
+    """Both answers of each architecture over its seeds: geometric means with 95 % intervals.
+
+    Args:
+        table: A table of `limits`.
+
+    Returns:
+        One row per architecture: columns arch, seeds, and of `low` and `ramp` the mean under their
+        name and its ends under `_low` and `_high` (NaN for one seed); none (seeds that survived
+        not even the lowest rate, which are in no mean), above (those that survived the highest: a
+        lower bound), ramp_bound (ramps that did not break: likewise).
+    """
+    rows = []
+    for arch, seeds in table.groupby("arch", sort=False):
+        row: dict[str, Any] = {"arch": arch, "seeds": len(seeds)}
+        for name in QUANTITIES:
+            found = mean_interval([math.log(value) for value in seeds[name].dropna()])
+            ends = zip(("", "_low", "_high"), (found.mean, found.low, found.high), strict=True)
+            row |= {f"{name}{end}": math.exp(value) for end, value in ends}
+        row["none"] = int((seeds["low"].isna() & (seeds["tried"] > 0)).sum())
+        row["above"] = int((seeds["high"].isna() & (seeds["tried"] > 0)).sum())
+        row["ramp_bound"] = int(seeds["ramp_bound"].sum())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def compare_limits(table: pd.DataFrame) -> pd.DataFrame:
+    """The ratio between every two architectures, by either answer, over the seeds of both.
+
+    Args:
+        table: A table of `limits`.
+
+    Returns:
+        One row per pair and quantity: columns baseline, arch, quantity (`low` or `ramp`), pairs,
+        ratio (geometric mean of arch's over the baseline's), low, high (its 95 % interval), and
+        distinguished (whether that leaves out 1).
+    """
+    rows = []
+    for baseline, arch in combinations(dict.fromkeys(table["arch"]), 2):
+        for quantity in QUANTITIES:
+            both = [
+                table[table["arch"] == name].set_index("seed")[quantity]
+                for name in (arch, baseline)
+            ]
+            logs = np.log(both[0] / both[1]).dropna()
+            found = mean_interval(logs.tolist())
+            rows.append(
+                {
+                    "baseline": baseline,
+                    "arch": arch,
+                    "quantity": quantity,
+                    "pairs": len(logs),
+                    "ratio": math.exp(found.mean),
+                    "low": math.exp(found.low),
+                    "high": math.exp(found.high),
+                    "distinguished": found.low > 0 or found.high < 0,
+                }
+            )
+    columns = ["baseline", "arch", "quantity", "pairs", "ratio", "low", "high", "distinguished"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+    """How architectures differ by either answer, and whether the two rank them alike.
+
+    Args:
+        summary: A table of `summarise_limits`.
+        differences: A table of `compare_limits`.
+    """
+    sentences = [
+        f"{row['arch']}: the highest constant learning rate survived is {limit_text(row, 'low')}, "
+        f"the ramp broke at {limit_text(row, 'ramp')}."
+        for row in summary.to_dict("records")
+    ]
+    sentences += [
+        _difference_sentence(row) for row in differences.to_dict("records") if row["pairs"]
+    ]
+    for row in summary.to_dict("records"):
+        if row["none"]:
+            sentences.append(
+                f"{row['arch']} did not survive the lowest learning rate in {row['none']} of "
+                f"{row['seeds']} seeds, which are in no mean: try lower ones (--lowest)."
+            )
+        if row["above"]:
+            sentences.append(
+                f"{row['arch']} survived the highest learning rate in {row['above']} of "
+                f"{row['seeds']} seeds: its limit may be higher (--highest)."
+            )
+        if row["ramp_bound"]:
+            sentences.append(
+                f"{row['arch']}'s ramp reached its last step in {row['ramp_bound']} of "
+                f"{row['seeds']} seeds without a break: it may be higher (--ramp-steps)."
+            )
+    known = summary.dropna(subset=list(QUANTITIES))
+    if len(known) > 1:
+        sentences.append(_rank_sentence(known, differences))
+    return sentences
+
+
+def _difference_sentence(row: dict[Any, Any]) -> str:
+    what = f"{row['arch']}'s {QUANTITIES[row['quantity']]}"
+    times = f"{number_text(row['ratio'])} times {row['baseline']}'s"
+    if row["pairs"] == 1:
+        return f"{what} is {times} on the one seed of both: not distinguished."
+    ends = f"95 % interval {number_text(row['low'])} to {number_text(row['high'])}"
+    ends = f"{ends}, {row['pairs']} seeds"
+    if row["distinguished"]:
+        return f"{what} is {times} ({ends})."
+    return f"{what} is not distinguished from {row['baseline']}'s: {times} on average ({ends})."
+
+
+def _rank_sentence(known: pd.DataFrame, differences: pd.DataFrame) -> str:
+    orders = {
+        name: known.sort_values(name, ascending=False, kind="stable")["arch"].tolist()
+        for name in QUANTITIES
+    }
+    constant, ramp = (" > ".join(order) for order in orders.values())
+    if constant == ramp:
+        return f"By constant rates and by the ramp the order is the same: {constant}."
+    apart = differences.pivot(
+        index=["baseline", "arch"], columns="quantity", values=["ratio", "distinguished"]
+    )
+    turned = (apart["ratio"]["low"] > 1) != (apart["ratio"]["ramp"] > 1)
+    certain = turned & (apart["distinguished"]["low"] & apart["distinguished"]["ramp"]).astype(bool)
+    order = f"By constant rates the order is {constant}, by the ramp {ramp}"
+    if certain.any():
+        pairs = ", ".join(f"{arch} and {baseline}" for baseline, arch in apart.index[certain])
+        return f"{order}; both tell apart, the other way round, {pairs}."
+    return f"{order}; no two that change places are told apart by both."
+
+
+def limit_text(row: dict[Any, Any], name: str) -> str:
+    """One of the two answers of a row of `summarise_limits`, with its interval."""
+    if math.isnan(row[name]):
+        return "–"
+    middle, low, high = (number_text(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return middle if low == "–" else spread_text(middle, low, high)

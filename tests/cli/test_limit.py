@@ -1,0 +1,183 @@
+"""`gradlab limit`, of runs that nobody trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+import gradlab
+from gradlab.cli.main import app
+from gradlab.config import RunConfig
+from gradlab.data.corpus import load_corpus
+from gradlab.runs.verdict import Verdict
+from gradlab.runs.writer import RunWriter
+from gradlab.studies import Limit
+from gradlab.studies import run as study_module
+
+SMALL = ("--width", "16", "--n-layers", "2", "--max-seq-len", "8", "--device", "cpu")
+RATES = ("--lowest", "1e-3", "--highest", "0.256", "--factor", "2")
+LIMITS = {"pre-ln": 0.02, "normformer": 0.07}
+RAMPS = {"pre-ln": 0.1, "normformer": 0.3}
+
+Truth = Callable[[RunConfig], float]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Studies whose runs are judged at once: broken at a constant rate over the truth."""
+
+    def judge(truth: Truth, *, until: int | None = None, fails: str = "") -> None:
+        done: list[str] = []
+
+        def run_jobs(jobs: Any, *, limit: int, on_progress: Any, on_end: Any) -> None:
+            for job in jobs:
+                if until is not None and len(done) >= until:
+                    raise KeyboardInterrupt
+                done.append(job.name)
+                if fails and fails in job.name:
+                    on_end(job.name, "no luck")
+                    continue
+                config = job.config
+                corpus = load_corpus(config.data, seq_len=1)
+                info = {"params": 9, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
+                writer = RunWriter(job.path, config, info)
+                ramp = config.schedule.kind == "ramp"
+                broke = ramp or (config.schedule.lr or 0) > truth(config)
+                lr = RAMPS.get(config.arch, 1.0) if ramp else config.schedule.lr
+                reason = "loss_rise" if broke else "completed"
+                writer.finish("finished", Verdict(reason=reason, step=3, lr=lr))
+                on_end(job.name, None)
+
+        monkeypatch.setattr(study_module, "run_jobs", run_jobs)
+
+    return judge
+
+
+def truth(config: RunConfig) -> float:
+    return LIMITS[config.arch] * 2**config.seed
+
+
+def invoke(*arguments: str) -> Result:
+    archs = () if "--arch" in arguments else ("--arch", "pre-ln", "--arch", "normformer")
+    return CliRunner().invoke(app, ["limit", *SMALL, *RATES, *archs, *arguments])
+
+
+def lines_of(result: Result) -> list[str]:
+    return [" ".join(line.split()) for line in result.stdout.splitlines()]
+
+
+def test_both_answers(tmp_path: Path, text: str, judged: Callable[..., None]) -> None:
+    judged(truth)
+    out = tmp_path / "study"
+    result = invoke("--corpus", text, "--out", str(out), "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / "limits.csv").set_index(["arch", "seed"])
+    assert table["low"].to_dict() == {
+        ("pre-ln", 0): 0.016,
+        ("normformer", 0): 0.064,
+        ("pre-ln", 1): 0.032,
+        ("normformer", 1): 0.128,
+    }
+    assert (table["high"] == 2 * table["low"]).all()
+    assert (table["tried"] <= 4).all()
+    assert table["ramp"].tolist() == [0.1, 0.3] * 2
+    said = " ".join(" ".join(lines_of(result)).split())
+    assert "normformer's highest constant learning rate is 4 times pre-ln's" in said
+    assert "the order is the same: normformer > pre-ln." in said
+    assert (out / "limit.png").exists()
+    assert str(gradlab.inspect(out)).count("normformer") >= 2
+    runs = pd.read_csv(out / "runs.csv")
+    assert set(runs["schedule"]) == {"ramp", "constant"}
+    assert runs.loc[runs["schedule"] == "ramp", "lr_break"].tolist() == [0.1, 0.3] * 2
+
+
+def test_interrupted_and_resumed_it_is_the_same(
+    tmp_path: Path, text: str, judged: Callable[..., None]
+) -> None:
+    judged(truth)
+    whole = invoke("--corpus", text, "--out", str(tmp_path / "whole"), "--seeds", "2")
+    assert whole.exit_code == 0, whole.output
+    out = tmp_path / "parts"
+    for until in (1, 5, 9, 3):
+        judged(truth, until=until)
+        result = invoke("--corpus", text, "--out", str(out), "--seeds", "2", "--resume")
+        assert result.exit_code in (0, 130), result.output
+    judged(truth)
+    result = invoke("--corpus", text, "--out", str(out), "--seeds", "2", "--resume")
+    assert result.exit_code == 0, result.output
+    one, other = (pd.read_csv(folder / "limits.csv") for folder in (tmp_path / "whole", out))
+    pd.testing.assert_frame_equal(one, other)
+    names = [
+        {run.name for run in folder.iterdir() if run.is_dir()}
+        for folder in (out, tmp_path / "whole")
+    ]
+    assert names[0] == names[1]
+
+
+def test_more_seeds_later(tmp_path: Path, text: str, judged: Callable[..., None]) -> None:
+    judged(truth)
+    for seeds in ("1", "2"):
+        result = invoke(
+            "--corpus", text, "--out", str(tmp_path / "s"), "--seeds", seeds, "--resume"
+        )
+        assert result.exit_code == 0, result.output
+    assert len(pd.read_csv(tmp_path / "s" / "limits.csv")) == 4
+
+
+@pytest.mark.parametrize(("limit", "option"), [(1e-9, "--lowest"), (9.0, "--highest")])
+def test_beyond_the_rates(
+    tmp_path: Path, text: str, judged: Callable[..., None], limit: float, option: str
+) -> None:
+    judged(lambda config: limit if config.arch == "pre-ln" else 0.02)
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"), "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert option in result.stdout
+
+
+def test_a_run_that_fails_stops_the_search_and_is_told(
+    tmp_path: Path, text: str, judged: Callable[..., None]
+) -> None:
+    judged(truth, fails="pre-ln_constant")
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"), "--seeds", "1")
+    assert result.exit_code == 1
+    assert "no luck" in result.stderr
+    judged(truth)
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"), "--seeds", "1", "--resume")
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "s" / "limits.csv").set_index("arch")
+    assert table["low"].to_dict() == {"pre-ln": 0.016, "normformer": 0.064}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--lowest", "1"), "lowest = 1"),
+        (("--factor", "1"), "factor = 1"),
+        (("--arch", "pre-lm"), "did you mean"),
+        (("--seeds", "0"), "seeds = 0"),
+        (("--warmup", "200"), "--warmup 200"),
+        (("--lr-step", "0"), "lr_step"),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, arguments: tuple[str, ...], sentence: str) -> None:
+    result = invoke("--corpus", text, "--out", str(tmp_path / "s"), *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_trained_it_finds_a_rate_between_the_ends(
+    tmp_path: Path, text: str, trained_here: None
+) -> None:
+    study = Limit(
+        **{"arch": "post-ln", "width": 16, "n_layers": 1, "max_seq_len": 8, "batch_size": 2},
+        **{"lowest": 1e-3, "highest": 1000.0, "factor": 100.0, "steps": 12, "lr_step": 10.0},
+        **{"ramp_steps": 12, "seeds": 1, "precision": "fp32", "device": "cpu", "corpus": text},
+    )
+    result = gradlab.run_study(study, tmp_path / "s", jobs=1)
+    assert not result.failed
+    sentences = gradlab.inspect(result).sentences
+    assert all(isinstance(sentence, str) for sentence in sentences)
