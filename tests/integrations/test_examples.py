@@ -13,6 +13,7 @@ PRINTS = {
     "plain_loop": ("torch", "headroom_bits"),
     "own_probe": ("torch", "site"),
     "overflow": ("torch", "matmul"),
+    "article_block": ("torch", "depends on 16 tokens: this attention is not causal"),
     "study": ("torch", "gradlab run-stability --arch pre-ln"),
     "run_to_figures": ("torch", "headroom.svg"),
     "crash": ("transformers", "does not break"),
@@ -23,7 +24,7 @@ PRINTS = {
     "wandb_sink": ("wandb", "grad_l1"),
 }
 
-QUICK = ("plain_loop", "own_probe", "overflow")
+QUICK = ("plain_loop", "own_probe", "overflow", "article_block")
 LONG = ("wandb_sink", "lightning_trainer", "accelerate_loop")
 
 
