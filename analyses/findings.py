@@ -43,6 +43,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         name: run.table(name)
         for name in run.tables
         if name in ("overflows", "faults", "forecasts") or name in PROBES
+        if name not in run.info.get("own_tables", {})
     }
     steps = run.table("steps")
     course = course_findings(run, steps)

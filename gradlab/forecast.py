@@ -146,8 +146,9 @@ def _narrow_bits(step: int, tables: Tables) -> dict[str, float]:
             elif bound == "exact" and (lost or size < math.inf):  # a score of −inf does no harm
                 left = headroom_bits(size, nonfinite=lost)
                 scores[site] = min(left, scores.get(site, math.inf))
-    if found:
-        found |= {s: left for s, left in scores.items() if s not in fused and s not in found}
+    if found:  # a module with scores inside is a site by what it gives, too
+        of = {site: left for site, left in scores.items() if site not in fused}
+        found |= {site: min(left, found.get(site, math.inf)) for site, left in of.items()}
     return found
 
 

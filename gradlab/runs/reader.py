@@ -87,7 +87,8 @@ class Run:
         """Names of the recorded tables, those included that stayed empty."""
         named = {*self.info.get("tables", ()), *self._shelf.tables()}
         own = [table for table in self.info.get("own_tables", {}) if table in named]
-        return (*(table for table in TABLES if table in named), *own)
+        # A table of one's own may have the name of one that gradlab has had since.
+        return (*(table for table in TABLES if table in named and table not in own), *own)
 
     def table(
         self,
