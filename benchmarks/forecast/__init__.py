@@ -9,7 +9,8 @@ lowest that gives false alarms in no more than 5 % of the steady runs of the fir
 printed is of the others, `--held-out` and up:
 
     warned         breaks with a warning 30 steps before or earlier
-    lead           steps from the first warning to the break, median and range
+    lead           steps from the first warning to the break, or to an overflow of the forward pass
+                   that was seen before it; median and range
     false alarms   steady runs with a warning
 
 --quick runs it in a minute, on models too small to mean anything.

@@ -26,7 +26,7 @@ class Watched:
 
     Attributes:
         seed: Its seed.
-        break_step: Where it broke; None if it lasted.
+        break_step: Where it broke, or at an earlier look overflowed first; None if it lasted.
         signals: By name, a number a step or look before the break: the larger, the worse.
     """
 
@@ -64,7 +64,10 @@ def watched(folder: Path) -> Watched:
         "kurtosis": run.table("kurtosis").groupby("step")["kurtosis"].max(),
     }
     verdict = told["verdict"]
-    broke = None if verdict["reason"] == "completed" else int(verdict["step"])
+    broke = None
+    if verdict["reason"] != "completed":
+        over = narrow.loc[narrow["headroom_bits"] == -math.inf, "step"]
+        broke = int(min([verdict["step"], *over]))
     end = math.inf if broke is None else broke
     return Watched(
         run.info["meta"]["seed"],
