@@ -68,6 +68,17 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """The rows of the paper's Table 4 that have no name elsewhere: `normformer-resscale` but for one
 operation. They are architecture names too."""
 
+CONTROLS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"pre-ln-wide": {"placement": "pre"}})
+"""Models with as many parameters as another architecture, to tell what it does from what its
+parameters do. They are architecture names too: `MORE_FFN` says how they are wider."""
+
+MORE_FFN: Mapping[str, int] = MappingProxyType({"pre-ln-wide": 5})
+"""Control → units of its FFN beyond the size's.
+
+NormFormer adds 10 d_model + n_heads parameters to a layer, and a unit of the FFN is 2 d_model + 1
+of them: at every size five units come within n_heads − 5 parameters a layer of it.
+"""
+
 TABLE_4: Mapping[str, str] = MappingProxyType(
     {
         "normformer-resscale": "all operations",
@@ -125,7 +136,7 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     """The config of a named architecture at a named size.
 
     Args:
-        arch: A key of `ARCHITECTURES` or `ABLATIONS`.
+        arch: A key of `ARCHITECTURES`, `ABLATIONS` or `CONTROLS`.
         size: A key of `SIZES`, or one at another width: `nano-d128` (see `at_width`).
         **overrides: Fields of `ModelConfig`, which win over both names and are taken literally:
             another `d_model` does not bring another `d_ff` (`nano-d128` does that).
@@ -133,13 +144,10 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     Raises:
         ConfigError: A name or field is unknown, not built yet, or the fields do not fit together.
     """
-    return ModelConfig(
-        **{
-            **_named("architecture", arch, {**ARCHITECTURES, **ABLATIONS}),
-            **_size_fields(size),
-            **overrides,
-        }
-    )
+    named = _named("architecture", arch, {**ARCHITECTURES, **ABLATIONS, **CONTROLS})
+    fields = {**named, **_size_fields(size)}
+    fields["d_ff"] += MORE_FFN.get(arch, 0)
+    return ModelConfig(**{**fields, **overrides})
 
 
 def size_labels(sizes: Iterable[str], widths: Iterable[int] = ()) -> list[str]:

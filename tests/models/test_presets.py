@@ -59,6 +59,16 @@ def test_what_each_operation_adds_in_closed_form(size: str) -> None:
     assert count("pre-ln", size, res_scale="both-scalar") - base == n_layers * 2
 
 
+@pytest.mark.parametrize("size", [*SIZES, "nano-d768"])
+def test_the_wide_pre_ln_has_normformers_parameters(size: str) -> None:
+    config = model_config("pre-ln-wide", size)
+    assert config.replace(d_ff=4 * config.d_model) == model_config("pre-ln", size)
+    difference = count("normformer", size) - count("pre-ln-wide", size)
+    assert difference == config.n_layers * (config.n_heads - 5)
+    assert abs(difference) < 0.02 * (count("normformer", size) - count("pre-ln", size))
+    assert model_config("pre-ln-wide", size, d_ff=64).d_ff == 64
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("size", SIZES)
 def test_every_name_makes_a_config(arch: str, size: str) -> None:

@@ -56,7 +56,13 @@ def models(draw: Callable[..., Any]) -> shapes.ModelConfig:
         vocab_size=draw(st.integers(2, 10**6)),
         max_seq_len=draw(st.integers(1, 10**5)),
         dropout=draw(share()),
-        **{name: draw(st.booleans()) for name in ("attn_out_norm", "ffn_mid_norm", "qkv_norm")},
+        stochastic_depth=draw(share()),
+        logit_cap=draw(st.none() | above(0)),
+        init=draw(st.sampled_from(["fairseq", "xavier", "kaiming", "gpt2", "deepnorm"])),
+        **{
+            name: draw(st.booleans())
+            for name in ("attn_out_norm", "ffn_out_norm", "embed_norm", "ffn_mid_norm", "qkv_norm")
+        },
         **{name: draw(st.sampled_from(get_args(kind))) for name, kind in fields.items()},
     )
 

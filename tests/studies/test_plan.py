@@ -1,3 +1,5 @@
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,19 @@ from gradlab.errors import GradlabError
 from gradlab.models.config import ModelConfig
 from gradlab.models.presets import at_width, model_config
 from gradlab.settings import OneRun
-from gradlab.studies import Stability
+from gradlab.studies import Ablation, Stability
 from gradlab.studies.run import check_jobs, default_jobs
+
+
+def test_table_7_is_half_a_million_tokens_an_update() -> None:
+    file = Path(__file__).parents[2] / "docs" / "studies" / "table-7.toml"
+    study = Ablation(**tomllib.loads(file.read_text()))
+    for config in study.configs():
+        assert config.tokens_per_step == 524_288
+        assert config.model.d_model == 768
+        assert (config.lr(499), config.lr(250)) == (3e-3, 3e-3 * 251 / 500)
+        assert config.steps == 100_000
+        assert (config.optimizer.beta2, config.optimizer.clip_norm) == (0.98, None)
 
 
 def test_the_default_study_is_the_papers_test_at_nano() -> None:
@@ -108,14 +121,28 @@ SWITCHES: dict[str, Any] = {
     "positions": "learned",
     "dropout": 0.1,
     "attention": "sdpa",
+    "ffn_out_norm": True,
+    "embed_norm": True,
+    "qk_norm": "heads",
+    "ln_scaling": True,
+    "skip_scale": "deepnorm",
+    "branch_scale": "layerscale",
+    "stochastic_depth": 0.2,
+    "weight_standardisation": True,
+    "score_cap": 50.0,
+    "logit_cap": 30.0,
+    "init": "gpt2",
 }
+TOGETHER: dict[str, dict[str, Any]] = {"skip_scale": {"placement": "post"}}
+"""Switch → what else it needs."""
 
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_each_switch_overrides_the_architecture(name: str) -> None:
     value = SWITCHES[name]
-    config = Stability(arch=["normformer"], **{name: value}).configs()[0]
-    assert config.model == model_config("normformer", "nano", **{name: value})
+    switches = {name: value, **TOGETHER.get(name, {})}
+    config = Stability(arch=["normformer"], **switches).configs()[0]
+    assert config.model == model_config("normformer", "nano", **switches)
     assert getattr(config.model, name) == value
 
 
@@ -124,7 +151,9 @@ def test_every_field_of_a_model_is_an_option() -> None:
 
 
 PARTS: dict[str, Any] = {
-    "optimizer": OptimizerConfig(beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1, clip_norm=0.5),
+    "optimizer": OptimizerConfig(
+        beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.1, clip_norm=0.5, z_loss=1e-4
+    ),
     "precision": PrecisionConfig(
         name="fp16-pure",
         master_weights=False,
