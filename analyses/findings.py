@@ -15,7 +15,12 @@ from gradlab.analyses.findings_forecast import forecast_findings
 from gradlab.analyses.findings_gradients import mismatch_findings, nonfinite_gradients
 from gradlab.analyses.findings_growth import growth_findings
 from gradlab.analyses.findings_headroom import headroom_findings
-from gradlab.analyses.findings_loop import loop_findings, never_cleared, not_looked_at
+from gradlab.analyses.findings_loop import (
+    kept_findings,
+    loop_findings,
+    never_cleared,
+    not_looked_at,
+)
 from gradlab.analyses.findings_optimizer import optimizer_findings
 from gradlab.analyses.findings_overflow import overflow_findings
 from gradlab.analyses.findings_scales import lost_updates, scale_findings
@@ -67,6 +72,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
     if "headroom" in tables:
         found += headroom_findings(tables["headroom"], top=top)
     found += _nonfinite(run, steps, tables, top)
+    found += kept_findings(run)
     if "faults" in tables:
         found += loop_findings(tables["faults"])
     if "grad_norms" in tables:
@@ -125,7 +131,8 @@ def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
             how = " ".join(f"--probes {name}" for name in (*run.config.record.probes, *missing))
         found.append(Finding("not recorded", f"{', '.join(missing)}; to have them: {how}."))
     losses = run.table("steps", ["loss"])["loss"]
-    if run.attached and len(losses) and losses.isna().all():
+    lost = "faults" in tables and (tables["faults"]["what"] == "loss").any()
+    if run.attached and len(losses) and losses.isna().all() and not lost:
         found.append(
             Finding(
                 "no loss",

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from gradlab.analyses.finding import Finding, listed
+from gradlab.analyses.finding import Finding, listed, spans
 from gradlab.runs.reader import Run
 
 _NAMED = 6
@@ -15,6 +15,22 @@ def loop_findings(faults: pd.DataFrame) -> list[Finding]:
         faults: The run's `faults`.
     """
     return [*_changed(faults), *_never_cleared(faults), *_unheld(faults)]
+
+
+def kept_findings(run: Run) -> list[Finding]:
+    """Which steps are kept, to be done again."""
+    kept = run.info.get("kept")
+    if not kept:
+        return []
+    steps, folder = kept["steps"], kept["folder"]
+    what = "it" if len(steps) == 1 else "the last of them"
+    return [
+        Finding(
+            "kept",
+            f"Step {spans(steps)}, in {folder}: gradlab.replay({folder!r}, model) does {what} "
+            "again, down to the operation.",
+        )
+    ]
 
 
 def _never_cleared(faults: pd.DataFrame) -> list[Finding]:

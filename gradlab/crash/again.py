@@ -89,8 +89,9 @@ class Again:
                         probes.loss(value)
                     if not make_again(model, calls):
                         raise GradlabError(
-                            f"step {self.step} of {self.path} cannot be done again: what the model "
-                            "gives depends on something outside of it that gets a gradient."
+                            f"step {self.step} of {self.path} cannot be done again: the model's "
+                            "outputs are others than then, or something outside of it gets a "
+                            "gradient by them."
                         )
                 if self.reached:
                     _take(model, optimizers, scaler, probes)

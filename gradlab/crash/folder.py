@@ -56,6 +56,11 @@ class KeptSteps:
             self._lock.release()
             raise
 
+    @property
+    def steps(self) -> list[int]:
+        """Those that are there."""
+        return [one["step"] for one in self._kept]
+
     def add(self, step: int, content: Checkpoint, told: Mapping[str, Any]) -> None:
         """Write a step, whole or not at all, and then remove those that are too many.
 

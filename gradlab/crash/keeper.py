@@ -89,7 +89,7 @@ class Keeper:
         self._calls = Calls(subject.model)
         self._folder = KeptSteps(folder, most)
         self._buffers: dict[str, tuple[Tensor, int, Tensor]] = {}
-        self._was_bad = False
+        self._is_done = False
         self._last_end, self._took = -math.inf, 0.0
         self._said: set[str] = set()
 
@@ -98,6 +98,12 @@ class Keeper:
         for module in called_modules(self._subject.model):
             yield module.register_forward_pre_hook(self._on_call)
         yield from self._calls.hooks()
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `run.json` says of it: the folder and the steps that are in it, if some are."""
+        steps = self._folder.steps
+        return {"kept": {"folder": str(self._folder.path), "steps": steps}} if steps else {}
 
     def begin(self) -> None:
         """A step starts."""
@@ -116,10 +122,14 @@ class Keeper:
             signs: What was found of it.
             reached: Whether it came to the optimizer.
         """
-        is_first = bool(signs.why) and not self._was_bad
-        self._was_bad = bool(signs.why)
+        if not signs.why:
+            self._is_done = False
+        if self._is_done or not signs.why or not (reached or self._calls.made):
+            return
         is_soon = time.perf_counter() - self._last_end < self._took / _SHARE
-        if not is_first or (is_soon and signs.error is None):
+        # What a scaler skips comes again as it was; without one, the parameters are lost by then.
+        self._is_done = not is_soon or self._scaler is None
+        if is_soon and signs.error is None:
             return
         began = time.perf_counter()
         try:

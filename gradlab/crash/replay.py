@@ -73,7 +73,9 @@ def replay_step(
         restored = Restored(kept, inner)
         calls = restored.calls()
         scaler = restored.scaler()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except GradlabError:
+        raise
+    except Exception as error:  # what is there can be anything, whatever its digest
         raise GradlabError(
             f"{folder}: what was kept is of another version of gradlab ({in_words(error)})."
         ) from error
@@ -82,7 +84,7 @@ def replay_step(
         restored.load()
         try:
             if precision is None:
-                steps = restored.optimizers([*optimizers_of(optimizer).values()])
+                steps = restored.optimizers([*dict.fromkeys(optimizers_of(optimizer).values())])
                 run, raised = again.made(inner, calls, steps, scaler, loss)
             else:
                 whole = copy.deepcopy(inner).float()

@@ -325,7 +325,9 @@ class Probes:
         status = "finished"
         if error is not None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
-        told = {} if error is None else {"error": in_words(error)}
+        told: dict[str, Any] = {} if error is None else {"error": in_words(error)}
+        if self._keeper is not None:
+            told |= self._keeper.told
         for writer in list(self._open):
             if isinstance(writer, RunWriter | MemoryWriter):
                 self._guarded(writer, partial(writer.finish, status, None, **told))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from bad_loops import STEPS, Loop, autocast, mean
+from bad_loops import BAD, STEPS, Loop, Net, autocast, mean
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -97,6 +97,27 @@ def test_the_newest_streaks_are_kept(
     assert gradlab.replay(tmp_path / "crash", Line(), step=kept[0]).step == kept[0]
 
 
+def test_a_streak_that_began_too_soon_is_kept_later_where_a_scaler_skips_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its steps change nothing: each is as good as the first."""
+    values = [math.nan, 1.0, *[math.nan] * 6]
+    monkeypatch.setattr("gradlab.crash.keeper._SHARE", 1e-9)
+    follow(tmp_path / "not", values)
+    assert kept_steps(tmp_path / "not") == [0]
+    factors = [math.inf, 1.0, math.inf, math.inf, math.inf]
+    left = iter(enumerate(factors))
+
+    def in_time_from_step_3_on(model: nn.Module, x: Tensor, scale: Any) -> Iterator[Tensor]:
+        step, factor = next(left)
+        if step == 3:
+            monkeypatch.setattr("gradlab.crash.keeper._SHARE", 1e9)
+        yield from one(model, factor * x, scale)
+
+    Loop(in_time_from_step_3_on).train(tmp_path / "kept")
+    assert kept_steps(tmp_path / "kept") == [3]
+
+
 def test_keeping_takes_a_bounded_share_of_the_time(tmp_path: Path) -> None:
     nan = math.nan
     follow(tmp_path / "crash", [nan, 1.0] * 20, keep_steps=40)
@@ -133,6 +154,22 @@ def test_an_error_of_the_loop_within_a_step_is_kept(tmp_path: Path) -> None:
     again = gradlab.replay(tmp_path / "crash", Line())
     assert not again.breaks
     assert again.run.table("steps")["step"].tolist() == [1]
+
+
+def test_an_error_between_steps_is_none(tmp_path: Path) -> None:
+    model = Line()
+    probes = gradlab.attach(model, SGD(model.parameters(), lr=1.0), keep=tmp_path / "crash")
+    probes.close(ValueError("in the logging"))  # a warning would be an error here
+    assert not (tmp_path / "crash").exists()
+
+
+def test_an_inspection_says_where_it_is(tmp_path: Path) -> None:
+    probes, _ = Loop(one).train(tmp_path / "crash", out=tmp_path / "run")
+    told = " ".join(str(gradlab.inspect(tmp_path / "run")).split())
+    assert f"Step {BAD}, in " in told
+    assert "model) does it again, down to the operation." in told
+    again = gradlab.replay(probes.run().info["kept"]["folder"], Net())
+    assert "does it again" not in str(gradlab.inspect(again.run))
 
 
 def test_an_interruption_is_none(tmp_path: Path) -> None:

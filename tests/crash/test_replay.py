@@ -281,6 +281,21 @@ def test_the_folder_says_what_goes_with_it(tmp_path: Path) -> None:
     assert gradlab.replay(tmp_path / "crash" / "bundle.json", Net()).step == BAD
 
 
+class Turned(Net):
+    """The same parameters, and something else with them."""
+
+    def forward(self, x: Tensor, **_: Any) -> dict[str, Tensor]:
+        return {"out": super().forward(x)["out"].sum()}
+
+
+def test_a_model_with_other_outputs_is_refused(tmp_path: Path) -> None:
+    Loop(one).train(tmp_path / "crash")
+    model = Turned()
+    with pytest.raises(GradlabError, match="the model's outputs are others than then"):
+        gradlab.replay(tmp_path / "crash", model)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
 def test_other_formats_need_a_loss(tmp_path: Path) -> None:
     Loop(one).train(tmp_path / "crash")
     with pytest.raises(GradlabError, match="needs loss="):
@@ -292,6 +307,7 @@ def test_other_formats_need_a_loss(tmp_path: Path) -> None:
     assert kept_steps(tmp_path / "crash") == [BAD]
 
 
+@pytest.mark.slow
 def test_hugging_faces_gpt2_with_dropout_and_micro_batches(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 32, "n_positions": 8}

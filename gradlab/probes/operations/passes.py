@@ -30,6 +30,12 @@ class Made:
     output: Any
     own: frozenset[Any]
 
+    def leaf(self, place: int) -> Tensor | None:
+        """The output at a place among the leaves, if it is one that gets a gradient."""
+        leaves = tree_leaves(self.output)
+        x = leaves[place] if place < len(leaves) else None
+        return x if isinstance(x, Tensor) and x.requires_grad and not x.is_leaf else None
+
     def backward(self, gradients: dict[int, Tensor]) -> bool:
         """One call's backward pass, as `backward` has it."""
         return backward([(self, place, gradient) for place, gradient in gradients.items()])
@@ -77,13 +83,19 @@ def forward(model: nn.Module, module: nn.Module, call: Call) -> Made:
 
 
 def backward(given: Sequence[tuple[Made, int, Tensor]], *, keep_graph: bool = False) -> bool:
-    """A backward pass from outputs of calls; False, and nothing done, if others get a gradient.
+    """A backward pass from outputs of calls.
+
+    Nothing is done, and False returned, if the outputs are not those that the gradients are of, or
+    something else would get a gradient.
 
     Args:
         given: The calls, the output's place among the leaves of each, and the gradient there.
         keep_graph: For another pass to come.
     """
-    outputs = tuple(tree_leaves(made.output)[place] for made, place, _ in given)
+    found = [(made.leaf(place), gradient) for made, place, gradient in given]
+    outputs = tuple(x for x, gradient in found if x is not None and x.shape == gradient.shape)
+    if len(outputs) < len(given):
+        return False
     own = frozenset[Any]().union(*(made.own for made, _, _ in given))
     if any(leaf not in own for leaf in _leaves(outputs)):
         return False  # it would be given its gradient a second time
