@@ -67,10 +67,11 @@ def least_headroom(headroom: pd.DataFrame) -> pd.DataFrame:
 
 
 def early_and_late(steps: "pd.Series[int]") -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last step of the two windows of a trend: a tenth of the steps at either end."""
+    """First and last recorded step of the two windows of a trend: a tenth of all at either end."""
     first, last = int(steps.min()), int(steps.max())
     tenth = int((last - first) * TREND_SHARE)
-    return (first, first + tenth), (last - tenth, last)
+    until, since = steps[steps <= first + tenth].max(), steps[steps >= last - tenth].min()
+    return (first, int(until)), (int(since), last)
 
 
 def _outputs(tightest: pd.DataFrame, steps: "pd.Series[int]", top: int, *, narrow: bool) -> Finding:

@@ -186,7 +186,7 @@ def _draw(ax: Axes, curves: _Curves) -> None:
     draw_lines(ax, curves.means, "x", "perplexity", style, dashes=curves.dashes)
     for x, y, color in curves.stars():
         ax.plot([x], [y], color=color, zorder=5, **_STAR)
-    ax.set_xlim(left=0)
+    ax.set_xlim(left=-0.02 * curves.means["x"].max())  # room for the marker of an early validation
     ax.set(xlabel=curves.label, ylabel="")
 
 

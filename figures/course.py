@@ -58,9 +58,9 @@ def course_panels(
     """Loss, learning rate and loss scale over steps, one above the other, and rows of events below.
 
     A colour is an architecture, each of its seeds a line; dots are validations. A curve that no run
-    recorded has no panel. Of one run each kind of event has a row with its number; of several each
-    run that had events has one. A dashed line is the break. Lines of more than 2,000 steps are
-    thinned; their extremes stay.
+    recorded has no panel, nor has the loss scale where there was no scaler. Of one run each kind of
+    event has a row with its number; of several each run that had events has one. A dashed line is
+    the break. Lines of more than 2,000 steps are thinned; their extremes stay.
 
     Args:
         course: A table of `gradlab.analyses.course.course`.
@@ -72,6 +72,9 @@ def course_panels(
     """
     if course.empty:
         raise GradlabError("no step was recorded: there is nothing to draw.")
+    # A run without a scaler has a scale of 1 throughout, which is none.
+    scaled = course.groupby(_RUN, dropna=False)["loss_scale"].transform(lambda of: of.ne(1).any())
+    course = course.assign(loss_scale=course["loss_scale"].where(scaled.astype(bool)))
     curves = [name for name in _CURVES if np.isfinite(course[name].astype("float64")).any()]
     known = course[_RUN].drop_duplicates()
     runs = [(str(arch), _known(seed)) for arch, seed in known.itertuples(index=False)]

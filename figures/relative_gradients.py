@@ -26,6 +26,7 @@ from gradlab.figures.style import (
     paper_axes,
     paper_style,
 )
+from gradlab.models.presets import ABLATIONS, ARCHITECTURES
 
 RATIOS: Colormap = seaborn.diverging_palette(250, 30, s=90, l=42, as_cmap=True)
 """Blue below 1, orange above, and the darker the further: half and twice are equally strong."""
@@ -133,14 +134,20 @@ def _width(rows: pd.DataFrame) -> float:
 def _title(rows: pd.DataFrame) -> str:
     arch, baseline, seeds = rows["arch"].iloc[0], rows["baseline"].iloc[0], int(rows["pairs"].max())
     style = looks([baseline, arch])
-    count = f"{seeds} seed" + "s" * (seeds > 1)
-    return f"{style[arch].label} / {style[baseline].label}, {count}"
+    # A run of a loop of the user's own goes by its name, and nobody knows its seed.
+    count = f", {seeds} seed{'s' * (seeds > 1)}" if _is_ours(arch) else ""
+    return f"{style[arch].label} / {style[baseline].label}{count}"
+
+
+def _is_ours(arch: str) -> bool:
+    return arch in ARCHITECTURES or arch in ABLATIONS
 
 
 def _label(rows: pd.DataFrame) -> str:
     """Of the layers, and of the stars."""
     if rows["pairs"].max() < 2:
-        return "Layer\none seed: no intervals"
+        one = "one seed" if _is_ours(rows["arch"].iloc[0]) else "one run of each"
+        return f"Layer\n{one}: no intervals"
     return "Layer\n★ distinguished from 1 (95 % interval)"
 
 

@@ -32,9 +32,9 @@ def unknown(kind: str, name: object, known: Iterable[str], *, listed: str | None
     """
     options = list(known)
     near = get_close_matches(str(name), options, n=2)
-    hint = f"did you mean {' or '.join(repr(match) for match in near)}? " if near else ""
+    hint = f": did you mean {' or '.join(repr(match) for match in near)}?" if near else "."
     rest = f"{listed} lists them all." if listed else f"Known: {', '.join(options)}."
-    return f"unknown {kind} {str(name)!r}: {hint}{rest}"
+    return f"unknown {kind} {str(name)!r}{hint} {rest}"
 
 
 def one_of(kind: str, name: str, table: Mapping[str, T]) -> T:

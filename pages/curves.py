@@ -14,7 +14,10 @@ from gradlab.figures.steps_axis import thinned
 from gradlab.runs.reader import Run
 
 _POINTS = 200_000
-"""Points of a page, of some ten bytes each."""
+"""Points of a page at most."""
+
+_BYTES = 12
+"""Of a point, with its step."""
 
 _LEAST = 100
 """Points of a line with which it still has a shape: of more lines, the last runs have none."""
@@ -33,15 +36,21 @@ class Curves:
     notes: Sequence[str]
 
 
-def page_curves(runs: Mapping[str, Run]) -> Curves:
-    """The curves of the runs, as far as a page has room for them."""
+def page_curves(runs: Mapping[str, Run], room: int = _POINTS * _BYTES) -> Curves:
+    """The curves of the runs, as far as a page has room for them.
+
+    Args:
+        runs: By name.
+        room: Bytes; a tenth of what a page may have of curves is theirs in any case.
+    """
+    points = min(max(room // _BYTES, _POINTS // 10), _POINTS)
     notes: list[str] = []
     every = {name: found for name, run in runs.items() if (found := run_curves(run, notes.append))}
     kept: dict[str, RunCurves] = {}
     lines = 0
     for name, curves in every.items():
         lines += _count(curves)
-        if kept and lines * _LEAST > _POINTS:
+        if kept and lines * _LEAST > points:
             break
         kept[name] = curves
     if len(kept) < len(every):
@@ -49,7 +58,7 @@ def page_curves(runs: Mapping[str, Run]) -> Curves:
             f"Curves are those of the first {len(kept)} of {len(every)} runs: a page has no room "
             "for more, and gradlab report RUN makes one of a run alone."
         )
-    most = _POINTS // max(sum(map(_count, kept.values())), 1)
+    most = points // max(sum(map(_count, kept.values())), 1)
     return Curves({name: _drawn(curves, most) for name, curves in kept.items()}, notes)
 
 

@@ -80,6 +80,10 @@ class Compared:
     notes: Sequence[str]
 
 
+_LARGEST = 4_500_000
+"""Bytes of a page's figures and curves: with all else it stays below five million."""
+
+
 def page(gathered: Gathered, sources: Sequence[str], studies: Sequence[Found] = ()) -> str:
     """The whole page.
 
@@ -99,7 +103,9 @@ def page(gathered: Gathered, sources: Sequence[str], studies: Sequence[Found] = 
         elif said := group_sentences(group):
             short.append(Found(_heading(group), said))
         comparisons.append(compared)
-    curves = page_curves(runs)
+    pictured = [*(found.pictures for found in short), *(one.pictures for one in comparisons)]
+    drawn = sum(len(picture.svg) for several in pictured for picture in several)
+    curves = page_curves(runs, _LARGEST - drawn)
     return (
         environment()
         .get_template("page.html")

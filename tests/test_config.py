@@ -123,7 +123,7 @@ def test_a_config_cannot_be_changed() -> None:
 
 
 def test_an_unknown_name_without_a_neighbour_lists_what_there_is() -> None:
-    assert unknown("size", "xyz", ["nano", "micro"]) == "unknown size 'xyz': Known: nano, micro."
+    assert unknown("size", "xyz", ["nano", "micro"]) == "unknown size 'xyz'. Known: nano, micro."
 
 
 @pytest.mark.parametrize(("given", "near"), [("warmpu", "'warmup'"), ("zzz", None)])

@@ -45,7 +45,8 @@ def test_a_gradient_of_zeros_has_no_headroom_to_speak_of() -> None:
 
 
 def test_windows() -> None:
-    assert early_and_late(pd.Series([0, 100])) == ((0, 10), (90, 100))
+    assert early_and_late(pd.Series(range(101))) == ((0, 10), (90, 100))
+    assert early_and_late(pd.Series([0, 4, 8, 100])) == ((0, 8), (100, 100))  # recorded ones
     assert early_and_late(pd.Series([7])) == ((7, 7), (7, 7))
 
 

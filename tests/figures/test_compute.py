@@ -115,6 +115,15 @@ def test_a_single_validation_is_a_point() -> None:
     assert marks == [LOOKS["pre-ln"].marker, LOOKS["normformer"].marker]
 
 
+def test_the_marker_of_an_early_validation_is_whole() -> None:
+    ax = perplexity_by_compute(curves({"pre-ln": [3.0] * 100, "normformer": [2.5] * 100}))
+    figure = figure_of(ax)
+    figure.draw_without_rendering()
+    first = min(min(line.get_xdata()) for line in ax.lines if line.get_marker() == "o")
+    (at, _), (edge, _) = ax.transData.transform([(first, 3.0), (ax.get_xlim()[0], 3.0)])
+    assert at - edge > 2 * figure.dpi / 72  # half of the marker
+
+
 def test_the_last_third_has_a_scale_of_its_own() -> None:
     table = curves({"pre-ln": [4.0, 3.0, 2.0, 1.8], "normformer": [4.0, 3.0, 2.01, 1.81]})
     figure = perplexity_panels(table)

@@ -135,3 +135,12 @@ def test_any_length_and_any_name_can_be_drawn(steps: int, name: str) -> None:
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(GradlabError, match="nothing to draw"):
         course_panels(course(steps=0), NO_EVENTS)
+
+
+def test_a_loss_scale_of_one_throughout_is_none() -> None:
+    unscaled = course("normformer", loss_scale=1.0)
+    assert len(course_panels(unscaled, NO_EVENTS).axes) == 2
+    both = pd.concat([course(loss_scale=8.0), unscaled], ignore_index=True)
+    *_, scales = course_panels(both, NO_EVENTS).axes
+    drawn = [line for line in scales.lines if np.isfinite(line.get_ydata().astype(float)).any()]
+    assert [set(line.get_ydata()) for line in drawn] == [{8.0}]

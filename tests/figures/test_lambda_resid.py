@@ -114,7 +114,7 @@ def test_a_layer_without_a_finite_mean_is_a_gap() -> None:
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(GradlabError, match="unknown residual 'ffn': Known: ffn_residual"):
+    with pytest.raises(GradlabError, match=r"unknown residual 'ffn'\. Known: ffn_residual"):
         lambda_resid_by_depth(lambdas(), residual="ffn")
     with pytest.raises(GradlabError, match="nothing to draw"):
         lambda_resid_by_depth(lambdas().assign(mean=math.nan))

@@ -205,6 +205,15 @@ def test_one_seed_has_no_intervals_and_says_so() -> None:
     assert ax.get_xlabel() == "Layer\none seed: no intervals"
 
 
+def test_of_a_loop_of_the_users_own_no_seed_is_told() -> None:
+    theirs = relative(seeds=1)
+    theirs["arch"] = theirs["arch"].map(lambda arch: f"runs/{arch}")
+    figure = relative_panels(theirs)
+    said = " ".join([ax.get_title("left") + ax.get_xlabel() for ax in figure.axes])
+    assert "one run of each: no intervals" in said
+    assert "seed" not in said
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(GradlabError, match="unknown window 'middle'"):
         relative_panels(relative(), window="middle")

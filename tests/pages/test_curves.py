@@ -63,6 +63,15 @@ def test_runs_past_the_room_of_a_page_are_said_to_be_left_out(
     assert "first 2 of 4 runs" in found.notes[0]
 
 
+def test_figures_leave_less_room_for_curves() -> None:
+    run = run_of([float(step % 7) for step in range(30_000)])
+    sizes = [
+        len(json.dumps(dict(page_curves({"a": run}, room).runs)))
+        for room in (10_000_000, 400_000, -1)
+    ]
+    assert sizes[0] > 400_000 > sizes[1] > sizes[2] > 100_000
+
+
 def test_what_is_drawn_is_json() -> None:
     found = page_curves({"a": run_of([3.0, math.inf, -math.inf])})
     json.dumps(found.runs, allow_nan=False)
