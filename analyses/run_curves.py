@@ -42,7 +42,8 @@ class Panel:
 
     Attributes:
         title: What they show, with its unit.
-        scale: Logarithmic where the largest value is more than ten times the least.
+        scale: Logarithmic where the largest value is more than ten times the least, and of a loss
+            scale; linear of a learning rate and of bits.
         lines: In the order of a legend.
     """
 
@@ -99,6 +100,13 @@ def run_curves(run: Run, note: Callable[[str], None]) -> RunCurves | None:
     )
 
 
+_SPREAD = 10
+"""Times its least value that a largest one must reach for a logarithmic scale."""
+
+_BASES = {"Loss (nats)": 10, "Learning rate": None, "Loss scale": 2}
+"""Of the scale, if it is logarithmic."""
+
+
 def _course_panels(steps: pd.DataFrame) -> Iterator[Panel]:
     scaled = steps["loss_scale"].dropna().ne(1).any()  # without a scaler it is 1, or missing
     for title, columns in (
@@ -107,7 +115,7 @@ def _course_panels(steps: pd.DataFrame) -> Iterator[Panel]:
         ("Loss scale", {"loss_scale": "loss scale"} if scaled else {}),
     ):
         lines = [_line(name, steps, column) for column, name in columns.items()]
-        yield from _panel(title, lines, base=2 if title == "Loss scale" else 10)
+        yield from _panel(title, lines, base=_BASES[title])
 
 
 def _layer_panels(run: Run, note: Callable[[str], None]) -> Iterator[Panel]:
@@ -196,8 +204,12 @@ def _panel(title: str, lines: Sequence[Line], *, base: int | None = 10) -> Itera
     known = known[np.isfinite(known)]
     if not len(known):
         return
-    positive = known[known > 0]
-    spread = len(positive) and positive.max() > 10 * positive.min()
-    is_log = base is not None and known.min() >= 0 and spread and title != "Learning rate"
-    scale: Scale = "linear" if not is_log else "log 2" if base == 2 else "log 10"
-    yield Panel(title, scale, lines)
+    yield Panel(title, _scale(known, base), lines)
+
+
+def _scale(known: NDArray[np.float64], base: int | None) -> Scale:
+    if base is None or known.min() < 0 or not known.max():
+        return "linear"
+    if base == 2:
+        return "log 2"
+    return "log 10" if known.max() > _SPREAD * known[known > 0].min() else "linear"

@@ -62,8 +62,16 @@ def test_a_loss_scale_is_shown_where_something_was_scaled() -> None:
     for scales, shown in (([None, None], False), ([1.0, 1.0], False), ([8.0, 8.0], True)):
         curves = curves_of(recorded(steps={"step": [0, 1], "loss_scale": scales}))
         assert ("Loss scale" in [panel.title for panel in curves.panels]) == shown
-    curves = curves_of(recorded(steps={"step": [0, 1], "loss_scale": [2.0**16, 2.0**-9]}))
+    curves = curves_of(recorded(steps={"step": [0, 1], "loss_scale": [2.0**16, 2.0**15]}))
     assert panel(curves, "Loss scale").scale == "log 2"
+    for losses, scale in (
+        ([1.0, 9.0], "linear"),
+        ([1.0, 11.0], "log 10"),
+        ([-1.0, 11.0], "linear"),
+    ):
+        curves = curves_of(recorded(steps={"step": [0, 1], "loss": losses, "lr": [0.1, 9.0]}))
+        assert panel(curves, "Loss").scale == scale
+        assert panel(curves, "Learning rate").scale == "linear"
 
 
 def test_gradients_are_put_together_by_layer_and_by_operation() -> None:
