@@ -92,7 +92,7 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
     facts = [("run", f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}")]
     facts.append(("end", end_sentence(run, steps)))
     if verdict is not None and verdict.first_overflow is not None:
-        facts.append(("first overflow", _first_overflow(run, verdict.first_overflow)))
+        facts.append(("first overflow", first_overflow_text(run, verdict.first_overflow)))
     if len(steps):
         last = steps.tail(50)["loss"]
         facts.append(("loss", f"{last.mean():.4f}, mean of the last {len(last)} steps"))
@@ -111,7 +111,7 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
     return facts
 
 
-def _first_overflow(run: "Run", site: str) -> str:
+def first_overflow_text(run: "Run", site: str) -> str:
     """Of the break; where that step was not looked at, the first before it that is known."""
     from gradlab.runs.verdict import NOT_LOOKED_AT
 
@@ -119,10 +119,10 @@ def _first_overflow(run: "Run", site: str) -> str:
         return site
     rows = run.table("overflows", ["step", "order", "producer", "site"])
     if rows.empty:
-        return f"{site} at the break"
+        return site
     first = rows.sort_values(["step", "order"], kind="stable").iloc[0]
     producer = first["producer"] if isinstance(first["producer"], str) else first["site"]
-    return f"{site} at the break; {producer} at step {first['step']}"
+    return f"{producer} at step {first['step']}; the step of the break was {site}"
 
 
 def _least_headroom(run: "Run") -> list[tuple[str, str]]:

@@ -7,7 +7,10 @@ from typer.testing import CliRunner, Result
 
 import gradlab
 from gradlab.analyses.ending import CAUSES
+from gradlab.cli.commands.train import first_overflow_text
 from gradlab.cli.main import app
+from gradlab.runs.memory import MemoryWriter
+from gradlab.runs.verdict import NOT_LOOKED_AT
 from gradlab.training import loop
 
 SMALL = ["--n-layers", "1", "--width", "16", "--max-seq-len", "8", "--batch-size", "2"]
@@ -157,3 +160,16 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_says_so(
     other = invoke(*options, "--resume", "--seed", "1")
     assert other.exit_code == 2
     assert "seed is 0 there and 1 here" in " ".join(other.stderr.split())
+
+
+def test_where_the_break_was_not_looked_at_the_first_overflow_before_it_is_named() -> None:
+    writer = MemoryWriter(None, {"tables": ["steps", "overflows"]})
+    assert first_overflow_text(writer.run(), "blocks.0.q") == "blocks.0.q"
+    assert first_overflow_text(writer.run(), NOT_LOOKED_AT) == "not looked at"
+    row = {"rank": None, "layer": 0, "op": "q", "direction": "forward", "kind": "inf", "count": 1}
+    row |= {"numel": 9, "function": None, "source": None, "loss_scale": None, "skipped": True}
+    columns = {name: [value] * 3 for name, value in row.items()}
+    columns |= {"step": [7, 7, 9], "order": [1, 0, 0], "site": ["b", "a", "c"]}
+    writer.write("overflows", {**columns, "producer": [None, "p", None]})
+    told = first_overflow_text(writer.run(), NOT_LOOKED_AT)
+    assert told == "p at step 7; the step of the break was not looked at"
