@@ -81,7 +81,8 @@ def test_it_holds_gradlab_and_nothing_else(wheel: Path, export: Path) -> None:
     }
     data = {
         f"gradlab/{path.relative_to(export).as_posix()}"
-        for path in (export / "pages" / "templates").iterdir()
+        for folder in ("templates", "uplot")
+        for path in (export / "pages" / folder).iterdir()
     }
     metadata = {name for name in held if name.split("/")[0].endswith(".dist-info")}
     assert held - metadata == code | data | {"gradlab/py.typed"}
