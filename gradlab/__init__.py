@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradlab.precision.emulation import emulated_fp16
     from gradlab.probes.attach import attach
     from gradlab.replays.either import replay
+    from gradlab.replays.explain import explain
     from gradlab.runs.reader import load
     from gradlab.runs.study import load_study
     from gradlab.studies.run import run_study
@@ -37,6 +38,7 @@ _HOMES = {
     "build_model": "gradlab.models.build",
     "draw": "gradlab.figures.given",
     "emulated_fp16": "gradlab.precision.emulation",
+    "explain": "gradlab.replays.explain",
     "inspect": "gradlab.pages.inspection",
     "load": "gradlab.runs.reader",
     "load_study": "gradlab.runs.study",
@@ -55,6 +57,7 @@ __all__ = [
     "build_model",
     "draw",
     "emulated_fp16",
+    "explain",
     "inspect",
     "load",
     "load_study",

@@ -7,6 +7,7 @@ import typer
 
 from gradlab.cli.terminal.live import watching
 from gradlab.cli.terminal.screen import output
+from gradlab.errors import ConfigError
 from gradlab.pages.screen import Screen
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ gradlab replay runs/mine
 
 gradlab replay runs/mine --precision fp32
 
-gradlab replay runs/mine --from 600 --lr-scale 0.5 --set clip_norm=0.1"""
+gradlab replay runs/mine --from 600 --lr-scale 0.5 --set clip_norm=0.1
+
+gradlab replay runs/mine --explain --jobs 2"""
 
 
 def replay(
@@ -52,24 +55,60 @@ def replay(
         typer.Option(help="What to measure at every step; repeat for more.", metavar="NAME"),
     ] = ["all"],  # noqa: B006
     beyond: Annotated[
-        int, typer.Option(help="Steps to go on for after the break.", metavar="N")
+        int, typer.Option(help="Steps after a break that count as survived.", metavar="N")
     ] = 50,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the record; RUN/replays/N by default.")
+        Path | None,
+        typer.Option(help="Folder of what comes out; one in RUN by default.", metavar="DIR"),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Try the standard changes, one at a time, each repeated."),
+    ] = False,
+    changes: Annotated[
+        list[str],
+        typer.Option(
+            "--change",
+            help="Of --explain: try this alone: fp32, half-lr, eps=1e-6; repeat for more.",
+            metavar="NAME",
+        ),
+    ] = [],  # noqa: B006
+    repetitions: Annotated[
+        int, typer.Option(help="Of --explain: of each change.", metavar="N", min=1)
+    ] = 5,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Of --explain: at the same time; one a core by default.", metavar="N"),
     ] = None,
 ) -> None:
     """Go back before a run's break and make its steps again, with every probe at every step.
 
     Unchanged it is the same to the bit, which is checked and said; with something changed, whether
-    and when it still breaks. It begins with the newest snapshot before that step: gradlab's own
-    loop keeps one of each run that breaks.
+    and when it still breaks. With --explain, what removes the break. It begins with the newest
+    snapshot before that step: a run that breaks keeps one.
     """
     from gradlab.replays.changes import read_settings
     from gradlab.replays.replay import free_folder, replay
-    from gradlab.studies.news import RunUpdate
+    from gradlab.studies.news import Named, RunUpdate
 
+    if explain:
+        from gradlab.cli.terminal.explanation import make_explanation
+
+        if precision or lr_scale != 1 or skip_batch or settings:
+            raise ConfigError("--explain makes the changes itself: name others with --change.")
+        make_explanation(
+            run,
+            out,
+            from_step=from_step,
+            changes=changes,
+            repetitions=repetitions,
+            beyond=beyond,
+            jobs=jobs,
+        )
+        return
     place = out or free_folder(run)
-    with watching(Screen(stderr=True), {"replay": 1.0}) as tell:
+    with watching(Screen(stderr=True)) as tell:
+        tell(Named(["replay"]))
 
         def report(news: "Progress") -> None:
             tell(RunUpdate("replay", "running", news))

@@ -175,7 +175,7 @@ def watching(
         console: Where.
         work: As of `Watch`, where it is known already.
     """
-    from gradlab.studies.news import Planned, StudyBegun, Timing
+    from gradlab.studies.news import Named, Planned, StudyBegun, Timing
 
     watch = Watch(work or {})
     show = watch.take if console.is_terminal else plain_lines(watch, console)
@@ -188,6 +188,8 @@ def watching(
                 console.print(f"Timing a training step of {what}.", soft_wrap=True)
             case Planned(configs):
                 watch.begin(work_of(configs))
+            case Named(names):
+                watch.begin(dict.fromkeys(names, 1.0))
             case _:
                 show(news)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def again(
         skip: The batches that are left out: those after them come a step earlier.
         perturbed: Number of the weight that is changed by 1e-6; None changes none.
         notes: What `run.json` says of the replay.
-        progress: As of `gradlab.train`.
+        progress: As of `gradlab.train`, with `until` for the run's last step.
         between_steps: As of `gradlab.training.loop.train`.
 
     Raises:
@@ -78,7 +79,7 @@ def again(
                         judged,
                         until=until,
                         batch_of=lambda step: step + (skip is not None and step >= skip),
-                        progress=progress,
+                        progress=progress and (lambda news: progress(replace(news, steps=until))),
                         between_steps=between_steps,
                     )
             except BaseException as error:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gradlab.errors import ConfigError, GradlabError, GradlabWarning
@@ -86,8 +87,20 @@ def first_step(run: Run, asked: int | None) -> int:
     return asked
 
 
-def back_at(run: Run, step: int, *, progress: Callable[[Progress], None] | None = None) -> Past:
+def back_at(
+    run: Run,
+    step: int,
+    *,
+    kept_in: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Past:
     """A run as it was before a step, on the device that it was trained on.
+
+    Args:
+        run: Which.
+        step: The step.
+        kept_in: The folder that has its snapshots; its own if None.
+        progress: Told of the steps that lead there.
 
     Raises:
         GradlabError: Its text or device cannot be had, or its snapshot cannot be used.
@@ -97,7 +110,7 @@ def back_at(run: Run, step: int, *, progress: Callable[[Progress], None] | None 
     if config.device == "auto":
         config = config.replace(device=there.get("type") or "auto")
     device = resolve_device(config.device)
-    snapshot = kept_before(run, step)
+    snapshot = kept_before(run, step, kept_in or run.path)
     trial = Trial(config, text_of(run), device, snapshot)
     here = bits_depend_on({**there, **device_facts(device)})
     if snapshot is not None:

@@ -160,8 +160,13 @@ def replay(
     return Replay(made, recorded, first, past.snapshot, changes, steps, difference, past.elsewhere)
 
 
-def free_folder(run: str | Path) -> Path:
-    """Where a replay's record goes unless told: a new one of `replays` in it."""
+def run_folder(run: str | Path) -> Path:
+    """The folder of a run, of which `run.json` may be named too."""
     path = as_path(run)
-    folder = (path.parent if path.name == RUN_FILE else path) / "replays"
+    return path.parent if path.name == RUN_FILE else path
+
+
+def free_folder(run: str | Path) -> Path:
+    """Where a replay's record goes unless told: a new one of `replays` in the run's folder."""
+    folder = run_folder(run) / "replays"
     return next(place for n in count(1) if not (place := folder / str(n)).exists())

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 _TOLD = ("producer", "function", "source", "layer", "op", "dtype")
 """Columns that say more of what a row is about."""
 
-_NOT_COMPARED = ("faults",)
-"""What is told once of a run depends on where its record begins."""
+_NOT_COMPARED = ("faults", "forecasts")
+"""What is told once of a run, or of its rows so far, depends on where its record begins."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
 from gradlab.runs.reader import Run
 from gradlab.runs.same import check_same
-from gradlab.training.checkpoint import Checkpoint, found, read, step_of
+from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, step_of
 from gradlab.training.device import repeatable
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.loop import run_steps
@@ -26,20 +27,21 @@ from gradlab.training.stability import StabilityMonitor
 from gradlab.training.step import Learner, make_learner
 
 
-def kept_before(run: Run, step: int) -> Checkpoint | None:
-    """The newest snapshot that a run has kept of a step or one before it; None if there is none.
+def kept_before(run: Run, step: int, folder: Path | None) -> Checkpoint | None:
+    """The newest snapshot in a folder of a run's step or one before it; None if there is none.
 
     Raises:
         GradlabError: It is damaged, was changed, or is another run's.
     """
-    for path in [] if run.path is None else found(run.path):
+    for path in [] if folder is None else found(folder):
         if step_of(path) > step:
             continue
         try:
             snapshot = read(path)
             if snapshot.facts["step"] != step_of(path):
                 raise GradlabError("it is of another step than its name says")
-            check_same(path, RunConfig.from_mapping(snapshot.facts["config"]), run.config)
+            config = RunConfig.from_mapping(snapshot.facts["config"])
+            check_same(path, config.replace(device=run.config.device), run.config)
         except (GradlabError, KeyError, TypeError) as error:
             raise _unusable(str(path), error) from error
         return snapshot
@@ -118,16 +120,27 @@ class Trial:
             try:
                 put_back(_fitting(self.start, learner, self.scale_anew), learner)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                raise _unusable(f"of step {self.first}", error) from error
+                raise self._of_another(error) from error
         return learner
 
     def judge(self, follower: LoopFollower, recorder: Recorder) -> JudgedRun:
-        """The record of the steps, which are judged as those that went before them were."""
+        """The record of the steps, which are judged as those that went before them were.
+
+        Raises:
+            GradlabError: The state says nothing of those, or in other words: of another gradlab.
+        """
         monitor = StabilityMonitor(self.config.stability, unigram_entropy(self.corpus.train))
         judged = JudgedRun(self.config, follower, recorder, monitor)
         if self.start is not None:
-            judged.restore(self.start.facts["judged"])
+            try:
+                judged.restore(self.start.facts["judged"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._of_another(error) from error
         return judged
+
+    def _of_another(self, error: Exception) -> GradlabError:
+        reason = f"it is of another version of gradlab, or was changed: {in_words(error)}"
+        return _unusable(f"of step {self.first} in the folder {FOLDER}", GradlabError(reason))
 
 
 def brought_to(

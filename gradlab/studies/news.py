@@ -29,6 +29,13 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Named:
+    """Runs that are no study's are about to be made: their names are known."""
+
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
 class RunUpdate:
     """News of one run of a study.
 
@@ -56,6 +63,6 @@ class StudyBegun:
     line: str
 
 
-News = StudyBegun | Timing | Planned | RunUpdate
+News = StudyBegun | Timing | Planned | Named | RunUpdate
 
 Tell = Callable[[News], None]

@@ -13,7 +13,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
@@ -35,23 +35,40 @@ _IMPORTED = ["gradlab.training.loop", "torch._dynamo"]
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do: its name, what it does, and its run directory."""
+    """One run to train: its name, what it does, and its run directory."""
 
     name: str
     config: RunConfig
     path: Path
 
+    def do(self, progress: Callable[[Progress], None], between_steps: Callable[[], None]) -> None:
+        """Train it, or go on with it."""
+        from gradlab.training.loop import train
+
+        train(self.config, self.path, resume=True, progress=progress, between_steps=between_steps)
+
+
+class Work(Protocol):
+    """What a process can do: a `Job`, or another run of steps."""
+
+    @property
+    def name(self) -> str:
+        """What its news are told under."""
+
+    def do(self, progress: Callable[[Progress], None], between_steps: Callable[[], None]) -> None:
+        """Do it; what `between_steps` raises ends it early, with what there is saved."""
+
 
 @dataclass
 class _Worker:
-    job: Job
+    job: Work
     process: BaseProcess
     connection: Connection
     message: str | None = None
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[Work],
     *,
     limit: int,
     on_progress: Callable[[str, Progress], None],
@@ -124,7 +141,7 @@ def _wait_or_terminate(running: list[_Worker]) -> None:
             worker.process.terminate()
 
 
-def _start(job: Job) -> _Worker:
+def _start(job: Work) -> _Worker:
     context = _context()
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, theirs, dict(os.environ)), daemon=True)
@@ -155,7 +172,7 @@ def _context() -> "SpawnContext | ForkServerContext":
     return server
 
 
-def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None:
+def _work(job: Work, connection: Connection, environment: dict[str, str]) -> None:
     """A worker's whole life: one run, on one thread if on a CPU."""
     # The server has it as it was at its own start, which may have been another's.
     os.environ.clear()
@@ -183,10 +200,8 @@ def _work(job: Job, connection: Connection, environment: dict[str, str]) -> None
         heed()
         import torch
 
-        from gradlab.training.loop import train
-
         torch.set_num_threads(1)
-        train(job.config, job.path, resume=True, progress=report, between_steps=heed)
+        job.do(report, heed)
         _tell(connection, latest)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -167,15 +167,24 @@ class Checkpoints:
                 (self._run / FOLDER).rmdir()
 
     def _write(self, step: int, checkpoint: Checkpoint) -> None:
-        folder, content = self._run / FOLDER, checkpoint.to_bytes()
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        write_whole(folder / f"step-{step:08d}.{digest(content)}.safetensors", content)
+        write(self._run, step, checkpoint)
         with contextlib.suppress(GradlabError):
             spare = _spare(found(self._run), self._reach)
             remove([path for path in spare if path != self._held])
+
+
+def write(run: Path, step: int, checkpoint: Checkpoint) -> None:
+    """Save a checkpoint in a run's folder.
+
+    Raises:
+        GradlabError: It cannot be written.
+    """
+    folder, content = run / FOLDER, checkpoint.to_bytes()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    write_whole(folder / f"step-{step:08d}.{digest(content)}.safetensors", content)
 
 
 def found(run: Path) -> list[Path]:

@@ -77,3 +77,16 @@ def test_there_is_no_such_run(tmp_path: Path) -> None:
     assert code == 2
     assert "the folder does not exist" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_explanation_prints_its_table_and_its_sentence(broken: Path) -> None:
+    words = ["--explain", "--change", "fp32", "--repetitions", 1, "--beyond", 2, "--jobs", 1]
+    code, said, _ = replay(broken, *words)
+    assert code == 0
+    assert "unchanged – 0 of 1 step 60" in said
+    assert "fp32 precision fp32 1 of 1" in said
+    assert f"The break at step {BREAK} is removed by fp32 (1 of 1)." in said
+    assert str(broken / "explanation") in said
+    code, _, said = replay(broken, "--explain", "--precision", "fp32")
+    assert code == 2
+    assert "name others with --change" in said
