@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradlab.config import RecordConfig
+from gradlab.probe_names import PROBES
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder, recorded_of
 from gradlab.replays.snapshots import Trial
@@ -16,6 +17,7 @@ from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
+from gradlab.training.compiled import check_probes, compiler_in_words
 from gradlab.training.device import repeatable
 from gradlab.training.loop import chosen_probes, recorded_facts, run_steps, save_what_there_is
 from gradlab.training.memory_needed import memory_in_words
@@ -44,7 +46,8 @@ def again(
         trial: Which.
         until: The step to stop before, if the run has not broken until then.
         out: Folder of the record; None keeps it in memory.
-        probes: Names of those that look, at every step.
+        probes: Names of those that look, at every step; of all of them those that can, where the
+            model is compiled.
         skip: The batches that are left out: those after them come a step earlier.
         perturbed: Number of the weight that is changed by 1e-6; None changes none.
         notes: What `run.json` says of the replay.
@@ -62,6 +65,10 @@ def again(
         if perturbed is not None:
             _perturb(learner, perturbed)
         chosen = chosen_probes(record)
+        if config.compile and set(probes) == set(PROBES):
+            chosen = [probe for probe in chosen if not probe.looks_inside]
+        if config.compile:
+            check_probes(chosen)
         info = recorded_facts(trial.corpus, trial.device, learner) | recorded_of(chosen)
         info |= {"events": record.events, "replay": dict(notes)}
         writer = MemoryWriter(config, info) if out is None else RunWriter(out, config, info)
@@ -71,7 +78,11 @@ def again(
         judged = trial.judge(follower, Recorder(writer.write))
         with closing(follower):
             try:
-                with memory_in_words(config, trial.device), learner.precision.arithmetic():
+                with (
+                    memory_in_words(config, trial.device),
+                    compiler_in_words(),
+                    learner.precision.arithmetic(),
+                ):
                     run_steps(
                         config,
                         trial.corpus,

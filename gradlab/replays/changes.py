@@ -18,7 +18,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "precision": tuple(ScalingConfig.model_fields),
     "stability": tuple(StabilityConfig.model_fields),
 }
-_OWN = ("batch_size", "accumulation", "seed", "device")
+_OWN = ("batch_size", "accumulation", "seed", "device", "compile")
 
 _PART_OF = {name: part for part, names in _PARTS.items() for name in names}
 

@@ -15,6 +15,9 @@ _TOLD = ("producer", "function", "source", "layer", "op", "dtype")
 _NOT_COMPARED = ("faults", "forecasts")
 """What is told once of a run, or of its rows so far, depends on where its record begins."""
 
+_SINCE_THE_LAST = ("mean_shift", "std_shift")
+"""Columns that compare a step with the last one recorded, whichever that was."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -80,7 +83,7 @@ def _differences(
         for column in columns
         if column in (*words, "order", "head", "index") and column not in _TOLD
     ]
-    drop = [column for column in (*_TOLD, "seconds") if column in columns]
+    drop = [column for column in (*_TOLD, *_SINCE_THE_LAST, "seconds") if column in columns]
     both = one.drop(columns=drop).merge(
         other.drop(columns=drop), on=key, how="left", suffixes=("", " again"), indicator=True
     )

@@ -17,6 +17,7 @@ from gradlab.probes.engine.recorder import Recorder
 from gradlab.runs.reader import Run
 from gradlab.runs.same import check_same
 from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, step_of
+from gradlab.training.compiled import compiler_in_words
 from gradlab.training.device import repeatable
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.loop import run_steps
@@ -133,7 +134,10 @@ class Trial:
         judged = JudgedRun(self.config, follower, recorder, monitor)
         if self.start is not None:
             try:
-                judged.restore(self.start.facts["judged"])
+                before = self.start.facts["judged"]
+                # The trend of rows at another cadence is not gone on with.
+                rows = {**recorder.state(), "updates": before["recorder"]["updates"]}
+                judged.restore({**before, "recorder": rows})
             except (KeyError, TypeError, ValueError) as error:
                 raise self._of_another(error) from error
         return judged
@@ -164,6 +168,7 @@ def brought_to(
         with (
             closing(follower),
             memory_in_words(trial.config, trial.device),
+            compiler_in_words(),
             learner.precision.arithmetic(),
         ):
             run_steps(trial.config, trial.corpus, learner, judged, until=step, progress=progress)
