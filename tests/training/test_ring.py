@@ -44,9 +44,7 @@ def test_there_is_always_one_from_long_enough_before(tmp_path: Path, gaps: list[
             assert len(kept) <= 2
 
 
-@pytest.mark.parametrize(
-    ("broke_at", "held"), [(500, 440), (490, 440), (489, 380), (390, 380), (379, None)]
-)
+@pytest.mark.parametrize(("broke_at", "held"), [(500, 440), (490, 440), (460, 440), (430, None)])
 def test_of_a_break_the_newest_from_before_its_lead_is_held(
     tmp_path: Path, broke_at: int, held: int | None
 ) -> None:
