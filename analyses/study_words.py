@@ -9,6 +9,7 @@ from gradlab.analyses.claim import judge_all
 from gradlab.analyses.claim_studies import read_studies
 from gradlab.analyses.claim_words import claim_sentences
 from gradlab.analyses.claims import CLAIMS
+from gradlab.analyses.depth_scan import depth_scan, depth_sentences
 from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import (
     mismatch_differences,
@@ -105,6 +106,7 @@ _SENTENCES: Mapping[str, Callable[[StudyRecord], list[str]]] = MappingProxyType(
         "variants": _variants,
         "lr-search": _lr_search,
         "limit": _limit,
+        "depth-scan": lambda study: depth_sentences(depth_scan(study)),
     }
 )
 """By the command that makes the study."""

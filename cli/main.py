@@ -13,6 +13,7 @@ COMMANDS = {
     "grad-norms": "Gradients by layer, architecture against architecture.",
     "ablate": "Take NormFormer's operations away one at a time (Table 4).",
     "lr-search": "Find the best learning rate of each architecture (Table 1).",
+    "depth-scan": "Which depths of each architecture train.",
     "limit": "The highest constant learning rate, beside the ramp's.",
     "variants": "Architectures under other hyperparameters (Table 5).",
     "claims": "Test the NormFormer paper's claims on small models.",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from gradlab.analyses import gradient_words, lr_search_words, stability_words
 from gradlab.analyses.ablation import ablation_differences, summarise_ablation
+from gradlab.analyses.depth_scan import depth_scan, depth_sentences, layer_gradients
 from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import (
     mismatch_differences,
@@ -33,6 +34,7 @@ from gradlab.analyses.stability import (
 from gradlab.analyses.stability_table import QUANTITIES, read_stability
 from gradlab.analyses.variants import summarise_variants, variant_differences, variant_losses
 from gradlab.errors import GradlabError, unknown
+from gradlab.pages.depth_table import depth_tables
 from gradlab.pages.limit_table import limit_table
 from gradlab.pages.loss_tables import ablation_tables, variant_tables
 from gradlab.pages.result_tables import mismatch_table, rate_tables, search_table, summary_tables
@@ -217,6 +219,25 @@ def _limit(study: StudyRecord, _: Command) -> Result:
     return Result([limit_table(files["summary"])], sentences, files, draw)
 
 
+def _depth_scan(study: StudyRecord, _: Command) -> Result:
+    table = depth_scan(study)
+    if table.empty:
+        return _nothing(study)
+    gradients = layer_gradients(study)
+
+    def draw() -> "Iterator[Drawing]":
+        from gradlab.figures.depth_scan import gradients_by_depth, trained_depths
+        from gradlab.figures.kind import Drawing
+        from gradlab.figures.style import figure_of
+
+        yield Drawing("trained_depths", figure_of(trained_depths(table)))
+        if (gradients["size"] > 0).any():
+            yield Drawing("gradients_by_depth", gradients_by_depth(gradients))
+
+    files = {"depths": table, "layer_gradients": gradients}
+    return Result(depth_tables(table), depth_sentences(table), files, draw)
+
+
 _RESULTS: Mapping[str, Callable[[StudyRecord, Command], Result]] = MappingProxyType(
     {
         "run-stability": _stability,
@@ -225,6 +246,7 @@ _RESULTS: Mapping[str, Callable[[StudyRecord, Command], Result]] = MappingProxyT
         "variants": _variants,
         "lr-search": _lr_search,
         "limit": _limit,
+        "depth-scan": _depth_scan,
     }
 )
 """By the command that makes the study."""

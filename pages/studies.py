@@ -49,6 +49,7 @@ _FIGURES: Mapping[str, Sequence[str]] = MappingProxyType(
         "variants": ("figure 2",),
         "lr-search": ("table 1",),
         "limit": (),
+        "depth-scan": (),
     }
 )
 """The kinds of a study's figures, by the command that makes it."""

@@ -4,10 +4,20 @@ Each is a frozen config with the options of its command: `Stability(lr_step=2e-4
 """
 
 from gradlab.studies.claims import Claims
+from gradlab.studies.depth_scan import DepthScan
 from gradlab.studies.gradients import Gradients
 from gradlab.studies.limit import Limit
 from gradlab.studies.losses import Ablation, LrSearch
 from gradlab.studies.stability import Stability
 from gradlab.studies.variants import Variants
 
-__all__ = ["Ablation", "Claims", "Gradients", "Limit", "LrSearch", "Stability", "Variants"]
+__all__ = [
+    "Ablation",
+    "Claims",
+    "DepthScan",
+    "Gradients",
+    "Limit",
+    "LrSearch",
+    "Stability",
+    "Variants",
+]

@@ -105,14 +105,14 @@ class Limit(Study):
 
 
 def survived(runs: "Sequence[Run]") -> dict[tuple[str, int], dict[float, bool]]:
-    """Of each architecture and seed, whether the run at each constant rate was survived.
+    """Of each row (`RunConfig.row`) and seed, whether the run at each constant rate was survived.
 
     A run that failed or has not ended says nothing.
     """
     found: dict[tuple[str, int], dict[float, bool]] = {}
     for run in runs:
         config, verdict = run.config, run.verdict
-        line = found.setdefault((config.arch, config.seed), {})
+        line = found.setdefault((config.row, config.seed), {})
         lr = config.schedule.lr
         if lr is not None and verdict is not None and (verdict.broke or verdict.censored):
             line[lr] = verdict.censored

@@ -102,6 +102,14 @@ def _limit_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
     return row | {"lr_break": verdict.lr if verdict.broke else None}
 
 
+def _depth_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
+    return {"depth": run.config.model.n_layers, **_run_row(run, verdict)}
+
+
+DEPTH_RUNS = StudyTable(RUNS.file, ("depth", *RUNS.columns), _depth_row)
+"""The same where the depth varies."""
+
+
 LIMIT_RUNS = StudyTable(RUNS.file, ("schedule", *RUNS.columns, "lr_break"), _limit_row)
 """The same where ramps stand beside constant rates: lr_break is where a run broke."""
 

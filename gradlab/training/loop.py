@@ -89,8 +89,10 @@ def train(
         probes = chosen_probes(record)
         if config.compile:
             check_probes(probes)
+        entropy = unigram_entropy(corpus.train)
         info = (
             recorded_facts(corpus, device, learner)
+            | {"unigram_entropy": entropy}
             | recorded_of(probes)
             | {"events": record.events}
         )
@@ -112,7 +114,7 @@ def train(
             first_step=first_step,
             carried=saved.facts["follower"] if saved else None,
         )
-        monitor = StabilityMonitor(config.stability, unigram_entropy(corpus.train))
+        monitor = StabilityMonitor(config.stability, entropy)
         judged = JudgedRun(config, follower, Recorder(writer.write), monitor)
         if saved:
             judged.restore(saved.facts["judged"])

@@ -31,10 +31,19 @@ def check_memory(config: RunConfig, device: torch.device) -> None:
     needed += 16 * sequences * config.accumulation
     if config.val_every:
         needed += 8 * config.batch_size * config.val_batches
+    check_bytes(needed, device, "the run")
+
+
+def check_bytes(needed: int, device: torch.device, what: str) -> None:
+    """Refuse what takes more bytes than a device has.
+
+    Raises:
+        GradlabError: It does.
+    """
     there = _memory(device)
     if there is not None and needed > there:
         raise GradlabError(
-            f"the run needs at least {_gigabytes(needed)} of memory and {device.type} has "
+            f"{what} needs at least {_gigabytes(needed)} of memory and {device.type} has "
             f"{_gigabytes(there)}: choose a smaller model, batch_size or max_seq_len."
         )
 
