@@ -15,7 +15,7 @@ from gradlab.errors import GradlabError
 from gradlab.paths import as_path
 from gradlab.replays import replay as of_runs
 from gradlab.runs.document import RUN_FILE
-from gradlab.runs.reader import Run
+from gradlab.runs.reader import Run, load
 
 
 @overload
@@ -43,7 +43,7 @@ def replay(
         gradlab.replay("crash/", model)                 # what attach(keep="crash/") kept
 
     Args:
-        run: A run of gradlab's own loop, or the folder of what was kept of another.
+        run: A run of gradlab's own loop, or the folder of what was kept of another, or its run.
         model: For the latter: of the same architecture; its parameters are overwritten.
         options: Of a run, those of `gradlab.replays.replay.replay`: from_step, precision, lr_scale,
             skip_batch, set, probes, beyond, out. Of a kept step, those of
@@ -52,20 +52,29 @@ def replay(
     Raises:
         GradlabError: There is nothing to go back to, or it cannot be done.
     """
-    if isinstance(run, Run):
-        return of_runs.replay(run, **options)
-    path = as_path(run)
-    path = path.parent if path.name == INDEX else path
-    if model is not None and (path / RUN_FILE).is_file():
+    folder = _kept(run)
+    if model is None:
+        if folder is None or not is_kept(folder):
+            return of_runs.replay(run, **options)
         raise GradlabError(
-            f"{path} is a run, and has what it takes to go back: leave the model out. A model goes "
-            "with what attach(keep=...) kept."
-        )
-    if model is not None:
-        return replay_step(path, model, **options)
-    if is_kept(path):
-        raise GradlabError(
-            f"{path} has what attach kept of a loop of your own: give the model as well, "
+            f"{folder} has what attach kept of a loop of your own: give the model as well, "
             "gradlab.replay(path, model)."
         )
-    return of_runs.replay(path, **options)
+    if folder is None:
+        raise GradlabError(
+            "a model goes with what attach(keep=...) kept of a loop of your own, and of this run "
+            "there is nothing of that: a run of gradlab train is replayed without."
+        )
+    return replay_step(folder, model, **options)
+
+
+def _kept(run: Run | str | Path) -> Path | None:
+    """The folder of kept steps that is meant; None if it is a run without any."""
+    if not isinstance(run, Run):
+        path = as_path(run)
+        folder = path.parent if path.name in (INDEX, RUN_FILE) else path
+        if is_kept(folder) or not (folder / RUN_FILE).is_file():
+            return folder
+        run = load(folder)
+    kept = run.info.get("kept")
+    return Path(kept["folder"]) if kept else None

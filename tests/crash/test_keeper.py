@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from bad_loops import BAD, STEPS, Loop, Net, autocast, mean
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import gradlab
 from gradlab.crash.folder import is_kept, kept_steps
@@ -277,6 +279,27 @@ def test_an_optimizer_is_needed(tmp_path: Path) -> None:
         )
     assert not (tmp_path / "crash").exists()
     assert not model._forward_pre_hooks
+
+
+@pytest.fixture
+def two_processes() -> Iterator[None]:
+    """This process believes to be the first of two."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("two_processes")
+@pytest.mark.parametrize("options", [{"keep": "crash"}, {"events": "skipped"}])
+def test_one_of_several_processes_is_refused(
+    options: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = Line()
+    with pytest.raises(GradlabError, match="alone"):
+        gradlab.attach(model, SGD(model.parameters(), lr=1.0), **options)
+    assert not model._forward_pre_hooks
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "renamed"])

@@ -267,18 +267,22 @@ def test_what_a_gpu_did_is_done_again_on_a_cpu_with_its_fp16_emulated(tmp_path: 
     assert_same_tables(probes.run(), again.run)
 
 
-def test_the_folder_says_what_goes_with_it(tmp_path: Path) -> None:
-    with Loop(one).train(tmp_path / "crash", out=tmp_path / "run")[0]:
-        pass
-    with pytest.raises(GradlabError, match="give the model as well"):
-        gradlab.replay(tmp_path / "crash")
-    with pytest.raises(GradlabError, match="leave the model out"):
-        gradlab.replay(tmp_path / "run", Net())
+def test_what_goes_with_a_model_and_what_does_not(tmp_path: Path) -> None:
+    Loop(one).train(tmp_path / "crash", out=tmp_path / "run")
+    Loop(one).train(None, out=tmp_path / "not kept")
+    for path in ("crash", "crash/bundle.json", "run", "run/run.json"):
+        assert gradlab.replay(tmp_path / path, Net()).step == BAD
+        with pytest.raises(GradlabError, match="give the model as well"):
+            gradlab.replay(tmp_path / path)
+    assert gradlab.replay(gradlab.load(tmp_path / "run"), Net()).step == BAD
+    with pytest.raises(GradlabError, match="a model goes with what attach"):
+        gradlab.replay(tmp_path / "not kept", Net())
     with pytest.raises(GradlabError, match="in a loop of its own"):
-        gradlab.replay(tmp_path / "run")
+        gradlab.replay(tmp_path / "not kept")
     with pytest.raises(GradlabError, match="has no kept step"):
         gradlab.replay(tmp_path / "nothing", Net())
-    assert gradlab.replay(tmp_path / "crash" / "bundle.json", Net()).step == BAD
+    with pytest.raises(GradlabError, match="nothing"):
+        gradlab.replay(tmp_path / "nothing")
 
 
 class Turned(Net):
