@@ -39,7 +39,7 @@ _SHARE = 0.01
 _BEFORE_MEASURED = 0.1, 1e8
 """Seconds and bytes a second that the first one is reckoned to take: no fast disk."""
 
-_FORMAT = "1"
+_FORMAT = "2"
 _NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.safetensors")
 _LARGEST = 1 << 42
 
