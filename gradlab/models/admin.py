@@ -1,14 +1,16 @@
 """Admin's initial weights of the skip, from one pass through the model (Liu et al., 2020)."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradlab.models.init import generator_of
 from gradlab.models.residual import Residual
 from gradlab.models.transformer import Transformer
 
 _SEQUENCES, _LONGEST = 4, 256
-"""What the pass reads: enough that a variance over it, d_model entries a token, is known to 1 %."""
+"""What the pass reads: enough to know a variance over it, d_model entries a token, to about 1 %."""
 
 
 @torch.no_grad()
@@ -44,5 +46,10 @@ def profile(model: Transformer, seed: int) -> None:
         total += variance
 
 
-def _note(variances: list[Tensor]):  # type: ignore[no-untyped-def]
-    return lambda _, inputs: variances.append(inputs[1].double().var(correction=0).cpu())
+def _note(variances: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, Tensor]], None]:
+    """A hook on a residual sum that notes the variance of what is added, over all entries."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        variances.append(inputs[1].double().var(correction=0).cpu())
+
+    return hook
