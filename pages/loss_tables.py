@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from math import nan
 from typing import Any
 
@@ -53,9 +54,20 @@ def difference_table(
     Args:
         headings: Of the labels, and of the references after them.
         rows: The labels of each row, and its differences from the references
-            (`gradlab.analyses.loss_rows.loss_difference`); None where it has none.
+            (`gradlab.analyses.loss_rows.loss_difference`); None where it has none. A reference
+            from which no row has one has no column.
     """
-    made = [[*map(Cell, labels), *map(_difference, differences)] for labels, differences in rows]
+    every = list(rows)
+    known = [
+        any(one is not None for one in column)
+        for column in zip(*(d for _, d in every), strict=True)
+    ]
+    made = [
+        [*map(Cell, labels), *map(_difference, compress(differences, known))]
+        for labels, differences in every
+    ]
+    labels_of = len(headings) - len(known)
+    headings = [*headings[:labels_of], *compress(headings[labels_of:], known)]
     caption = "Difference over pairs of runs with one seed (nats), 95 % intervals"
     return Table(headings, made, caption)
 
