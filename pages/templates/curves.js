@@ -143,6 +143,7 @@ function drawCurves(place) {
   };
 
   const draw = () => {
+    const were = plots.map((plot) => plot.series.map((line) => line.show));
     for (const plot of plots) plot.destroy();
     plots = [];
     const bar = make("div", "", "bar");
@@ -183,6 +184,9 @@ function drawCurves(place) {
       given.height = 80 + 18 * count;
       add("Events", given, data);
     }
+    were.forEach((lines, place) => lines.forEach((on, line) => {
+      if (!on) plots[place].setSeries(line, { show: false });
+    }));
     fit();
     show(shown);
   };

@@ -120,6 +120,10 @@ def test_a_line_is_switched_by_its_name(browser: Browser, page: Path) -> None:
     assert browser.evaluate(off) == []
     browser.evaluate(f"{name}.click()")
     assert browser.evaluate(off) == ["layer 0"]
+    night = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.call("Emulation.setEmulatedMedia", features=[night])  # all is drawn anew
+    browser.evaluate("new Promise((then) => requestAnimationFrame(() => setTimeout(then, 50)))")
+    assert browser.evaluate(off) == ["layer 0"]
     key = "new KeyboardEvent('keydown', { key: 'Enter' })"
     browser.evaluate(f"{name}.dispatchEvent({key})")
     assert browser.evaluate(off) == []
