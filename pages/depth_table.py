@@ -13,6 +13,7 @@ def depth_tables(scan: pd.DataFrame) -> list[Table]:
         scan: A table of `gradlab.analyses.depth_scan.depth_scan`.
     """
     trained, inside = [], []
+    searched = scan["stable_low"].notna().any()
     keys = ["arch", "warmup", "depth"]
     for _, rows in scan.groupby(keys, sort=True):
         arch, warmup, depth = rows[keys].iloc[0]
@@ -27,7 +28,7 @@ def depth_tables(scan: pd.DataFrame) -> list[Table]:
                 Cell(f"{word} ({ends})" if ends else word),
                 number(mean["loss"]),
                 number(mean["cosine"], ".3f"),
-                number(mean["stable_low"], ".3g"),
+                *([number(mean["stable_low"], ".3g")] if searched else []),
             ]
         )
         ratios = [mean[f"first_{when}"] / mean[f"last_{when}"] for when in ("start", "end")]
@@ -42,7 +43,7 @@ def depth_tables(scan: pd.DataFrame) -> list[Table]:
     named = ["architecture", "warm-up", "layers"]
     return [
         Table(
-            [*named, "trains", "loss", "cosine", "stable LR"],
+            [*named, "trains", "loss", "cosine", *(["stable LR"] if searched else [])],
             trained,
             "Loss over the last tenth of steps; cosine between tokens in the last layer",
             whole=named[:1],
