@@ -326,3 +326,29 @@ def test_a_number_that_differs_is_found(broken: Run, make_config: Make, tmp_path
     assert difference.step == 0
     assert first_difference(broken, broken, (0, BREAK)) is None
     assert np.isfinite(difference.recorded)
+
+
+def test_each_break_of_a_stability_test_is_reproduced(corpus_file: Path, tmp_path: Path) -> None:
+    """The default study in short: its architectures, its number formats, its probes, its ramp."""
+    study = gradlab.studies.Stability(
+        width=16,
+        n_heads=2,
+        n_layers=1,
+        max_seq_len=16,
+        batch_size=4,
+        seeds=1,
+        lr_step=0.1,
+        patience=3,
+        steps=300,
+        checkpoint_every=3,
+        corpus=str(corpus_file),
+        device="cpu",
+    )
+    for config in study.configs():
+        run = train(config, tmp_path / config.arch)
+        assert run.verdict is not None
+        assert run.verdict.step is not None
+        made = gradlab.replay(run, from_step=max(3, run.verdict.step - 5))
+        assert made.snapshot is not None
+        assert made.is_same, (config.arch, made.difference)
+        assert made.broke_at == run.verdict.step
