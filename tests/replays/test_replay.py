@@ -332,9 +332,7 @@ def test_each_break_of_a_stability_test_is_reproduced(corpus_file: Path, tmp_pat
     """The default study in short: its architectures, its number formats, its probes, its ramp."""
     study = gradlab.studies.Stability(
         width=16,
-        n_heads=2,
-        n_layers=1,
-        max_seq_len=16,
+        model={"n_heads": 2, "n_layers": 1, "max_seq_len": 16},
         batch_size=4,
         seeds=1,
         lr_step=0.1,
