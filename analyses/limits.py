@@ -13,7 +13,7 @@ from gradlab.errors import GradlabError
 from gradlab.runs.study import StudyRecord
 from gradlab.studies.limit import Limit, survived
 
-COLUMNS = ["arch", "seed", "low", "high", "tried", "ramp", "ramp_bound"]
+COLUMNS = ["arch", "seed", "low", "high", "tried", "done", "ramp", "ramp_bound"]
 
 QUANTITIES = {"low": "highest constant learning rate", "ramp": "learning rate at the ramp's break"}
 """Column → what it is."""
@@ -27,9 +27,10 @@ def limits(study: StudyRecord) -> pd.DataFrame:
 
     Returns:
         One row per (seed, arch): columns arch, seed, low (the highest rate survived; NaN if none
-        has been), high (the lowest not; NaN if none), tried (runs), ramp (the learning rate at its
-        break, or at its last step; NaN where it has not ended), ramp_bound (whether it did not
-        break, so that the rate is a lower bound).
+        has been), high (the lowest not; NaN if none), tried (runs), done (whether no rate is left
+        between the two, so that low is the answer), ramp (the learning rate at its break, or at
+        its last step; NaN where it has not ended), ramp_bound (whether it did not break, so that
+        the rate is a lower bound).
 
     Raises:
         GradlabError: The study is another one.
@@ -51,9 +52,21 @@ def limits(study: StudyRecord) -> pd.DataFrame:
         if tried or ended:
             bound = ended and ramp is not None and ramp.censored
             lr = ramp.lr if ramp is not None and ended else None
-            rows.append([arch, seed, low, high, len(tried), lr, bound])
+            done = rates.next(tried) is None
+            rows.append([arch, seed, low, high, len(tried), done, lr, bound])
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.astype(dict.fromkeys(("low", "high", "ramp"), "float64") | {"ramp_bound": bool})
+    numbers, truths = ("low", "high", "ramp"), ("done", "ramp_bound")
+    return table.astype(dict.fromkeys(numbers, "float64") | dict.fromkeys(truths, "bool"))
+
+
+def answers(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `limits` without the answers that are none: NaN in their place.
+
+    These are the rates of a bisection that is not done, and of a ramp that broke at its first step,
+    where the rate is 0.
+    """
+    low = table["low"].where(table["done"])
+    return table.assign(low=low, ramp=table["ramp"].where(table["ramp"] > 0))
 
 
 def summarise_limits(table: pd.DataFrame) -> pd.DataFrame:
@@ -66,17 +79,21 @@ def summarise_limits(table: pd.DataFrame) -> pd.DataFrame:
         One row per architecture: columns arch, seeds, and of `low` and `ramp` the mean under their
         name and its ends under `_low` and `_high` (NaN for one seed); none (seeds that survived
         not even the lowest rate, which are in no mean), above (those that survived the highest: a
-        lower bound), ramp_bound (ramps that did not break: likewise).
+        lower bound), unfinished (those whose bisection is not done: in no mean), at_zero (ramps
+        that broke at their first step: in no mean), ramp_bound (ramps that did not break: a lower
+        bound).
     """
     rows = []
-    for arch, seeds in table.groupby("arch", sort=False):
+    for arch, seeds in answers(table).groupby("arch", sort=False):
         row: dict[str, Any] = {"arch": arch, "seeds": len(seeds)}
         for name in QUANTITIES:
             found = mean_interval([math.log(value) for value in seeds[name].dropna()])
             ends = zip(("", "_low", "_high"), (found.mean, found.low, found.high), strict=True)
             row |= {f"{name}{end}": math.exp(value) for end, value in ends}
-        row["none"] = int((seeds["low"].isna() & (seeds["tried"] > 0)).sum())
-        row["above"] = int((seeds["high"].isna() & (seeds["tried"] > 0)).sum())
+        row["none"] = int((seeds["low"].isna() & seeds["done"]).sum())
+        row["above"] = int((seeds["high"].isna() & seeds["done"]).sum())
+        row["unfinished"] = int((~seeds["done"]).sum())
+        row["at_zero"] = int((table.loc[seeds.index, "ramp"] == 0).sum())
         row["ramp_bound"] = int(seeds["ramp_bound"].sum())
         rows.append(row)
     return pd.DataFrame(rows)
@@ -93,7 +110,7 @@ def compare_limits(table: pd.DataFrame) -> pd.DataFrame:
         ratio (geometric mean of arch's over the baseline's), low, high (its 95 % interval), and
         distinguished (whether that leaves out 1).
     """
-    rows = []
+    table, rows = answers(table), []
     for baseline, arch in combinations(dict.fromkeys(table["arch"]), 2):
         for quantity in QUANTITIES:
             both = [
@@ -143,6 +160,16 @@ def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[st
             sentences.append(
                 f"{row['arch']} survived the highest learning rate in {row['above']} of "
                 f"{row['seeds']} seeds: its limit may be higher (--highest)."
+            )
+        if row["unfinished"]:
+            sentences.append(
+                f"{row['arch']}'s bisection is not done in {row['unfinished']} of {row['seeds']} "
+                "seeds, which are in no mean: go on with --resume."
+            )
+        if row["at_zero"]:
+            sentences.append(
+                f"{row['arch']}'s ramp broke at its first step in {row['at_zero']} of "
+                f"{row['seeds']} seeds, at a learning rate of 0: they are in no mean."
             )
         if row["ramp_bound"]:
             sentences.append(

@@ -86,8 +86,8 @@ def gradients_by_depth(gradients: pd.DataFrame) -> Figure:
     rows = gradients[gradients["size"] > 0]
     if rows.empty:
         raise GradlabError("no gradient is finite and other than 0: there is nothing to draw.")
-    first = (rows["warmup"] == rows["warmup"].min()) & (rows["seed"] == rows["seed"].min())
-    rows = rows[first]
+    rows = rows[rows["warmup"] == rows["warmup"].min()]
+    rows = rows[rows["seed"] == rows["seed"].min()]
     style = looks(rows["arch"])
     depths = sorted(set(rows["depth"]))
     colors = mpl.colormaps["viridis"].resampled(len(depths) + 1)

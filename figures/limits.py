@@ -14,7 +14,7 @@ def limit_against_ramp(limits: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     The bar is from the highest rate survived to the lowest not.
 
     Args:
-        limits: A table of `gradlab.analyses.limits.limits`.
+        limits: A table of `gradlab.analyses.limits.answers`.
         ax: Where to draw; a new one-column figure if None.
 
     Raises:

@@ -55,7 +55,7 @@ def usable_runs(kind: RunsKind, runs: Sequence[Run]) -> tuple[list[Run], list[st
 def _reason(kind: RunsKind, run: Run) -> str | None:
     """Why a run cannot be in a figure; None if it can."""
     for table in kind.tables:
-        if table not in run.tables:
+        if not _has(run, table):
             return f"it did not record the table {table}"
         try:
             rows = run.table(table, ["step"])
@@ -71,13 +71,18 @@ def _nothing(kind: RunsKind, runs: Sequence[Run], reasons: dict[str, list[str]])
     if not runs:
         return f"{kind.title} needs runs: their folders are not there."
     for table in kind.tables:
-        if all(table not in run.tables for run in runs):
+        if not any(_has(run, table) for run in runs):
             probe = _PROBE_OF.get(table) if all(run.attached for run in runs) else None
             remedy = probe and f"record it with gradlab.attach(…, probes=[…, {probe}()])"
             remedy = remedy or kind.remedy
             return f"{kind.title}{_NEEDS}{table}: {remedy}."
     causes = "; ".join(f"{reason} ({_listed(names)})" for reason, names in reasons.items())
     return f"{kind.title} was not made: {causes}."
+
+
+def _has(run: Run, table: str) -> bool:
+    """Whether it recorded the table, and not one of a user's own by that name."""
+    return table in run.tables and table not in run.info.get("own_tables", {})
 
 
 _NEEDS = " needs the table "

@@ -6,8 +6,14 @@ from gradlab.analyses.limits import limit_text
 from gradlab.analyses.wording import counts, noted
 from gradlab.pages.table import Cell, Table, numeric
 
-_BOUNDS = {"low": ("none", "above"), "ramp": ("ramp_bound",)}
-_WORDS = {"none": "none", "above": "at the highest", "ramp_bound": "without a break"}
+_BOUNDS = {"low": ("none", "above", "unfinished"), "ramp": ("ramp_bound", "at_zero")}
+_WORDS = {
+    "none": "none",
+    "above": "at the highest",
+    "unfinished": "not done",
+    "ramp_bound": "without a break",
+    "at_zero": "at the first step",
+}
 
 
 def limit_table(summary: pd.DataFrame) -> Table:

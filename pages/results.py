@@ -18,7 +18,13 @@ from gradlab.analyses.gradient_study import (
     summarise_mismatch,
     window_length,
 )
-from gradlab.analyses.limits import compare_limits, limit_sentences, limits, summarise_limits
+from gradlab.analyses.limits import (
+    answers,
+    compare_limits,
+    limit_sentences,
+    limits,
+    summarise_limits,
+)
 from gradlab.analyses.loss_words import ablation_sentences, variant_sentences
 from gradlab.analyses.lr_search import (
     losses_by_rate,
@@ -213,8 +219,9 @@ def _limit(study: StudyRecord, _: Command) -> Result:
         from gradlab.figures.limits import limit_against_ramp
         from gradlab.figures.style import figure_of
 
-        if table[["low", "ramp"]].notna().all(axis=1).any():
-            yield Drawing("limit", figure_of(limit_against_ramp(table)), files["summary"])
+        known = answers(table)
+        if known[["low", "ramp"]].notna().all(axis=1).any():
+            yield Drawing("limit", figure_of(limit_against_ramp(known)), files["summary"])
 
     return Result([limit_table(files["summary"])], sentences, files, draw)
 

@@ -103,13 +103,19 @@ def again(
 
 
 def _perturb(learner: Learner, number: int) -> None:
-    """Change one weight of the blocks by 1e-6, another for each number."""
+    """Change one weight of the blocks by 1e-6, another for each number.
+
+    Where only the fp16 weight is kept, by one of its spacings, if that is more.
+    """
     named = zip(learner.model.named_parameters(), learner.trained, strict=True)
     weights = [x for (name, _), x in named if name.startswith("blocks.") and x.dim() > 1]
     draw = torch.Generator().manual_seed(number)
     weight = weights[int(torch.randint(len(weights), (), generator=draw))]
     with torch.no_grad():
         entry = int(torch.randint(weight.numel(), (), generator=draw))
-        weight.view(-1)[entry] += _PERTURBATION
+        value, change = weight.view(-1)[entry], _PERTURBATION
+        if learner.masters is not None and not learner.masters.keep:
+            change = max(change, torch.finfo(torch.float16).eps * abs(value.item()))
+        value += change
     if learner.masters is not None:
         learner.masters.write_back()

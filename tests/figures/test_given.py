@@ -55,6 +55,14 @@ def test_some_figures_alone() -> None:
         gradlab.draw(made_up(), only=["scores over steps"])
 
 
+def test_a_table_of_a_users_own_by_one_of_our_names_is_none_of_ours() -> None:
+    run = made_up()
+    run.info["own_tables"] = {"headroom": {}}
+    assert list(gradlab.draw(run)) == ["course"]
+    with pytest.raises(GradlabError, match="needs the table headroom"):
+        gradlab.draw(run, only=["headroom"])
+
+
 def test_a_run_shows_itself_in_a_notebook() -> None:
     run, before = made_up(), plt.get_fignums()
     assert len(run.plot().axes) == 2, "loss and learning rate"

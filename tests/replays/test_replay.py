@@ -16,12 +16,14 @@ from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleCon
 from gradlab.errors import ConfigError, GradlabError, GradlabWarning
 from gradlab.models.build import build_model
 from gradlab.probe_names import PROBES
+from gradlab.replays.again import _perturb
 from gradlab.replays.changes import SETTINGS, Changes, read_settings
 from gradlab.replays.same import first_difference
 from gradlab.runs.parts import digest
 from gradlab.runs.reader import Run
 from gradlab.training.checkpoint import LEAD, Checkpoint, found, read, step_of
 from gradlab.training.loop import train
+from gradlab.training.step import make_learner
 
 Make = Callable[..., RunConfig]
 
@@ -160,6 +162,17 @@ def test_weights_go_into_other_formats_and_come_out(make_config: Make, tmp_path:
     rms = made.run.table("optimizer", between=(KEPT, KEPT))["param_rms"]
     expected = [x.double().square().mean().sqrt().item() for x in masters]
     assert rms.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_repetition_differs_in_one_weight(make_config: Make, kept: bool) -> None:
+    precision = PrecisionConfig(name="fp16-pure", master_weights=kept)
+    learner = make_learner(make_config(precision=precision), torch.device("cpu"))
+    for number in range(8):
+        before = [x.detach().clone() for x in learner.trained]
+        _perturb(learner, number)
+        both = zip(before, learner.trained, strict=True)
+        assert sum(int((x != y).sum()) for x, y in both) == 1
 
 
 def test_a_run_that_did_not_break_can_be_gone_back_in(make_config: Make, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.probes.attention.bounds import FusedCall, some_scores
+from gradlab.probes.attention.bounds import FusedCall, masked, some_scores
 from gradlab.probes.attention.calls import AttentionCalls, Caller
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.engine.captured import Captured
@@ -131,11 +131,9 @@ class AttentionEntropy(Probe):
         for some in some_scores(call):
             scores = some.scores
             if some.mask is not None:
-                scores = (
-                    scores.masked_fill(~some.mask, -math.inf)
-                    if some.mask.dtype is torch.bool
-                    else scores + some.mask
-                )
+                if some.mask.dtype is not torch.bool:
+                    scores = scores + some.mask
+                scores = scores.masked_fill(masked(some.mask), -math.inf)
             if some.later is not None:
                 scores = scores.masked_fill(some.later, -math.inf)
             sums[some.batch] += entropies(scores)

@@ -148,4 +148,6 @@ def total_norm(held: Iterable[Mapping[str, nn.Parameter]]) -> Tensor:
 
 
 def _entries(gradient: Tensor) -> Tensor:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
+    entries = gradient.coalesce().values() if gradient.is_sparse else gradient
+    # The norm of finite fp16 numbers may be none itself.
+    return entries.float() if entries.dtype is torch.float16 else entries

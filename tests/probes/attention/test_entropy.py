@@ -117,6 +117,15 @@ def test_masks_and_biases_of_fused_attention(kind: str, causal: bool) -> None:
     assert table["entropy"].tolist() == pytest.approx(entropy(scores, visible), rel=1e-5)
 
 
+@pytest.mark.parametrize("hidden", [-math.inf, -1e4, torch.finfo(torch.float32).min])
+def test_a_float_mask_hides_as_a_bool_one(hidden: float) -> None:
+    q, k = activations(3, 2, 6, 4), activations(3, 2, 6, 4, seed=1)
+    mask = torch.zeros(6, 6).masked_fill(torch.ones(6, 6, dtype=torch.bool).triu(1), hidden)
+    masked, causal = Fused(mask, False), Fused(None, True)
+    tables = [record(one, lambda one=one: one(q, k)) for one in (masked, causal)]
+    assert tables[0]["entropy"].tolist() == pytest.approx(tables[1]["entropy"].tolist(), rel=1e-6)
+
+
 @pytest.mark.parametrize(("factor", "expected"), [(0.0, 1.0), (1e4, 0.0)])
 def test_uniform_is_1_and_one_token_is_0(factor: float, expected: float) -> None:
     model = Fused(None, False)

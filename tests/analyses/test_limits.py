@@ -1,0 +1,48 @@
+"""What a study of constant learning rates says where its answers are none."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from gradlab.analyses.limits import COLUMNS, compare_limits, limit_sentences, summarise_limits
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    whole = {"arch": "pre-ln", "seed": 0, "low": 0.1, "high": 0.2, "tried": 3, "done": True}
+    return pd.DataFrame([{**whole, "ramp": 0.3, "ramp_bound": False, **row} for row in rows])[
+        COLUMNS
+    ]
+
+
+def said(limits: pd.DataFrame) -> str:
+    return " ".join(limit_sentences(summarise_limits(limits), compare_limits(limits)))
+
+
+def test_what_is_not_tried_yet_is_no_answer() -> None:
+    nan = math.nan
+    one = table({"high": nan, "done": False}, {"seed": 1, "low": nan, "done": False}, {"seed": 2})
+    summary = summarise_limits(one).iloc[0]
+    assert math.isclose(summary["low"], 0.1)
+    assert (summary["none"], summary["above"], summary["unfinished"]) == (0, 0, 2)
+    assert "survived the highest" not in said(one)
+    assert "did not survive" not in said(one)
+    assert "bisection is not done in 2 of 3 seeds" in said(one)
+
+
+def test_an_end_of_the_rates_is_one_where_the_search_is_done() -> None:
+    ends = table({"high": math.nan}, {"seed": 1, "low": math.nan})
+    assert "survived the highest learning rate in 1 of 2 seeds" in said(ends)
+    assert "did not survive the lowest learning rate in 1 of 2 seeds" in said(ends)
+
+
+def test_unfinished_seeds_are_in_no_comparison() -> None:
+    both = table({}, {"arch": "post-ln", "low": 0.001, "done": False})
+    assert compare_limits(both).set_index("quantity")["pairs"].to_dict() == {"low": 0, "ramp": 1}
+
+
+def test_a_ramp_that_breaks_at_its_first_step_has_no_rate() -> None:
+    zero = table({"ramp": 0.0}, {"seed": 1})
+    assert math.isclose(summarise_limits(zero).iloc[0]["ramp"], 0.3)
+    assert "ramp broke at its first step in 1 of 2 seeds" in said(zero)
+    assert math.isnan(summarise_limits(zero[:1]).iloc[0]["ramp"])

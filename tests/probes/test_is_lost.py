@@ -1,0 +1,12 @@
+import torch
+from torch import nn
+
+from gradlab.probes.engine.again import is_lost
+
+
+def test_a_norm_beyond_fp16_of_finite_gradients_is_no_loss() -> None:
+    weight = nn.Parameter(torch.zeros(64, 64, dtype=torch.float16))
+    weight.grad = torch.full_like(weight, 7000.0)  # their norm is 448,000
+    assert not is_lost([{"weight": weight}], None)
+    weight.grad[3, 5] = torch.inf
+    assert is_lost([{"weight": weight}], None)
