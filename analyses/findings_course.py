@@ -24,7 +24,12 @@ def _what_it_is(run: Run) -> Finding:
         return Finding("run", sentence, is_fact=True)
     config = run.config
     named = f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}"
-    return Finding("run", f"{named}, trained by gradlab's loop.", is_fact=True)
+    sentence = f"{named}, trained by gradlab's loop."
+    if replay := run.info.get("replay"):
+        changes = replay.get("changes") or replay.get("change") or "unchanged"
+        of = f" of {replay['of']}" if replay.get("of") else ""
+        sentence = f"{named}: a replay{of} from step {replay['from']}, {changes}."
+    return Finding("run", sentence, is_fact=True)
 
 
 def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:

@@ -77,10 +77,12 @@ def _facts(runs: Iterable[Run]) -> dict[str, dict[str, None]]:
 def commands_for(runs: Iterable[Run]) -> list[str | None]:
     """The command that makes each run: of its study where one made it, else `gradlab train`.
 
-    A study's command makes its other runs as well.
+    A study's command makes its other runs as well. A replay begins in the middle of its run, which
+    no command of these does.
     """
     runs = list(runs)
+    commands = [command.line if command else None for command in study_commands(runs)]
     return [
-        train_line(run.config) if command is None else command.line
-        for run, command in zip(runs, study_commands(runs), strict=True)
+        command or (None if run.info.get("replay") else train_line(run.config))
+        for run, command in zip(runs, commands, strict=True)
     ]

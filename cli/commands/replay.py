@@ -13,6 +13,9 @@ from gradlab.pages.screen import Screen
 if TYPE_CHECKING:
     from gradlab.training.progress import Progress
 
+REPETITIONS = 5
+"""Of each change that --explain tries."""
+
 EXAMPLES = """\
 Examples:
 
@@ -75,7 +78,7 @@ def replay(
     ] = [],  # noqa: B006
     repetitions: Annotated[
         int, typer.Option(help="Of --explain: of each change.", metavar="N", min=1)
-    ] = 5,
+    ] = REPETITIONS,
     jobs: Annotated[
         int | None,
         typer.Option(help="Of --explain: at the same time; one a core by default.", metavar="N"),
@@ -88,7 +91,8 @@ def replay(
     snapshot before that step: a run that breaks keeps one.
     """
     from gradlab.replays.changes import read_settings
-    from gradlab.replays.replay import free_folder, replay
+    from gradlab.replays.either import replay
+    from gradlab.replays.replay import free_folder
     from gradlab.studies.news import Named, RunUpdate
 
     if explain:
@@ -106,6 +110,8 @@ def replay(
             jobs=jobs,
         )
         return
+    if changes or repetitions != REPETITIONS or jobs is not None:
+        raise ConfigError("--change, --repetitions and --jobs go with --explain: add it.")
     place = out or free_folder(run)
     with watching(Screen(stderr=True)) as tell:
         tell(Named(["replay"]))

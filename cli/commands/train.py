@@ -81,7 +81,8 @@ def show_run(run: "Run") -> None:
         table.add_row(what, how)
     output().print(table)
     if run.path is not None:
-        say_next("gradlab", "inspect", run.path)
+        broke = run.verdict is not None and run.verdict.broke
+        say_next("gradlab", "replay" if broke else "inspect", run.path)
 
 
 def run_facts(run: "Run") -> list[tuple[str, str]]:

@@ -108,7 +108,8 @@ def look(run: "Run", *, after: int, told: set[str]) -> Seen | None:
     words = [f"step {last['step']}"]
     for name, label in (("lr", "lr"), ("loss", "loss"), ("loss_scale", "loss scale")):
         if last[name] is not None and last[name] == last[name]:
-            words.append(f"{label} {last[name]:.4g}")
+            form = "g" if name == "loss_scale" else ".4g"
+            words.append(f"{label} {last[name]:{form}}")
     words += _headroom(run, last["step"])
     events = _events(run, after - _LATE)
     for step, skipped in zip(steps["step"], steps["skipped"], strict=True):

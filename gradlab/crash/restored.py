@@ -106,6 +106,11 @@ class Restored:
         if len(made) < len(told):
             return []
         for one, of in zip(made, told, strict=True):
+            if of["kind"] not in (kind.__name__ for kind in type(one).__mro__):
+                raise GradlabError(
+                    f"the optimizer that is given is a {type(one).__name__}, and {of['kind']} was "
+                    "kept: give one of its kind."
+                )
             groups = self._decoder.decode(of["options"])
             counts = iter(range(sum(map(len, of["params"]))))
             groups = [

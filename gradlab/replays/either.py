@@ -17,6 +17,8 @@ from gradlab.replays import replay as of_runs
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
 
+_OF_A_STEP = ("step", "optimizer", "loss", "precision")
+
 
 @overload
 def replay(run: Run | str | Path, **options: Any) -> of_runs.Replay: ...
@@ -64,6 +66,10 @@ def replay(
         raise GradlabError(
             "a model goes with what attach(keep=...) kept of a loop of your own, and of this run "
             "there is nothing of that: a run of gradlab train is replayed without."
+        )
+    if others := [name for name in options if name not in _OF_A_STEP]:
+        raise GradlabError(
+            f"{others[0]} is of the replay of a run: a kept step takes {', '.join(_OF_A_STEP)}."
         )
     return replay_step(folder, model, **options)
 

@@ -1,11 +1,12 @@
 """`gradlab.replay`: a run again from before its break, as it was or with something changed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from gradlab.errors import GradlabError
 from gradlab.paths import as_path
 from gradlab.replays.again import again
 from gradlab.replays.back import (
@@ -21,6 +22,7 @@ from gradlab.replays.changes import Changes
 from gradlab.replays.same import Difference, common_steps, first_difference
 from gradlab.replays.snapshots import threads_of
 from gradlab.runs.document import RUN_FILE
+from gradlab.runs.lock import is_free
 from gradlab.runs.reader import Run, load
 from gradlab.training.progress import Progress
 
@@ -69,7 +71,9 @@ class Replay:
 
     @property
     def _end(self) -> str:
-        how = f"with {self.changes.words}" if self.changes else "unchanged"
+        how = self.changes.words if self.changes else "unchanged"
+        if self.changes.settings or self.changes.lr_scale != 1:
+            how = f"with {how}"
         start = f"From step {self.first}, {how},"
         before, now = broke_at(self.recorded), self.broke_at
         last = int(self.run.table("steps", ["step"])["step"].max())
@@ -136,6 +140,8 @@ def replay(
         KeyboardInterrupt: Passed on once everything recorded so far has been written.
     """
     recorded = run if isinstance(run, Run) else load(run)
+    if out is not None and as_path(out).exists() and not is_free(as_path(out)):
+        raise GradlabError(f"{out} holds something already: choose another folder.")
     changes = Changes(all_settings(precision, set or {}), lr_scale, skip_batch)
     first = first_step(recorded, from_step)
     looking, until = chosen(probes), follow_until(recorded, first, beyond)
@@ -153,7 +159,7 @@ def replay(
                 "from": first,
                 "changes": changes.words,
             },
-            progress=progress,
+            progress=progress and (lambda news: progress(replace(news, steps=until))),
         )
     steps = common_steps(recorded, made)
     difference = first_difference(recorded, made, steps) if steps else None

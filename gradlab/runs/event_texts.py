@@ -14,7 +14,8 @@ def overflow_text(rows: Rows) -> str:
     scale = first["loss_scale"]
     return (
         f"step {first['step']}: {first['producer'] or first['site']}: {first['kind']}, "
-        f"{first['direction']}{_made_by(first)}; {len(rows)} overflow(s) in the step, "
+        f"{first['direction']}{_made_by(first)}; {len(rows)} "
+        f"{'overflow' if len(rows) == 1 else 'overflows'} in the step, "
         f"{'' if scale is None else f'loss scale {scale:g}, '}"
         f"{'skipped' if first['skipped'] else 'not skipped'}"
     )
@@ -26,10 +27,8 @@ def fault_text(rows: Rows) -> str:
     first = min(rows, key=lambda row: math.inf if row["order"] is None else row["order"])
     produced = f", made by {first['producer']}" if first["producer"] else ""
     more = f"; {len(rows)} in the step" if len(rows) > 1 else ""
-    return (
-        f"step {first['step']}: {first['what']} {first['name']}: {first['kind']}{produced}"
-        f"{_made_by(first)}{more}"
-    )
+    what = first["what"] if first["name"] == first["what"] else f"{first['what']} {first['name']}"
+    return f"step {first['step']}: {what}: {first['kind']}{produced}{_made_by(first)}{more}"
 
 
 EVENT_TEXTS: Mapping[str, Callable[[Rows], str]] = {

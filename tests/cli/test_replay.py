@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import gradlab
 from gradlab.cli.main import app
+from gradlab.pages.repeat import commands_for
 from gradlab.training.loop import train
 
 __all__ = ["corpus_file"]
@@ -37,6 +38,12 @@ def test_it_says_whether_bits_are_the_same_and_where_the_record_is(broken: Path)
     kept = gradlab.load(broken / "replays" / "1")
     assert kept.info["replay"]["from"] == BREAK - 2
     assert len(kept.table("overflows")) > 0
+    inspected = " ".join(str(gradlab.inspect(kept)).split())
+    assert f"a replay of {broken} from step {BREAK - 2}, unchanged" in inspected
+    assert commands_for([kept]) == [None]
+    code, _, said = replay(broken, "--out", broken)
+    assert code == 2
+    assert "holds something already" in said
     code, said, _ = replay(broken / "run.json", "--from", BREAK, "--probes", "none")
     assert code == 0
     assert str(broken / "replays" / "2") in said
@@ -63,6 +70,8 @@ def test_it_says_whether_what_is_changed_removes_the_break(broken: Path, tmp_pat
         (["--set", "n_layers=9"], "another experiment"),
         (["--precision", "fp12"], "fp12"),
         (["--probes", "nothing"], "unknown probe 'nothing'"),
+        (["--change", "fp32"], "go with --explain"),
+        (["--repetitions", 2], "go with --explain"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(broken: Path, words: list[object], says: str) -> None:

@@ -217,6 +217,11 @@ def test_an_optimizer_of_ones_own_is_to_be_given(tmp_path: Path) -> None:
     assert "optimizer" not in without.run.tables
     again = gradlab.replay(tmp_path / "crash", model, optimizer=Other(model.parameters(), lr=1.0))
     assert_same_tables(probes.run(), again.run)
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(GradlabError, match="is a SGD, and Other was kept"):
+        gradlab.replay(tmp_path / "crash", model, optimizer=sgd)
+    with pytest.raises(GradlabError, match="lr_scale is of the replay of a run"):
+        gradlab.replay(tmp_path / "crash", model, lr_scale=0.5)
     with pytest.raises(GradlabError, match=r"1 optimizers were kept and 2 are given"):
         gradlab.replay(
             tmp_path / "crash", model, optimizer=[Other(model.parameters()) for _ in range(2)]

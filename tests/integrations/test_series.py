@@ -85,7 +85,7 @@ def test_overflows_are_told_in_words() -> None:
     )
     assert found.scalars == {"overflows/events": 2.0}
     assert found.texts == {
-        "overflows/what": "step 7: a: inf, forward, in torch.exp at model.py:12; 2 overflow(s) in "
+        "overflows/what": "step 7: a: inf, forward, in torch.exp at model.py:12; 2 overflows in "
         "the step, loss scale 1024, skipped"
     }
 
@@ -94,7 +94,7 @@ def test_an_overflow_without_a_scaler_is_told_too() -> None:
     columns = {"order": [0], "site": ["a"], "direction": ["forward"], "kind": ["inf"]}
     columns |= {"producer": [None], "loss_scale": [None], "skipped": [False]}
     told = one("overflows", **columns).texts["overflows/what"]
-    assert told == "step 7: a: inf, forward; 1 overflow(s) in the step, not skipped"
+    assert told == "step 7: a: inf, forward; 1 overflow in the step, not skipped"
 
 
 def test_faults_are_told_in_words_the_first_in_execution_order() -> None:
