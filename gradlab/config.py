@@ -185,7 +185,7 @@ class RunConfig(Config):
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:N; auto takes CUDA where there is one."""
     compile: bool = False
-    """Make the model's code by torch.compile, with its casts kept: a minute or two, then faster."""
+    """Run the model by torch.compile, with its casts kept."""
     stop_when_destabilised: bool = True
     """Whether the run ends once it has destabilised."""
     variant: str = BASE_VARIANT

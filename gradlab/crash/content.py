@@ -103,7 +103,7 @@ def _call(
         "module": names[call.module],
         "args": encoded[: len(call.args)],
         "kwargs": dict(zip(call.kwargs, encoded[len(call.args) :], strict=True)),
-        "training": [names[m] for m, on in zip(names, call.modes, strict=True) if on],
+        "training": [name for name, on in call.modes.items() if on],
         "random": _random(call.random, before, name, encoder),
         "arithmetic": _arithmetic(call.arithmetic),
         "line": call.line,

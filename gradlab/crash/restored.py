@@ -69,7 +69,7 @@ class Restored:
                     args,
                     kwargs,
                     versions(args, kwargs),
-                    tuple(clean_name(n) in training for n, _ in self._model.named_modules()),
+                    {name: name in training for name in modules},
                     random,
                     self._arithmetic(told["arithmetic"]),
                     told["line"],

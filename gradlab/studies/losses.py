@@ -31,7 +31,7 @@ class LossStudy(Study):
     warmup: int = 30
     """Steps of linear warm-up from 0."""
     val_every: int = Field(default=0, ge=0)
-    """Steps between validations; 0: the last alone."""
+    """Steps between validations; 0: only the last."""
     val_batches: int = Field(default=64, ge=1)
     """Batches of a validation."""
     probes: Names = ("none",)
@@ -76,7 +76,7 @@ class EqualStudy(LossStudy):
     """Rows with equal compute, one of which is the baseline."""
 
     equal: str = "time"
-    """What rows have alike: time (measured before), or steps."""
+    """What rows share: time (measured), or steps."""
     steps: int = 500
     """Steps of the baseline; others take what fits in its time."""
     lr: float = 3e-3

@@ -64,7 +64,8 @@ class Language(nn.Module):
 def own(rng: random.Random) -> nn.Module:
     shape = {"d_model": WIDTH, "n_layers": 2, "n_heads": 2, "d_ff": 32, "max_seq_len": LENGTH}
     arch = rng.choice(list(ARCHITECTURES))
-    config = model_config(arch, "nano", **shape, vocab_size=VOCAB, qkv_norm=rng.random() < 0.3)
+    qkv_norm = rng.random() < 0.3 and "qk_norm" not in ARCHITECTURES[arch]
+    config = model_config(arch, "nano", **shape, vocab_size=VOCAB, qkv_norm=qkv_norm)
     return build_model(config, seed=rng.randrange(1000))
 
 

@@ -20,6 +20,11 @@ COLUMNS = {
     ),
     "forecasts": "step site overflow_step",
     "scores": "step site layer head max max_abs bound",
+    "hidden": (
+        "step site layer mean std input_mean input_std cosine cka first_branch last_branch "
+        "mean_shift std_shift"
+    ),
+    "entropy": "step site layer head entropy",
     "optimizer": "step param layer op param_rms update_rms eps_frac",
     "faults": (
         "step order rank what name layer op direction dtype kind count numel producer function "
@@ -50,6 +55,8 @@ def test_only_what_may_be_absent_can_be_null() -> None:
         *("steps.tokens", "headroom.underflow_frac", "headroom.nonfinite"),
         *("overflows.producer", "overflows.function", "overflows.source"),
         *("overflows.loss_scale", "overflows.rank", "overflows.count"),
+        *(f"hidden.{name}" for name in ("cosine", "cka", "first_branch", "last_branch")),
+        *("hidden.mean_shift", "hidden.std_shift", "entropy.head"),
         *("scores.head", "scores.max", "scores.max_abs", "optimizer.eps_frac"),
         *(f"faults.{name}" for name in ("order", "direction", "dtype", "count", "numel")),
         *(f"faults.{name}" for name in ("producer", "function", "source")),

@@ -82,7 +82,7 @@ def test_a_run_in_the_words_of_the_command(corpus_file: Path) -> None:
         ({"stpes": 3}, "did you mean 'steps'"),
         ({"qkv_norn": True}, "did you mean 'qkv_norm'"),
         ({"size": "nanno"}, "did you mean 'nano'"),
-        ({"norm": "batchnorm"}, "unknown norm 'batchnorm'"),
+        ({"norm": "groupnorm"}, "unknown norm 'groupnorm'"),
         ({"lr": True}, "lr = true: give a value, not true or false"),
         ({"steps": True}, "steps = true"),
         ({"dropout": True}, "dropout = true"),

@@ -84,7 +84,7 @@ class Call:
         args: With which it was, positional and by name.
         kwargs: The latter.
         versions: Of the tensors among them, which the loop may change in place afterwards.
-        modes: Whether each module of the model was in training mode.
+        modes: Whether each module of the model, by name, was in training mode.
         random: State of the random generators.
         arithmetic: In which it was made.
         line: Of the program, that made it.
@@ -97,7 +97,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     versions: list[int]
-    modes: tuple[bool, ...]
+    modes: Mapping[str, bool]
     random: Generators
     arithmetic: Arithmetic
     line: str

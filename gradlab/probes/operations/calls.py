@@ -15,6 +15,7 @@ from gradlab.probes.operations.generators import generators, set_generators
 from gradlab.probes.operations.passes import as_it_was, forward, make_again
 from gradlab.probes.operations.put_back import put_back
 from gradlab.probes.operations.trace import OperationTrace
+from gradlab.probes.selection import clean_name
 from gradlab.probes.sites import in_backward
 
 
@@ -27,7 +28,8 @@ class Calls:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules = tuple(model.modules())
+        # By names that a module keeps if torch.compile wraps it later.
+        self._modules = {clean_name(name): module for name, module in model.named_modules()}
         self._calls: list[Call] = []
         self._made = 0
         self._is_noting = True
@@ -133,7 +135,7 @@ class Calls:
                 args,
                 kwargs,
                 versions(args, kwargs),
-                tuple(one.training for one in self._modules),
+                {name: one.training for name, one in self._modules.items()},
                 generators(),
                 Arithmetic.now(tree_leaves((args, kwargs))),
                 source(),

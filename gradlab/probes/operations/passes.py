@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gradlab.probes.operations.call import Arithmetic, Arrival, Call
 from gradlab.probes.operations.generators import set_generators
-from gradlab.probes.selection import is_compiled
+from gradlab.probes.selection import clean_name, is_compiled
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def backward(given: Sequence[tuple[Made, int, Tensor]], *, keep_graph: bool = Fa
 def as_it_was(model: nn.Module, call: Call) -> Iterator[None]:
     """The random generators, the modules' modes, and the arithmetic that a call was made in."""
     set_generators(call.random)
-    for module, mode in zip(model.modules(), call.modes, strict=True):
+    for name, module in model.named_modules():
+        mode = call.modes.get(clean_name(name), module.training)
         if module.training is not mode:
             module.training = mode
     with _entered(model, call.arithmetic):
