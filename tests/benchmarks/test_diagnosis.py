@@ -57,6 +57,7 @@ def test_names_the_cause_alone_and_changes_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key, case in CASES.items() if case.ranks > 1])
+@pytest.mark.long
 def test_names_the_cause_in_several_processes(key: str, request: pytest.FixtureRequest) -> None:
     case = CASES[key]
     with closing(Workers(case.ranks)) as workers:  # to start them takes nearly all of the time
@@ -89,6 +90,7 @@ def test_every_case_has_its_kind_and_its_source() -> None:
     [(Gradlab.title, LoggedNorm.title), pytest.param(tuple(TOOLS), marks=pytest.mark.long)],
     ids=["two", "all"],
 )
+@pytest.mark.long
 def test_the_command_prints_a_column_a_tool(
     tools: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

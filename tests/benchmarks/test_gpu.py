@@ -61,6 +61,7 @@ def test_a_stage_that_fails_holds_up_no_other_and_is_tried_again(
     assert "good: done before" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_stage_past_its_limit_is_stopped(
     chosen: Stages,
     tmp_path: Path,

@@ -150,6 +150,7 @@ def make_alone(study: Study, out: Path) -> None:
 
 
 @pytest.mark.usefixtures("trained_here")
+@pytest.mark.long
 def test_studies_that_were_made_alone_are_judged_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +234,6 @@ def test_numbers_have_the_digits_that_their_interval_gives(
     assert number_text({"number": number, "low": low, "high": high, **edges}) == text
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_all_studies_from_the_command_to_the_page(tmp_path: Path) -> None:
     out = tmp_path / "claims"

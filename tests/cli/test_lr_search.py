@@ -67,6 +67,7 @@ def test_the_rows_of_table_4_are_architectures_too() -> None:
     assert config.model.res_scale == "ffn"
 
 
+@pytest.mark.long
 def test_the_tables_the_sentences_and_the_files(
     tmp_path: Path, text: str, fake_jobs: Callable[..., None]
 ) -> None:
@@ -163,7 +164,6 @@ def test_mistakes_are_one_sentence_before_anything_runs(
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_search_from_the_command_to_the_figure(tmp_path: Path, text: str) -> None:
     out = tmp_path / "study"

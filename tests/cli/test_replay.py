@@ -88,6 +88,7 @@ def test_there_is_no_such_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_an_explanation_prints_its_table_and_its_sentence(broken: Path) -> None:
     words = ["--explain", "--change", "fp32", "--repetitions", 1, "--beyond", 2, "--jobs", 1]
     code, said, _ = replay(broken, *words)

@@ -170,6 +170,7 @@ def test_the_tables_fit_a_terminal(
     assert "lr=0.5x, " in result.stdout
 
 
+@pytest.mark.long
 def test_figures_and_report_keep_variants_apart(
     tmp_path: Path, text: str, fake_jobs: Callable[..., None]
 ) -> None:
@@ -283,7 +284,6 @@ def test_a_config_error_names_the_variant() -> None:
         Variants(variant=["weight_decay=-1"]).configs()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 def test_a_study_from_the_command_to_the_table(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch

@@ -30,7 +30,7 @@ def drawing() -> Figure:
     return figure_of(ax)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_draw_the_same_bytes(tmp_path: Path) -> None:
     for name, hash_seed, zone in (("a", "1", "UTC"), ("b", "2", "Asia/Tokyo")):
         env = {**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone}

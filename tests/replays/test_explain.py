@@ -75,6 +75,7 @@ def test_what_removes_the_break_is_counted_and_a_stopped_one_goes_on(
     assert read(start).facts["step"] == BREAK - LEAD
 
 
+@pytest.mark.long
 def test_the_architecture_trains_again_from_the_start(broken: Any, tmp_path: Path) -> None:
     made = gradlab.explain(
         broken, changes=["qkv_norm=true"], repetitions=1, beyond=0, jobs=1, out=tmp_path / "why"

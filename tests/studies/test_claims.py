@@ -67,6 +67,7 @@ def test_without_a_width_each_has_its_own_size() -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.long
 def test_they_are_made_read_said_and_drawn_like_any_other(tmp_path: Path) -> None:
     claims = Claims(only=["gradients", "stability"], seeds=1)
     out = tmp_path / "c"

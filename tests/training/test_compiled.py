@@ -30,7 +30,7 @@ def small(make_config: Make, **fields: object) -> RunConfig:
     return make_config(arch="normformer", model={"n_layers": 1}, steps=3, **fields)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_and_eager_overflow_at_the_same_sites(make_config: Make) -> None:
     # A loss scale that no gradient survives, so that steps are skipped on every processor.
     config = small(make_config, precision=PrecisionConfig(name="fp16", initial_loss_scale=2.0**24))

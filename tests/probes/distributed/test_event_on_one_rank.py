@@ -110,6 +110,7 @@ def train_hidden(rank: int, out: Path) -> None:
             optimizer.step()
 
 
+@pytest.mark.long
 def test_the_first_process_writes_all_its_rows_of_another_ones_event(folder: Path) -> None:
     run = gradlab.load(folder / "hidden")
     faults = run.table("faults")
