@@ -96,6 +96,10 @@ def kernels() -> tuple[tuple[OpOverload, Kernel], ...]:
         (aten.mm.default, _mm),
         (aten.addmm.default, _addmm),
         (aten.bmm.default, _bmm),
+        # As compiled graphs call them.
+        (aten.mm.out, _writing(aten.mm.out, _mm)),
+        (aten.addmm.out, _writing(aten.addmm.out, _addmm)),
+        (aten.bmm.out, _writing(aten.bmm.out, _bmm)),
     ]
     fast = {op for op, _ in found}
     for name in WIDENED:
@@ -135,6 +139,23 @@ def _bmm(keyset: Any, left: Tensor, right: Tensor) -> Any:
     if _multiplies(keyset, left, right, 3) and left.shape[0] == right.shape[0]:
         return batched_product(left, right)
     return _as_torch_does(torch.ops.aten.bmm.default, keyset, left, right)
+
+
+def _writing(op: OpOverload, kernel: Kernel) -> Kernel:
+    """A product with out=: made without it and copied there, if nothing has to be resized."""
+    otherwise = _widening(op)
+
+    def written(keyset: Any, *args: Any, out: Tensor, **factors: Any) -> Any:
+        left, right = args[-2:]
+        if (
+            left.dtype is right.dtype is out.dtype is torch.float16
+            and left.dim() == right.dim() == out.dim()
+            and out.shape == left.shape[:-1] + right.shape[-1:]
+        ):
+            return out.copy_(kernel(keyset, *args, **factors))
+        return otherwise(keyset, *args, out=out, **factors)
+
+    return written
 
 
 def _broadcasts(bias: Tensor, m: int, n: int) -> bool:

@@ -361,3 +361,22 @@ def test_refuses_fp32_products_in_bf16():
     finally:
         torch.set_float32_matmul_precision(before)
     assert not any(installed())
+
+
+@pytest.mark.parametrize("name", ["mm", "bmm", "addmm"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_with_out_a_product_is_what_it_is_without(name: str, transposed: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    lead = (3,) if name == "bmm" else ()
+    left, right = (
+        (300 * torch.randn(*lead, *shape, generator=draw)).half() for shape in ((40, 70), (70, 30))
+    )
+    bias = (torch.randn(30, generator=draw).half(),) if name == "addmm" else ()
+    shape = (*lead, 30, 40) if transposed else (*lead, 40, 30)
+    out = torch.empty(shape, dtype=torch.float16)
+    out = out.mT if transposed else out
+    with emulated_fp16():
+        expected = getattr(torch, name)(*bias, left, right)
+        assert getattr(torch, name)(*bias, left, right, out=out) is out
+    assert torch.isinf(expected).any()
+    assert torch.equal(out, expected)
