@@ -19,6 +19,21 @@ QUANTITIES = {"low": "highest constant learning rate", "ramp": "learning rate at
 """Column → what it is."""
 
 
+_CAVEATS = {
+    "none": " did not survive the lowest learning rate in {} of {} seeds, which are in no mean: "
+    "try lower ones (--lowest).",
+    "above": " survived the highest learning rate in {} of {} seeds: its limit may be higher "
+    "(--highest).",
+    "unfinished": "'s bisection is not done in {} of {} seeds, which are in no mean: go on with "
+    "--resume.",
+    "at_zero": "'s ramp broke at its first step in {} of {} seeds, at a learning rate of 0: they "
+    "are in no mean.",
+    "ramp_bound": "'s ramp reached its last step in {} of {} seeds without a break: it may be "
+    "higher (--ramp-steps).",
+}
+"""Column of a summary → what is said of an architecture that has such seeds."""
+
+
 def limits(study: StudyRecord) -> pd.DataFrame:
     """How far the bisection of each architecture and seed has come, and where its ramp broke.
 
@@ -150,32 +165,12 @@ def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[st
     sentences += [
         _difference_sentence(row) for row in differences.to_dict("records") if row["pairs"]
     ]
-    for row in summary.to_dict("records"):
-        if row["none"]:
-            sentences.append(
-                f"{row['arch']} did not survive the lowest learning rate in {row['none']} of "
-                f"{row['seeds']} seeds, which are in no mean: try lower ones (--lowest)."
-            )
-        if row["above"]:
-            sentences.append(
-                f"{row['arch']} survived the highest learning rate in {row['above']} of "
-                f"{row['seeds']} seeds: its limit may be higher (--highest)."
-            )
-        if row["unfinished"]:
-            sentences.append(
-                f"{row['arch']}'s bisection is not done in {row['unfinished']} of {row['seeds']} "
-                "seeds, which are in no mean: go on with --resume."
-            )
-        if row["at_zero"]:
-            sentences.append(
-                f"{row['arch']}'s ramp broke at its first step in {row['at_zero']} of "
-                f"{row['seeds']} seeds, at a learning rate of 0: they are in no mean."
-            )
-        if row["ramp_bound"]:
-            sentences.append(
-                f"{row['arch']}'s ramp reached its last step in {row['ramp_bound']} of "
-                f"{row['seeds']} seeds without a break: it may be higher (--ramp-steps)."
-            )
+    sentences += [
+        f"{row['arch']}{said.format(row[name], row['seeds'])}"
+        for row in summary.to_dict("records")
+        for name, said in _CAVEATS.items()
+        if row[name]
+    ]
     known = summary.dropna(subset=list(QUANTITIES))
     if len(known) > 1:
         sentences.append(_rank_sentence(known, differences))
