@@ -314,6 +314,7 @@ def test_a_run_killed_at_any_moment_ends_the_same(
         assert_same_tables(gradlab.load(whole), gradlab.load(parts))
         weights = [tmp_path / f"{name}.weights" for name in ("whole", "parts")]
         assert weights[0].read_text() == weights[1].read_text()
+        weights[1].unlink()
 
     while killed < kills:
         process = start(config, parts)
@@ -324,8 +325,12 @@ def test_a_run_killed_at_any_moment_ends_the_same(
             continue
         process.kill()
         process.join()
-        killed += 1
         if (parts / "run.json").exists():
-            held = gradlab.load(parts).table("steps")["step"]
+            run = gradlab.load(parts)
+            held = run.table("steps")["step"]
             assert held.tolist() == list(range(len(held)))  # none twice, none left out
+            if run.verdict is not None:  # finished, without the digest of its weights: once more
+                shutil.rmtree(parts)
+                continue
+        killed += 1
     finish()
