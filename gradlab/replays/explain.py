@@ -138,7 +138,8 @@ def explain(
 
     In every repetition another weight is changed by 1e-6, since rounding alone moves a break.
     Those without another change give the latest break; a change removes it in a repetition that
-    does not break until some steps beyond that. What is finished in the folder is not made again.
+    does not break until some steps beyond that. What is finished in the folder is not made again,
+    and changes that were tried there before stay in the table.
 
     A script that calls it keeps the call under `if __name__ == "__main__":`, as repetitions are
     new processes.
@@ -182,7 +183,10 @@ def explain(
             past = back_at(recorded, first, kept_in=folder if found(folder) else None)
         if past.trial.start is not None and not found(folder):
             write(folder, first, past.trial.start)
-        experiment = _Experiment(folder, recorded, first, beyond, repetitions, facts, progress)
+        before = {row["change"]: row for row in _document(folder).get("table", [])}
+        experiment = _Experiment(
+            folder, recorded, first, beyond, repetitions, facts, progress, before
+        )
         return experiment.made([Attempt(UNCHANGED, Changes()), *wanted], verdict, limit)
     finally:
         lock.release()
@@ -197,6 +201,7 @@ class _Experiment:
     repetitions: int
     facts: Mapping[str, Any]
     progress: Tell
+    rows: dict[str, Mapping[str, Any]]
     told: dict[str, str] = field(default_factory=dict)
     jobs: list[TrialJob] = field(default_factory=list)
 
@@ -243,21 +248,19 @@ class _Experiment:
 
     def _written(self) -> Explanation:
         """What is known so far, and written."""
-        rows = []
         for attempt in dict.fromkeys(job.attempt.name for job in self.jobs):
             of = [job for job in self.jobs if job.attempt.name == attempt]
             verdicts = [ended for job in of if (ended := job.verdict()) is not None]
             steps = [v.step for v in verdicts if v.broke and v.step is not None]
-            rows.append(
-                {
-                    "change": attempt,
-                    "what": of[0].attempt.words,
-                    "repetitions": len(verdicts),
-                    "removed": len(verdicts) - len(steps),
-                    "broke_first": min(steps, default=None),
-                    "broke_last": max(steps, default=None),
-                }
-            )
+            self.rows[attempt] = {
+                "change": attempt,
+                "what": of[0].attempt.words,
+                "repetitions": len(verdicts),
+                "removed": len(verdicts) - len(steps),
+                "broke_first": min(steps, default=None),
+                "broke_last": max(steps, default=None),
+            }
+        rows = list(self.rows.values())
         known = Explanation(
             self.folder, self.recorded, self.first, self.beyond, rows, dict(self.told)
         )
@@ -282,7 +285,7 @@ def _claim(folder: Path, facts: Mapping[str, Any]) -> FolderLock:
     try:
         file = folder / EXPLANATION
         if file.exists():
-            _check_same(folder, json.loads(read_regular(file, at_most=1 << 24)), facts)
+            _check_same(folder, _document(folder), facts)
         elif not is_free(folder):
             raise GradlabError(f"{folder} holds something else: choose another folder.")
         else:
@@ -296,9 +299,15 @@ def _claim(folder: Path, facts: Mapping[str, Any]) -> FolderLock:
     return lock
 
 
-def _check_same(folder: Path, before: Any, facts: Mapping[str, Any]) -> None:
-    if not isinstance(before, dict):
+def _document(folder: Path) -> dict[str, Any]:
+    """What was asked in a folder, and found so far."""
+    read = json.loads(read_regular(folder / EXPLANATION, at_most=1 << 24))
+    if not isinstance(read, dict):
         raise ValueError
+    return read
+
+
+def _check_same(folder: Path, before: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     changed = [
         f"{name} is {before.get(name)} there and {value} here"
         for name, value in facts.items()

@@ -266,6 +266,15 @@ def _typed(info: dict[str, Any]) -> tuple[RunConfig | None, Verdict | None]:
     )
 
 
+_NOT_A_RUN = {
+    "explanation.json": "it holds what removes a break, which explanation.csv there says; inspect "
+    "takes the run, or one of its trials",
+    "bundle.json": "it holds steps that attach(keep=...) kept; gradlab.replay(folder, model) does "
+    "them again",
+}
+"""Other folders that gradlab writes, by the file that tells them."""
+
+
 def _no_run(folder: Path) -> str:
     """The sentence for a folder without a run, with the runs in it if it is a study."""
     if not folder.exists():
@@ -274,6 +283,9 @@ def _no_run(folder: Path) -> str:
     if inside:
         one = folder / inside[0]
         return f"{folder} is not one run but holds {len(inside)}: name one of them, as {one}."
+    for file, what in _NOT_A_RUN.items():
+        if (folder / file).exists():
+            return f"there is no run in {folder}: {what}."
     return f"there is no run in {folder}: it has no {RUN_FILE}."
 
 

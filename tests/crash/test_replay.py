@@ -222,6 +222,10 @@ def test_an_optimizer_of_ones_own_is_to_be_given(tmp_path: Path) -> None:
         gradlab.replay(tmp_path / "crash", model, optimizer=sgd)
     with pytest.raises(GradlabError, match="lr_scale is of the replay of a run"):
         gradlab.replay(tmp_path / "crash", model, lr_scale=0.5)
+    with pytest.raises(
+        GradlabError, match=r"holds steps that attach.*gradlab\.replay\(folder, mod"
+    ):
+        gradlab.load(tmp_path / "crash")
     with pytest.raises(GradlabError, match=r"1 optimizers were kept and 2 are given"):
         gradlab.replay(
             tmp_path / "crash", model, optimizer=[Other(model.parameters()) for _ in range(2)]

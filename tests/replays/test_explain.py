@@ -64,6 +64,13 @@ def test_what_removes_the_break_is_counted_and_a_stopped_one_goes_on(
     with pytest.raises(GradlabError, match=r"another explanation.*beyond is 5 there and 6 here"):
         gradlab.explain(broken, changes=["fp32"], **(how | {"beyond": 6}))
 
+    # Another change later stands beside those before it.
+    more = gradlab.explain(broken, changes=["skip-batch"], **how).table.set_index("change")
+    assert more.index.tolist() == [*table.index, "skip-batch"]
+    pd.testing.assert_frame_equal(more.loc[table.index], table)
+    with pytest.raises(GradlabError, match=r"what removes a break, which explanation\.csv"):
+        gradlab.load(tmp_path / "why")
+
     # Each repetition begins at the same step with another weight, and survives long enough.
     trials = {path.name: gradlab.load(path) for path in (tmp_path / "why" / "trials").iterdir()}
     first = {name: run.table("steps").iloc[0] for name, run in trials.items()}
