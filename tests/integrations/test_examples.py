@@ -14,6 +14,7 @@ PRINTS = {
     "own_probe": ("torch", "site"),
     "overflow": ("torch", "matmul"),
     "article_block": ("torch", "depends on 16 tokens: this attention is not causal"),
+    "norms_off": ("torch", "Identity"),
     "study": ("torch", "gradlab run-stability --arch pre-ln"),
     "run_to_figures": ("torch", "headroom.svg"),
     "crash": ("transformers", "does not break"),
