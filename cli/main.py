@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "Say what happened in a run, or what a study found.",
     "report": "Write what runs say as one HTML file.",
     "figures": "Draw every figure of the paper that the runs' tables allow.",
+    "export": "Write a run's model for another library.",
     "sizes": "List the named sizes and what they cost.",
     "blocks": "Draw one layer of each architecture side by side.",
 }

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gradlab import probes, studies
     from gradlab.config import RunConfig
     from gradlab.errors import GradlabError
+    from gradlab.exports.export import export
+    from gradlab.exports.trained import load_model
     from gradlab.figures.given import draw
     from gradlab.models.build import build_model
     from gradlab.models.config import ModelConfig
@@ -39,8 +41,10 @@ _HOMES = {
     "draw": "gradlab.figures.given",
     "emulated_fp16": "gradlab.precision.emulation",
     "explain": "gradlab.replays.explain",
+    "export": "gradlab.exports.export",
     "inspect": "gradlab.pages.inspection",
     "load": "gradlab.runs.reader",
+    "load_model": "gradlab.exports.trained",
     "load_study": "gradlab.runs.study",
     "model_config": "gradlab.models.presets",
     "replay": "gradlab.replays.either",
@@ -58,8 +62,10 @@ __all__ = [
     "draw",
     "emulated_fp16",
     "explain",
+    "export",
     "inspect",
     "load",
+    "load_model",
     "load_study",
     "model_config",
     "probes",

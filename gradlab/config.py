@@ -156,6 +156,8 @@ class RecordConfig(Config):
     checkpoint_every: int | None = Field(default=None, ge=0)
     """Steps between two checkpoints to resume from, 0 for none; as often as takes 1 % of the time
     unless given."""
+    keep_weights: bool = False
+    """Keep the model's weights at the run's end, in its folder, for gradlab export."""
 
 
 class RunConfig(Config):

@@ -117,6 +117,7 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
     events: Events = same("events", RecordConfig)
     window: int = same("window", RecordConfig)
     checkpoint_every: int | None = same("checkpoint_every", RecordConfig)
+    keep_weights: bool = same("keep_weights", RecordConfig)
 
     def shared(self, precision: str) -> dict[str, Any]:
         """The fields of `RunConfig` that every run has alike.

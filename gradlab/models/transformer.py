@@ -61,6 +61,14 @@ class Transformer(nn.Module):
         Raises:
             GradlabError: T is longer than the model's `max_seq_len`.
         """
+        return self.logits(self.states(tokens))
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """(B, T) int64 token ids → (B, T, d_model), the stream after the final norm.
+
+        Raises:
+            GradlabError: As `forward`.
+        """
         config, length = self.config, tokens.shape[-1]
         if length > config.max_seq_len:
             raise GradlabError(
@@ -73,7 +81,11 @@ class Transformer(nn.Module):
             x = F.dropout(x, config.dropout, self.training)
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.unembed(optional(self.final_norm, x), self.embed.weight)
+        return optional(self.final_norm, x)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., d_model) states → (..., vocab) logits."""
+        logits: Tensor = self.unembed(states, self.embed.weight)
         if self.logit_cap is not None:
             logits = self.logit_cap(logits, self.embed.weight.dtype)
         return logits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from gradlab.config import RecordConfig, RunConfig, ScheduleConfig
+from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError
 from gradlab.models.presets import model_config
 from gradlab.settings import Names, Widths, several, size_at
@@ -130,9 +130,7 @@ class DepthScan(Study):
         """One run, whose probes look at its first and its last step."""
         size = size_at(self.size, self.width)
         shared = self.shared("fp32" if self.precision == "auto" else self.precision)
-        record = RecordConfig(
-            probes=shared["record"].probes, every=max(self.steps - 1, 1), events="sampled"
-        )
+        record = shared["record"].replace(every=max(self.steps - 1, 1), events="sampled")
         return RunConfig(
             arch=arch,
             size=size,

@@ -37,6 +37,7 @@ from gradlab.training.progress import Progress
 from gradlab.training.resume import bytes_of, go_on, taken
 from gradlab.training.stability import StabilityMonitor
 from gradlab.training.step import Learner, make_learner, training_step
+from gradlab.training.weights import save_weights
 
 
 def train(
@@ -73,6 +74,8 @@ def train(
     """
     if resume and out is None:
         raise ConfigError("resume needs out, the folder of the run that is to go on.")
+    if config.record.keep_weights and out is None:
+        raise ConfigError("keep_weights needs out, the folder that they are kept in.")
     before = run_of_before(as_path(out), config) if resume and out else None
     if before is not None and before.status == "finished":
         return before
@@ -147,6 +150,8 @@ def train(
                         progress=progress,
                         between_steps=between_steps,
                     )
+                if config.record.keep_weights and isinstance(writer, RunWriter):
+                    save_weights(writer.path, learner.model)
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
                 save_what_there_is(writer, judged, reason, error)

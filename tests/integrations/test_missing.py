@@ -10,6 +10,7 @@ from gradlab.errors import GradlabError
 MODULES = {
     "huggingface": "transformers",
     "lightning": "lightning",
+    "modeling_gradlab": "transformers",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
 }

@@ -165,7 +165,12 @@ PARTS: dict[str, Any] = {
     "stability": StabilityConfig(patience=3, loss_scale_floor=1e-3, ema_decay=0.5, margin=2.0),
     "data": DataConfig(corpus="text.txt", tokenizer="words.json", held_out=0.1),
     "record": RecordConfig(
-        window=7, probes=("scales",), every=3, events="sampled", checkpoint_every=9
+        window=7,
+        probes=("scales",),
+        every=3,
+        events="sampled",
+        checkpoint_every=9,
+        keep_weights=True,
     ),
 }
 

@@ -1,0 +1,74 @@
+"""What is exported: a run that has finished, and the weights that it kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradlab.config import RunConfig
+from gradlab.errors import GradlabError
+from gradlab.models.transformer import Transformer
+from gradlab.runs.reader import Run, load
+from gradlab.training.weights import model_of, read_weights
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run and its model.
+
+    Attributes:
+        run: It has finished.
+        folder: Of the run.
+        weights: The file of its weights.
+        model: On the CPU, in the weights' dtype, at inference.
+    """
+
+    run: Run
+    folder: Path
+    weights: bytes
+    model: Transformer
+
+    @property
+    def config(self) -> RunConfig:
+        """Of the run."""
+        return self.run.config
+
+
+def load_model(run: Run | str | Path) -> Transformer:
+    """The model of a run that was told to keep its weights, as it was at the run's end.
+
+    It is on the CPU, in the weights' dtype, at inference (`.train()` for more training).
+
+    Raises:
+        GradlabError: There is no such run, it has not finished, or its weights were not kept.
+    """
+    return trained(run).model
+
+
+def trained(run: Run | str | Path) -> Trained:
+    """A run that has finished, with its model.
+
+    Raises:
+        GradlabError: As `load_model`.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    config, folder = run.config, run.path
+    if folder is None:
+        raise GradlabError(
+            "the run was kept in memory, which keeps no weights: train with out= and keep_weights."
+        )
+    if run.status != "finished":
+        raise GradlabError(
+            f"{folder} has not finished, it is {run.status}: go on with it first, gradlab train "
+            f"--config {folder} --out {folder} --resume."
+        )
+    try:
+        weights = read_weights(folder)
+    except FileNotFoundError:
+        raise GradlabError(
+            f"{folder} kept no weights: train it again with them, gradlab train --config {folder} "
+            "--keep-weights --out and another folder."
+        ) from None
+    try:
+        model = model_of(weights, config.model)
+    except GradlabError as error:
+        raise GradlabError(f"{folder}: {error}") from error
+    return Trained(run, folder, weights, model)

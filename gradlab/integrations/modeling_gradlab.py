@@ -1,0 +1,208 @@
+"""gradlab's models as classes of transformers.
+
+`gradlab export --to transformers` puts this file beside the weights, and so does `save_pretrained`:
+`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` runs it. The model itself is
+gradlab's own, with every switch that it has, so gradlab must be installed.
+
+    from gradlab.integrations.modeling_gradlab import GradlabForCausalLM
+
+    model = GradlabForCausalLM.from_pretrained(folder)
+
+loads the same without running what lies in the folder.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+try:
+    from gradlab import GradlabError, ModelConfig, build_model
+    from gradlab.extra import needs_extra
+except ImportError as error:  # transformers would name the package on PyPI that is another one
+    raise ImportError(
+        "this model needs gradlab: pip install 'gradlab-diagnostics[transformers]'."
+    ) from error
+
+with needs_extra("transformers", "gradlab.integrations.modeling_gradlab", "transformers"):
+    from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
+    from transformers.utils import can_return_tuple
+
+
+class GradlabConfig(PretrainedConfig):
+    """A model of gradlab, under the names that transformers and its harnesses ask for.
+
+    Args:
+        model: The fields of `gradlab.ModelConfig`, as a run's `run.json` has them.
+        kwargs: What every config of transformers has: labels, special tokens, dtype.
+    """
+
+    model_type = "gradlab"
+
+    def __init__(self, model: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        self.model = dict(model or {})  # transformers makes an empty one to compare with
+        super().__init__(**kwargs)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Token ids."""
+        return self.model.get("vocab_size")
+
+    @vocab_size.setter
+    def vocab_size(self, size: int) -> None:
+        self.model["vocab_size"] = size  # by resize_token_embeddings
+
+    @property
+    def hidden_size(self) -> int | None:
+        """Width of the residual stream."""
+        return self.model.get("d_model")
+
+    @property
+    def num_hidden_layers(self) -> int | None:
+        """Blocks."""
+        return self.model.get("n_layers")
+
+    @property
+    def num_attention_heads(self) -> int | None:
+        """Heads of each."""
+        return self.model.get("n_heads")
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Tokens of the longest sequence."""
+        return self.model.get("max_seq_len")
+
+
+class GradlabPreTrainedModel(PreTrainedModel):
+    """What the classes below share: the model, and states of its tokens whatever the padding."""
+
+    config_class = GradlabConfig
+    base_model_prefix = "model"
+    _keep_in_fp32_modules_strict = ["running_mean", "running_var"]  # noqa: RUF012
+
+    def __init__(self, config: GradlabConfig) -> None:
+        super().__init__(config)
+        # In from_pretrained the default device is meta, and no values are drawn.
+        self.model = build_model(ModelConfig(**config.model))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings, which are the output's too."""
+        return self.model.embed
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace them."""
+        self.model.embed = value
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, T) → (B, T, d_model): each row as if its padding were not there, on either side.
+
+        Positions count the tokens that are not padding; the states of padding mean nothing.
+
+        Raises:
+            GradlabError: The mask has another shape than the tokens, or they are too long.
+        """
+        if attention_mask is None:
+            return self.model.states(input_ids)
+        if attention_mask.shape != input_ids.shape:
+            raise GradlabError(
+                f"the attention_mask is {tuple(attention_mask.shape)}, the input_ids are "
+                f"{tuple(input_ids.shape)}: give a 1 for each token and a 0 for each padding."
+            )
+        # Behind a row's tokens, padding has later positions, which a causal model does not see.
+        order = (attention_mask == 0).long().argsort(dim=1, stable=True)
+        states = self.model.states(input_ids.gather(1, order))
+        return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Make what no file has: buffers, and the classifier of a model that had none."""
+        if module is getattr(self, "score", None):
+            nn.init.normal_(module.weight, std=0.02)
+        elif list(module.buffers(recurse=False)):
+            # As when it leaves the meta device: gradlab's modules make their buffers anew.
+            module._apply(lambda x: x, recurse=False)
+
+
+class GradlabForCausalLM(GradlabPreTrainedModel, GenerationMixin):
+    """Next-token logits. There is no cache: `generate` reads the whole text for each token."""
+
+    def __init__(self, config: GradlabConfig) -> None:
+        super().__init__(config)
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutput:
+        """Logits, and with labels the loss.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 where a token is padding.
+            labels: (B, T), the same tokens, with −100 where the loss leaves them out.
+            kwargs: Of transformers' loss, as num_items_in_batch.
+        """
+        logits = self.model.logits(self.states(input_ids, attention_mask))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
+        return CausalLMOutput(loss=loss, logits=logits)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The whole text so far."""
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+
+class GradlabForSequenceClassification(GradlabPreTrainedModel):
+    """A linear map of the last token's state, which has seen the whole text."""
+
+    def __init__(self, config: GradlabConfig) -> None:
+        super().__init__(config)
+        self.score = nn.Linear(self.model.config.d_model, config.num_labels, bias=False)
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits (B, num_labels), and with labels the loss.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 where a token is padding.
+            labels: (B,) classes, (B,) or (B, num_labels) numbers, as transformers has them.
+            kwargs: Of transformers' loss, as num_items_in_batch.
+        """
+        states = self.states(input_ids, attention_mask)
+        places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        if attention_mask is not None:
+            places = places * (attention_mask != 0)
+        last = places.argmax(dim=1)
+        logits = self.score(states[torch.arange(len(last), device=last.device), last])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                labels=labels, pooled_logits=logits, config=self.config, **kwargs
+            )
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+# save_pretrained puts this file beside the weights that it writes.
+GradlabConfig.register_for_auto_class()
+GradlabForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+GradlabForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
