@@ -13,6 +13,7 @@ import pandas as pd
 from gradlab.analyses.stability_table import read_stability
 from gradlab.figures.blocks import block_panels
 from gradlab.figures.differences import lr_against_baseline
+from gradlab.figures.gradients import gradient_panels
 from gradlab.figures.save import save
 from gradlab.figures.stability import lr_at_break
 from gradlab.figures.style import LOOKS, figure_of
@@ -44,6 +45,9 @@ def draw(out: Path) -> None:
         "width_differences": figure_of(lr_against_baseline(width)),
         "breaks_768": figure_of(lr_at_break(at_768)),
         "breaks_125M": figure_of(lr_at_break(card)),
+        "gradients_125M": gradient_panels(
+            pd.read_csv(STUDIES / "125M-gradients" / "gradients.csv")
+        ),
         "breaks_nano": figure_of(lr_at_break(nano)),
         "blocks": block_panels(layers(LAYERS)),
         "architectures": block_panels(layers(OTHERS)),

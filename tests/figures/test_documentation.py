@@ -13,6 +13,7 @@ def test_the_documentations_pictures_are_drawn_from_its_tables(tmp_path: Path) -
         "breaks_125M",
         "breaks_768",
         "breaks_nano",
+        "gradients_125M",
         "width_breaks",
         "width_differences",
     )
