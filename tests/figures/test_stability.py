@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from drawn import joined, marks, points
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from gradlab.analyses.stability_table import COLUMNS
 from gradlab.errors import GradlabError
-from gradlab.figures.stability import AXIS_LABELS, lr_at_break
+from gradlab.figures.stability import AXIS_LABELS, lr_at_break, set_value_axis
 from gradlab.figures.style import LOOKS, figure_of, paper_axes
 
 SIZES = {"nano": 300_000, "micro": 2_400_000, "mini": 9_600_000}
@@ -203,3 +204,18 @@ def test_eight_architectures_stay_on_the_axis(sizes: int) -> None:
     figure.draw_without_rendering()
     # However many rows the legend has, the axes keep their height.
     assert ax.get_window_extent().height > 1.5 * figure.dpi
+
+
+@pytest.mark.parametrize("decades", [0.65, 1, 2, 2.5, 4, 7, 12, 20])
+def test_an_axis_over_many_decades_or_few_has_numbers(decades: float) -> None:
+    figure = Figure()
+    for low in (1e-9, 3e-7, 0.2, 7.0, 900.0):
+        ax = figure.add_subplot()
+        set_value_axis(ax, pd.Series([low, low * 10**decades]))
+        assert 2 <= len(_shown(ax)) <= 10
+        ax.remove()
+
+
+def _shown(ax: Axes) -> list[float]:
+    least, most = ax.get_ylim()
+    return [tick for tick in ax.get_yticks() if least <= tick <= most]
