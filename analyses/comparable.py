@@ -7,8 +7,13 @@ from gradlab.runs.reader import Run
 
 _SHAPE = ("n_layers", "d_model", "n_heads", "d_ff", "vocab_size", "max_seq_len")
 
+_TOKENIZERS = {None: "bytes", "bpe": "bpe"}
+"""By name; one file may have several, and what it makes of a text tells by the ids' SHA-256."""
+
 _SAME: dict[str, Callable[[Run], object]] = {
     "variants": lambda run: run.config.variant,
+    "objectives": lambda run: run.config.model.objective,
+    "tokenizers": lambda run: _TOKENIZERS.get(run.config.data.tokenizer, "a file's"),
     "corpora": lambda run: (run.info.get("corpus") or {}).get("sha256"),
     "sizes": lambda run: [getattr(run.config.model, name) for name in _SHAPE],
     "dropouts": lambda run: run.config.model.dropout,

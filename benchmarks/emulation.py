@@ -26,7 +26,7 @@ import torch
 
 from gradlab import build_model, model_config
 from gradlab.config import PrecisionConfig
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import resolve
 from gradlab.training.compiled import compiled
@@ -85,7 +85,7 @@ def training_step(arch: str, size: str, batch: int, mode: str) -> Callable[[], N
         with precision.arithmetic():
             with precision.autocast():
                 logits = forward(inputs)
-            scaler.scale(next_token_loss(logits, targets)).backward()
+            scaler.scale(token_loss(logits, targets)).backward()
         if masters:
             masters.take_gradients()
         scaler.step(optimizer)

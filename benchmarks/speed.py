@@ -26,7 +26,7 @@ from gradlab import build_model, model_config
 from gradlab.config import PrecisionConfig
 from gradlab.models.config import ModelConfig
 from gradlab.models.cost import flops_per_token
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.precision.precision import resolve
 
 WARM_UP = 3
@@ -121,7 +121,7 @@ def compare(
             with how.arithmetic():
                 with how.autocast():
                     logits = model(tokens[:, :-1])
-                return next_token_loss(logits, tokens[:, 1:])
+                return token_loss(logits, tokens[:, 1:])
 
         return stepping(model, loss)
 

@@ -8,9 +8,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gradlab.errors import ConfigError, unknown
 
-NOT_BUILT = {"mlm": "masked language modelling"}
-"""What the literature names and gradlab does not have yet: refused by name, not as a typo."""
-
 
 class Config(BaseModel):
     """Base of the configurations: immutable, strict about keys, errors in one sentence."""
@@ -82,8 +79,6 @@ def _sentence(cls: type[Config], error: ValidationError) -> str:
         return unknown(f"key of {cls.__name__}", path, keys)
     if problem["type"] == "literal_error":
         value = problem["input"]
-        if isinstance(value, str) and value in NOT_BUILT:
-            return f"{path} = {value!r}: {NOT_BUILT[value]} is not built yet."
         field = cls.model_fields.get(str(problem["loc"][0]))
         options = get_args(field.annotation) if field else ()
         if options and all(isinstance(option, str) for option in options):

@@ -5,7 +5,8 @@ message is one sentence. `RunConfig` is what `run.json` holds.
 """
 
 import math
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -133,9 +134,17 @@ class DataConfig(Config):
     """python-stdlib (needs no download), a text file or folder, a .bin token file or a folder of
     them, or hf:NAME[:CONFIG]."""
     tokenizer: str | None = None
-    """A tokenizer's name or file; bytes unless given."""
+    """What makes tokens of it: bytes, bpe (trained on it, to fill the vocabulary that --vocab-size
+    gives), or a tokenizer's name or file; bytes unless given."""
     held_out: float = Field(default=0.05, gt=0.0, lt=1.0)
     """Share at the end of the text that is kept for validation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bytes_are_no_tokenizer(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("tokenizer") == "bytes":
+            return {**values, "tokenizer": None}
+        return values
 
 
 class RecordConfig(Config):
@@ -209,7 +218,7 @@ class RunConfig(Config):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens whose loss one step averages."""
+        """Tokens that one step reads."""
         return self.batch_size * self.accumulation * self.model.max_seq_len
 
     def validates_after(self, step: int) -> bool:

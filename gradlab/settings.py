@@ -243,7 +243,8 @@ class OneRun(Settings):
         Raises:
             ConfigError: The architecture or size has no such name.
         """
-        named = model_config(config.arch, config.size)
+        objective = config.model.objective
+        named = model_config(config.arch, config.size, objective=objective)
         model = config.model.model_dump(exclude={"d_model"})
         schedule = config.schedule
         values = {
@@ -251,7 +252,9 @@ class OneRun(Settings):
             **config.precision.model_dump(exclude={"name"}),
             "precision": config.precision.name,
             "model": {
-                name: value for name, value in model.items() if value != getattr(named, name)
+                name: value
+                for name, value in model.items()
+                if value != getattr(named, name) or (name, value) == ("objective", "masked")
             },
             "width": None if config.model.d_model == named.d_model else config.model.d_model,
             "schedule": schedule.kind,

@@ -1,4 +1,7 @@
-"""Windows of a token array as (inputs, targets): a batch is a function of (seed, step, micro)."""
+"""Windows of a token array as (inputs, targets): a batch is a function of (seed, step, micro).
+
+Of a masked model's, the mask is another function of the same.
+"""
 
 from collections.abc import Iterator
 
@@ -6,10 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradlab.data.masking import Masking
 from gradlab.data.tokens import Tokens
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs and targets, both int64 on the CPU, (B, T); targets are inputs one token later."""
+"""Inputs and targets, both int64 on the CPU, (B, T): targets are inputs one token later, or what
+a mask hides of a window (`Masking.apply`)."""
+
+_MASKS = 1
+"""Tells the generator of a batch's masks from that of its offsets."""
 
 
 def train_batch(
@@ -20,6 +28,7 @@ def train_batch(
     batch_size: int,
     seq_len: int,
     micro: int = 0,
+    masking: Masking | None = None,
 ) -> Batch:
     """One micro-batch of windows at independent, uniformly drawn offsets, with replacement.
 
@@ -35,19 +44,29 @@ def train_batch(
         batch_size: Windows, B.
         seq_len: Tokens of a window, T.
         micro: 0-based micro-batch within the step.
+        masking: Of a masked model, whose windows are a causal model's.
     """
-    generator = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(step, micro)))
-    words = generator.random_raw(batch_size)
-    return _windows(tokens, (words % np.uint64(tokens.size - seq_len)).astype(np.int64), seq_len)
+    words = _generator(seed, step, micro).random_raw(batch_size)
+    starts = (words % np.uint64(tokens.size - seq_len)).astype(np.int64)
+    batch = _windows(tokens, starts, seq_len)
+    return masking.apply(batch[0], _generator(seed, step, micro, _MASKS)) if masking else batch
 
 
 def validation_batches(
-    tokens: Tokens, *, batch_size: int, seq_len: int, count: int
+    tokens: Tokens, *, batch_size: int, seq_len: int, count: int, masking: Masking | None = None
 ) -> Iterator[Batch]:
-    """The same `count` batches every time: windows evenly spaced from first to last token."""
+    """The same `count` batches every time: windows evenly spaced from first to last token.
+
+    Their masks are the same every time too, whatever the run's seed.
+    """
     starts = np.linspace(0, tokens.size - seq_len - 1, batch_size * count).astype(np.int64)
-    for batch in starts.reshape(count, batch_size):
-        yield _windows(tokens, batch, seq_len)
+    for number, at in enumerate(starts.reshape(count, batch_size)):
+        batch = _windows(tokens, at, seq_len)
+        yield masking.apply(batch[0], _generator(0, number)) if masking else batch
+
+
+def _generator(seed: int, *purpose: int) -> np.random.PCG64:
+    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=purpose))
 
 
 def _windows(tokens: Tokens, starts: NDArray[np.int64], seq_len: int) -> Batch:

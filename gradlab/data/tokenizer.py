@@ -1,14 +1,20 @@
 """Tokenizers of the `tokenizers` package, for text and Hugging Face datasets."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from gradlab.data.cache import cached_tokens
+from gradlab.data.masking import Masking
 from gradlab.data.tokens import Tokens
 from gradlab.errors import GradlabError
 from gradlab.extra import needs_extra
 from gradlab.paths import as_path
+
+MASKS = ("<mask>", "[MASK]")
+"""What a mask token is called: RoBERTa's, ours too, and BERT's."""
 
 
 def load_tokenizer(name: str) -> Any:
@@ -32,7 +38,26 @@ def load_tokenizer(name: str) -> Any:
             f"the tokenizer {name!r} cannot be loaded ({_first_line(error)}): give a "
             "tokenizer.json, a folder that holds one, or a name on the Hugging Face hub."
         ) from error
-    # A tokenizer.json may carry the cut and the padding of the model it was made for.
+    return _plain(tokenizer)
+
+
+def tokenizer_of(content: bytes) -> Any:
+    """The tokenizer that a `tokenizer.json` holds.
+
+    Raises:
+        GradlabError: The package is not installed, or this is none.
+    """
+    with needs_extra("tokenizers", "a tokenizer", "datasets"):
+        from tokenizers import Tokenizer
+
+    try:
+        return _plain(Tokenizer.from_str(content.decode()))
+    except Exception as error:
+        raise GradlabError(f"this is no tokenizer.json: {_first_line(error)}.") from error
+
+
+def _plain(tokenizer: Any) -> Any:
+    """Without the cut and the padding of the model that it was made for."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -41,6 +66,37 @@ def load_tokenizer(name: str) -> Any:
 def vocabulary(tokenizer: Any) -> int:
     """Largest id + 1: a vocabulary may have gaps, so this can exceed the number of entries."""
     return 1 + max(map(int, tokenizer.get_vocab().values()))
+
+
+def masking(name: str, tokenizer: Any) -> Masking:
+    """The mask token of a tokenizer, and its tokens that are not special.
+
+    Raises:
+        GradlabError: It has no mask token.
+    """
+    known = (tokenizer.token_to_id(token) for token in MASKS)
+    mask_id = next((found for found in known if found is not None), None)
+    if mask_id is None:
+        raise GradlabError(
+            f"the tokenizer {name!r} has no mask token ({' or '.join(MASKS)}), which a masked "
+            "model needs: add one to it, or take another."
+        )
+    added = tokenizer.get_added_tokens_decoder()
+    special = {number for number, token in added.items() if token.special} | {mask_id}
+    ordinary = sorted(set(tokenizer.get_vocab().values()) - special)
+    return Masking(mask_id, np.array(ordinary, dtype=np.int64))
+
+
+def encode_cached(tokenizer: Any, documents: Sequence[bytes]) -> Tokens:
+    """As `encode`; from the cache if the same was done before."""
+    import tokenizers
+
+    digest = hashlib.sha256(
+        f"{tokenizers.__version__}\0{tokenizer.encode_special_tokens}\0".encode()
+    )
+    for content in (tokenizer.to_str().encode(), *documents):
+        digest.update(b"%d\0" % len(content) + content)
+    return cached_tokens(f"ids-{digest.hexdigest()}", lambda: encode(tokenizer, documents))
 
 
 def encode(tokenizer: Any, documents: Sequence[bytes]) -> Tokens:

@@ -1,7 +1,8 @@
-"""Causal multi-head self-attention: the same projections around two ways to mix the values.
+"""Multi-head self-attention: the same projections around two ways to mix the values.
 
 `MaterialisedAttention` has the scores as a tensor in the matrix products' dtype, where they can
-overflow as in the paper; `FusedAttention` leaves them to a kernel that keeps them in fp32.
+overflow as in the paper; `FusedAttention` leaves them to a kernel that keeps them in fp32. A causal
+model's queries see the places up to their own, a masked one's see all.
 """
 
 import math
@@ -26,14 +27,30 @@ def _scale(q: Tensor) -> float:
 
 
 class Scores(nn.Module):
-    """q·kᵀ with q scaled by d_head^-½ beforehand, not yet masked."""
+    """q·kᵀ with q scaled by d_head^-½ beforehand, not yet masked.
+
+    Args:
+        causal: Whether those of later places go unused; kept as `.causal`.
+    """
+
+    def __init__(self, *, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
 
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
         """(B, H, T, d_head) twice → (B, H, T, T)."""
         return (q * _scale(q)) @ k.transpose(-2, -1)
 
 
-class CausalSoftmax(nn.Module):
+class Softmax(nn.Module):
+    """Softmax over all places, computed in fp32 or wider."""
+
+    def forward(self, scores: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, H, T, T) scores → (B, H, T, T) probabilities in `dtype`."""
+        return cast(F.softmax(scores, dim=-1, dtype=at_least_fp32(dtype)), dtype)
+
+
+class CausalSoftmax(Softmax):
     """Softmax over the places up to one's own, computed in fp32 or wider.
 
     Masked places are filled, not added to: +inf there plus an additive −inf would be NaN.
@@ -50,7 +67,7 @@ class CausalSoftmax(nn.Module):
         """(B, H, T, T) scores → (B, H, T, T) probabilities in `dtype`."""
         length = scores.shape[-1]
         visible = scores.masked_fill(self.mask[:length, :length], -torch.inf)
-        return cast(F.softmax(visible, dim=-1, dtype=at_least_fp32(dtype)), dtype)
+        return super().forward(visible, dtype)
 
     def _later_places(self, device: torch.device) -> Tensor:
         shape = (self.max_seq_len, self.max_seq_len)
@@ -74,15 +91,16 @@ class Context(nn.Module):
 class FusedContext(nn.Module):
     """Scores, mask, softmax and mixing in one kernel of `scaled_dot_product_attention`."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, *, causal: bool) -> None:
         super().__init__()
         self.dropout = dropout
+        self.causal = causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, H, T, d_head) three times → (B, H, T, d_head)."""
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(
-            q * _scale(q), k, v, None, dropout, is_causal=True, scale=1.0
+            q * _scale(q), k, v, None, dropout, is_causal=self.causal, scale=1.0
         )
 
 
@@ -127,7 +145,7 @@ class Attention(nn.Module, ABC):
         self.out = make_linear(config, d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same; position t sees positions up to t."""
+        """(B, T, d_model) → the same; in a causal model position t sees positions up to t."""
         q = self._heads(self.q_norm, self.q(x))  # (B, H, T, d_head)
         k = self._heads(self.k_norm, self.k(x))
         v = self._heads(self.v_norm, self.v(x))
@@ -139,7 +157,7 @@ class Attention(nn.Module, ABC):
 
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The heads h_1 … h_H, causal: (B, H, T, d_head) three times → the same."""
+        """The heads h_1 … h_H: (B, H, T, d_head) three times → the same."""
 
     def _heads(self, norm: nn.Module | None, x: Tensor) -> Tensor:
         """(B, T, d_model) → (B, H, T, d_head), normed before or after they are split."""
@@ -157,9 +175,9 @@ class MaterialisedAttention(Attention):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.scores = Scores()
+        self.scores = Scores(causal=config.is_causal)
         self.score_cap = make_cap(config.score_cap)
-        self.softmax = CausalSoftmax(config.max_seq_len)
+        self.softmax = CausalSoftmax(config.max_seq_len) if config.is_causal else Softmax()
         self.context = Context()
         self.dropout = config.dropout
 
@@ -180,7 +198,7 @@ class FusedAttention(Attention):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.context = FusedContext(config.dropout)
+        self.context = FusedContext(config.dropout, causal=config.is_causal)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Softmax(q·kᵀ)·v."""

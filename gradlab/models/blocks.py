@@ -65,7 +65,7 @@ class PreNormBlock(Block):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same, causal."""
+        """(B, T, d_model) → the same."""
         x = self.attn_residual(x, self.mha(optional(self.attn_norm, x)))
         y: Tensor = self.ffn_residual(x, self.ffn(optional(self.ffn_norm, x)))
         return y
@@ -79,7 +79,7 @@ class PostNormBlock(Block):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same, causal."""
+        """(B, T, d_model) → the same."""
         x = optional(self.attn_norm, self.attn_residual(x, self.mha(x)))
         return optional(self.ffn_norm, self.ffn_residual(x, self.ffn(x)))
 
@@ -91,7 +91,7 @@ class HybridNormBlock(Block):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same, causal."""
+        """(B, T, d_model) → the same."""
         y = optional(self.ffn_norm, self.attn_residual(x, self.mha(x)))
         z: Tensor = self.ffn_residual(y, self.ffn(y))
         return z
@@ -105,7 +105,7 @@ class PlainBlock(Block):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same, causal."""
+        """(B, T, d_model) → the same."""
         x = self.attn_residual(x, self.mha(x))
         z: Tensor = self.ffn_residual(x, self.ffn(x))
         return z

@@ -16,6 +16,7 @@ BranchScale = Literal["none", "rezero", "layerscale"]
 Init = Literal["fairseq", "xavier", "kaiming", "gpt2", "deepnorm", "admin"]
 HeadScalePlace = Literal["none", "heads", "output"]
 ResScale = Literal["none", "ffn", "both", "ffn-scalar", "both-scalar"]
+Objective = Literal["causal", "masked"]
 Activation = Literal["gelu", "relu2", "geglu"]
 AttentionPath = Literal["materialised", "sdpa"]
 Positions = Literal["sinusoidal", "learned"]
@@ -47,7 +48,7 @@ NORMS: Mapping[str, NormFacts] = {
 
 
 class ModelConfig(Config):
-    """The shape of a decoder-only transformer and which normalisations stand in its blocks.
+    """The shape of a transformer of one stack and which normalisations stand in its blocks.
 
     The four operations of the paper are four independent switches: `head_scale`, `attn_out_norm`,
     `ffn_mid_norm` and `res_scale`. `gradlab.model_config` fills them in by architecture name.
@@ -64,9 +65,12 @@ class ModelConfig(Config):
     d_ff: int = Field(ge=1)
     """Inner width of the FFN."""
     vocab_size: int = Field(default=256, ge=2)
-    """Token ids."""
+    """Token ids, a masked model's mask among them."""
     max_seq_len: int = Field(ge=1)
     """Tokens of the longest sequence."""
+    objective: Objective = "causal"
+    """What is learned: causal (the next token, from those before it), masked (15 % of the tokens,
+    from all others, as RoBERTa; the vocabulary has one id more, the mask's)."""
     placement: Placement = "pre"
     """Where the norms stand: pre (x + f(LN(x)), with a final norm), post (LN(x + f(x))), mix (the
     first quarter of the layers post, the rest pre), hybrid (x + f(x) for attention, LN(x) +
@@ -123,6 +127,11 @@ class ModelConfig(Config):
     attention: AttentionPath = "materialised"
     """materialised: the scores are a tensor that can overflow, as in the paper; sdpa: a fused
     kernel keeps them in fp32 and out of reach."""
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether attention goes back only."""
+        return self.objective == "causal"
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

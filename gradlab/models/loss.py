@@ -5,31 +5,37 @@ from torch.nn import functional as F
 
 from gradlab.models.numerics import at_least_fp32
 
+UNCHOSEN = -100
+"""The target of a place whose token need not be told."""
 
-def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats a token, from a log-softmax in fp32 or wider.
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats a target, from a log-softmax in fp32 or wider.
 
     Args:
         logits: (B, T, vocab), any floating dtype.
-        targets: (B, T) int64, the token that follows each place.
+        targets: (B, T) int64, the token to be told at each place: of a causal model the next one,
+            of a masked one what a chosen place hides, and `UNCHOSEN` elsewhere: that counts not.
 
     Returns:
         A scalar in fp32, or float64 for float64 logits.
     """
     wide = logits.flatten(0, -2).to(at_least_fp32(logits.dtype))
-    return F.cross_entropy(wide, targets.flatten())
+    return F.cross_entropy(wide, targets.flatten(), ignore_index=UNCHOSEN)
 
 
-def z_loss(logits: Tensor) -> Tensor:
+def z_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of (ln Z)², Z the sum of a token's exponentiated logits (Wortsman et al., 2023, 3.1.2).
 
     Added to the loss with a small weight it keeps the logits near where ln Z is 0.
 
     Args:
         logits: (B, T, vocab), any floating dtype.
+        targets: As of `token_loss`; the mean is over the places that it counts.
 
     Returns:
         A scalar in fp32, or float64 for float64 logits.
     """
     wide = logits.to(at_least_fp32(logits.dtype))
-    return wide.logsumexp(dim=-1).square().mean()
+    counted = targets != UNCHOSEN
+    return wide.logsumexp(dim=-1).square().where(counted, 0.0).sum() / counted.sum()

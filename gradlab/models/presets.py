@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gradlab.base_config import NOT_BUILT
 from gradlab.errors import ConfigError, unknown
 from gradlab.models.config import ModelConfig
 
@@ -139,14 +138,17 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
         arch: A key of `ARCHITECTURES`, `ABLATIONS` or `CONTROLS`.
         size: A key of `SIZES`, or one at another width: `nano-d128` (see `at_width`).
         **overrides: Fields of `ModelConfig`, which win over both names and are taken literally:
-            another `d_model` does not bring another `d_ff` (`nano-d128` does that).
+            another `d_model` does not bring another `d_ff` (`nano-d128` does that). With
+            `objective="masked"` the size's vocabulary has one id more, for the mask.
 
     Raises:
-        ConfigError: A name or field is unknown, not built yet, or the fields do not fit together.
+        ConfigError: A name or field is unknown, or the fields do not fit together.
     """
     named = _named("architecture", arch, {**ARCHITECTURES, **ABLATIONS, **CONTROLS})
     fields = {**named, **_size_fields(size)}
     fields["d_ff"] += MORE_FFN.get(arch, 0)
+    if overrides.get("objective") == "masked":
+        fields["vocab_size"] += 1
     return ModelConfig(**{**fields, **overrides})
 
 
@@ -190,7 +192,7 @@ def at_width(size: str, d_model: int) -> dict[str, Any]:
     a head would be wider than the paper's 64 channels; then as many as make them 64 wide.
 
     Raises:
-        ConfigError: The size is unknown, or not built yet, or cannot have that width.
+        ConfigError: The size is unknown, or cannot have that width.
     """
     fields = dict(_named("size", size, SIZES))
     _check_width(d_model)
@@ -211,6 +213,4 @@ def _check_width(width: int) -> None:
 def _named(kind: str, name: str, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     if name in table:
         return table[name]
-    if name in NOT_BUILT:
-        raise ConfigError(f"{kind} {name!r}: {NOT_BUILT[name]} is not built yet.")
     raise ConfigError(unknown(kind, name, table))

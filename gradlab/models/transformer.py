@@ -1,4 +1,4 @@
-"""The decoder-only language model."""
+"""The language model: a stack of blocks between tied embeddings."""
 
 from collections.abc import Callable
 

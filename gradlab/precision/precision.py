@@ -34,7 +34,7 @@ class Precision:
 
         with precision.arithmetic():
             with precision.autocast():
-                loss = next_token_loss(model(tokens), targets)
+                loss = token_loss(model(tokens), targets)
             scaler.scale(loss).backward()
 
     Attributes:

@@ -15,6 +15,7 @@ from gradlab.probes.engine.recorder import Recorder, recorded_of
 from gradlab.replays.snapshots import Trial
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
+from gradlab.runs.tokenizer_file import keep_tokenizer
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
 from gradlab.training.compiled import check_probes, compiler_in_words
@@ -71,7 +72,12 @@ def again(
             check_probes(chosen)
         info = recorded_facts(trial.corpus, trial.device, learner) | recorded_of(chosen)
         info |= {"events": record.events, "replay": dict(notes)}
-        writer = MemoryWriter(config, info) if out is None else RunWriter(out, config, info)
+        writer: MemoryWriter | RunWriter
+        if out is None:
+            writer = MemoryWriter(config, info)
+        else:
+            writer = RunWriter(out, config, info)
+            keep_tokenizer(writer.path, trial.corpus.tokenizer)
         follower = LoopFollower(
             learner.subject, chosen, scaler=learner.scaler, first_step=trial.first
         )

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from gradlab.config import RunConfig
-from gradlab.data.corpus import Corpus, load_corpus
+from gradlab.data.corpus import Corpus, corpora_of
 from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import GradlabError, in_words
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
 from gradlab.runs.reader import Run
 from gradlab.runs.same import check_same
+from gradlab.runs.tokenizer_file import kept_tokenizer
 from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, step_of
 from gradlab.training.compiled import compiler_in_words
 from gradlab.training.device import repeatable
@@ -64,9 +65,7 @@ def text_of(run: Run) -> Corpus:
         GradlabError: It cannot be read, or is another now.
     """
     config = run.config
-    corpus = load_corpus(
-        config.data, seq_len=config.model.max_seq_len, vocab_size=config.model.vocab_size
-    )
+    (corpus,) = corpora_of([config], kept_tokenizer(run))
     if corpus.sha256 != (run.info.get("corpus") or {}).get("sha256"):
         raise GradlabError(
             f"the run was trained on another text than {config.data.corpus} is now: put the old "

@@ -52,6 +52,8 @@ class CorpusFacts(_Part):
 
     name: str | None = None
     sha256: str | None = None
+    mask_id: _Count | None = None
+    tokenizer_sha256: str | None = None
 
 
 class Document(_Part):

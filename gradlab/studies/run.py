@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlab.config import RunConfig
-from gradlab.data.corpus import load_corpus
+from gradlab.data.corpus import corpora_of
 from gradlab.errors import GradlabError
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
@@ -73,7 +73,7 @@ def run_study(
     device = resolve_device(study.device)
     limit = check_jobs(jobs, device.type)
     configs, notes = study.begin(out, resume=resume, tell=progress)
-    _read_corpus(configs)
+    corpora_of(configs)  # that the text cannot be used is said before any run starts
     if resume and (out / STUDY_FILE).exists():
         configs = _with_more(study, configs, out)
     while True:
@@ -217,24 +217,13 @@ def check_jobs(jobs: int | None, device_type: str) -> int:
     return jobs
 
 
-def _read_corpus(configs: Sequence[RunConfig]) -> None:
-    """Read the text once before any run starts, for the longest sequences and least vocabulary."""
-    load_corpus(
-        configs[0].data,
-        seq_len=max(config.model.max_seq_len for config in configs),
-        vocab_size=min(config.model.vocab_size for config in configs),
-    )
-
-
 def _check_corpora(finished: Sequence[Run]) -> None:
     """Refuse to go on with a study on another text than it was begun on."""
-    texts = {run.config.data for run in finished}
-    now = {data: load_corpus(data, seq_len=1).sha256 for data in texts}
-    for run in finished:
-        if run.info["corpus"]["sha256"] != now[run.config.data]:
+    for run, now in zip(finished, corpora_of([run.config for run in finished]), strict=True):
+        if run.info["corpus"]["sha256"] != now.sha256:
             raise GradlabError(
-                f"{run.path} was trained on another text than {run.config.data.corpus} is now: "
-                "runs on both do not compare; choose another folder."
+                f"{run.path} was trained on another text than {now.name} is now, or in other "
+                "tokens: runs on both do not compare; choose another folder."
             )
 
 

@@ -7,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from gradlab.config import RunConfig
 from gradlab.models.build import build_model
 from gradlab.models.cost import parameter_count
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 
 _PER_PARAMETER = 16
 """Bytes in fp32: the weight, its gradient and Adam's two moments."""
@@ -39,7 +39,7 @@ def _saved(config: RunConfig, layers: int) -> int:
     shape = (config.batch_size, config.model.max_seq_len)
     tokens = torch.zeros(shape, dtype=torch.int64, device="meta")
     with saved_tensors_hooks(keep, lambda x: x):
-        loss = next_token_loss(model(tokens), tokens)
+        loss = token_loss(model(tokens), tokens)
     size = sum(storage.nbytes() for storage in found.values())
     del loss
     return size

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from gradlab.config import RunConfig
-from gradlab.data.corpus import load_corpus
+from gradlab.data.corpus import corpora_of
 from gradlab.training.device import repeatable, resolve_device
 from gradlab.training.loop import step_batches
 from gradlab.training.step import make_learner, training_step
@@ -91,21 +91,17 @@ def step_times(
     """
     device = resolve_device(configs[0].device)
     read = clock_for(device).read if clock is None else clock
-    corpus = load_corpus(
-        configs[0].data,
-        seq_len=max(config.model.max_seq_len for config in configs),
-        vocab_size=min(config.model.vocab_size for config in configs),
-    )
+    corpora = corpora_of(configs)
     seconds: list[list[float]] = [[] for _ in configs]
     with _one_thread(), repeatable(device, configs[0].seed):
         learners = [make_learner(config, device) for config in configs]
-        turns = list(zip(configs, learners, seconds, strict=True))
+        turns = list(zip(configs, corpora, learners, seconds, strict=True))
         # Opened once here, as a run's loop does.
         with learners[0].precision.arithmetic():
             for step in range(UNTIMED + most):
                 if step >= UNTIMED + least and sum(map(sum, seconds)) > SECONDS:
                     break
-                for config, learner, times in turns:
+                for config, corpus, learner, times in turns:
                     batches = step_batches(config, corpus, device, step)
                     _wait(device)
                     began = read()

@@ -13,10 +13,10 @@ from torch import Tensor
 import gradlab.probes
 from gradlab.config import RecordConfig, RunConfig
 from gradlab.data.batches import Batch, train_batch, validation_batches
-from gradlab.data.corpus import Corpus, load_corpus
+from gradlab.data.corpus import Corpus, corpora_of
 from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import ConfigError, in_words
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.paths import as_path
 from gradlab.precision.device_facts import bits_depend_on, device_facts
 from gradlab.probe_names import PROBES
@@ -25,6 +25,7 @@ from gradlab.probes.engine.recorder import Recorder, recorded_of
 from gradlab.probes.probe import Probe
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run, run_of_before
+from gradlab.runs.tokenizer_file import keep_tokenizer, kept_tokenizer
 from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
 from gradlab.training.checkpoint import LEAD, Checkpoint, Checkpoints
@@ -82,9 +83,7 @@ def train(
     device = resolve_device(config.device)
     check_format(config.precision, device)
     check_memory(config, device)
-    corpus = load_corpus(
-        config.data, seq_len=config.model.max_seq_len, vocab_size=config.model.vocab_size
-    )
+    (corpus,) = corpora_of([config], None if before is None else kept_tokenizer(before))
     with repeatable(device, config.seed):
         with memory_in_words(config, device):
             learner = make_learner(config, device)
@@ -106,6 +105,7 @@ def train(
             writer = MemoryWriter(config, info)
         else:
             writer = RunWriter(out, config, info, resume=resume)
+            keep_tokenizer(writer.path, corpus.tokenizer)
             saved = go_on(writer, config, made_on, learner) if resume else None
         first_step = saved.facts["step"] if saved else 0
         follower = LoopFollower(
@@ -254,6 +254,7 @@ def step_batches(config: RunConfig, corpus: Corpus, device: torch.device, step: 
                 batch_size=config.batch_size,
                 seq_len=config.model.max_seq_len,
                 micro=micro,
+                masking=corpus.masking,
             ),
             device,
         )
@@ -281,9 +282,10 @@ def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: 
             batch_size=config.batch_size,
             seq_len=config.model.max_seq_len,
             count=config.val_batches,
+            masking=corpus.masking,
         ):
             inputs, targets = _to_device(batch, device)
-            losses.append(next_token_loss(model(inputs), targets))
+            losses.append(token_loss(model(inputs), targets))
     model.train()
     return torch.stack(losses).mean()
 
@@ -300,6 +302,6 @@ def recorded_facts(corpus: Corpus, device: torch.device, learner: Learner) -> di
         facts = device_facts(device)
     return {
         "device": {"name": platform.processor() or platform.machine(), **facts},
-        "corpus": {"name": corpus.name, "sha256": corpus.sha256},
+        "corpus": corpus.facts(),
         "params": sum(parameter.numel() for parameter in learner.model.parameters()),
     }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradlab.config import RunConfig
 from gradlab.models.build import build_model
-from gradlab.models.loss import next_token_loss, z_loss
+from gradlab.models.loss import token_loss, z_loss
 from gradlab.models.transformer import Transformer
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import Precision, resolve
@@ -122,9 +122,9 @@ def training_step(
         for inputs, targets in batches:
             with learner.precision.autocast():
                 logits = learner.forward(inputs)
-            objective = loss = next_token_loss(logits, targets) / len(batches)
+            objective = loss = token_loss(logits, targets) / len(batches)
             if learner.z_loss:
-                objective = loss + learner.z_loss * z_loss(logits) / len(batches)
+                objective = loss + learner.z_loss * z_loss(logits, targets) / len(batches)
             del logits  # the largest tensor of all, which no backward pass needs
             scaler.scale(objective).backward()
             losses.append(loss.detach())

@@ -1,3 +1,6 @@
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 
 from gradlab.analyses.comparable import (
@@ -7,7 +10,7 @@ from gradlab.analyses.comparable import (
     run_key,
     what_differs,
 )
-from gradlab.config import BASE_VARIANT, RunConfig, ScheduleConfig
+from gradlab.config import BASE_VARIANT, DataConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
@@ -16,12 +19,16 @@ from gradlab.runs.reader import Run
 
 def recorded(
     arch: str = "pre-ln", size: str = "nano", lr: float = 1e-3, seed: int = 0, *,
-    variant: str = BASE_VARIANT, dropout: float = 0.0,
+    variant: str = BASE_VARIANT, dropout: float = 0.0, objective: str = "causal",
+    tokenizer: str | None = None, corpus: Mapping[str, str] = MappingProxyType({"sha256": "a"}),
 ) -> Run:  # fmt: skip
-    model = model_config(arch, size, dropout=dropout)
+    model = model_config(arch, size, dropout=dropout, objective=objective)
+    data = DataConfig(tokenizer=tokenizer)
     named = {"arch": arch, "size": size, "variant": variant}
-    config = RunConfig(**named, model=model, schedule=ScheduleConfig(lr=lr), steps=9, seed=seed)
-    return MemoryWriter(config, {"corpus": {"sha256": "a"}}).run()
+    config = RunConfig(
+        **named, model=model, schedule=ScheduleConfig(lr=lr), steps=9, seed=seed, data=data
+    )
+    return MemoryWriter(config, {"corpus": corpus}).run()
 
 
 def attached(model: str = "Llama") -> Run:
@@ -36,6 +43,19 @@ def test_what_may_differ_is_said() -> None:
     with pytest.raises(GradlabError, match="their schedules differ"):
         check_comparable([one, other])
     assert what_differs(one, recorded(size="micro"), free=("schedules",)) == "sizes"
+
+
+def test_objectives_and_tokenizers_are_named_before_what_follows_from_them() -> None:
+    one = recorded()
+    assert what_differs(one, recorded(objective="masked")) == "objectives"
+    assert what_differs(one, recorded(objective="masked"), free=("sizes",)) == "objectives"
+    check_comparable([recorded(objective="masked"), recorded("normformer", objective="masked")])
+    bpe = [recorded(tokenizer="bpe", corpus={"sha256": text}) for text in "bcc"]
+    assert what_differs(one, bpe[0]) == "tokenizers"
+    assert what_differs(*bpe[:2]) == "corpora"
+    check_comparable([bpe[1], recorded("normformer", tokenizer="bpe", corpus={"sha256": "c"})])
+    files = [recorded(tokenizer=name, corpus={"sha256": "d"}) for name in ("a.json", "./a.json")]
+    assert what_differs(*files) is None
 
 
 def test_variants_are_kept_apart_whatever_may_differ() -> None:

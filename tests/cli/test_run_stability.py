@@ -144,7 +144,7 @@ def test_the_folder_is_named_after_the_sizes(
     ("arguments", "sentence"),
     [
         (["--arch", "normfomer"], "did you mean 'normformer'"),
-        (["--arch", "mlm"], "is not built yet"),
+        (["--objective", "mlm"], "unknown objective 'mlm'"),
         (["--size", "nanno"], "unknown size 'nanno'"),
         (["--device", "cuda:99"], "device 'cuda:99': "),
         (["--device", "gpu"], "unknown device 'gpu'"),

@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_a_readable_run(
         (["--device", "cuda:99"], "device 'cuda:99': "),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--corpus", "no/such/text.txt"], "no/such/text.txt"),
-        (["--arch", "mlm"], "is not built yet"),
+        (["--objective", "mlm"], "unknown objective 'mlm'"),
         (["--lr", "-1"], "lr = -1.0 should be greater than 0"),
         (["--schedule", "warm"], "unknown schedule 'warm'"),
     ],

@@ -119,3 +119,36 @@ def test_the_mask_survives_the_way_from_the_meta_device() -> None:
     made = softmax.to_empty(device="cpu")
     assert torch.equal(made.mask, torch.ones(5, 5, dtype=torch.bool).triu(1))
     assert not made.state_dict()
+
+
+@pytest.mark.parametrize("path", ["materialised", "sdpa"])
+def test_a_masked_models_attention_is_a_plain_softmax_over_all_places(path: str) -> None:
+    config = ModelConfig(**SHAPE, attention=path, objective="masked")
+    attention = make_attention(config).double()
+    q, k, v = torch.randn(3, 2, 2, 6, 4, dtype=torch.float64)
+    heads = attention.attend(q, k, v)
+    for b in range(2):
+        for h in range(2):
+            for t in range(6):
+                weights = torch.stack([(q[b, h, t] @ k[b, h, s] / 2).exp() for s in range(6)])
+                expected = sum(weights[s] / weights.sum() * v[b, h, s] for s in range(6))
+                torch.testing.assert_close(heads[b, h, t], expected)
+
+
+def test_of_the_objectives_only_a_masked_models_tokens_see_later_ones() -> None:
+    tokens = torch.randint(256, (1, 6), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[0, 4] = (changed[0, 4] + 1) % 256
+    for objective, sees in [("causal", False), ("masked", True)]:
+        model = build_model(ModelConfig(**SHAPE, objective=objective), seed=0)
+        differs = (model(tokens) != model(changed)).any(-1)[0].tolist()
+        assert differs == [sees] * 4 + [True] * 2
+
+
+def test_the_objectives_have_the_same_parameters_and_initial_values() -> None:
+    causal, masked = (
+        build_model(ModelConfig(**SHAPE, objective=objective), seed=0).state_dict()
+        for objective in ("causal", "masked")
+    )
+    assert causal.keys() == masked.keys()
+    assert all(torch.equal(causal[name], masked[name]) for name in causal)

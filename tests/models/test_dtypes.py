@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradlab.models.linear import Linear
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.models.presets import ARCHITECTURES
 from gradlab.models.transformer import Transformer
 
@@ -52,7 +52,7 @@ def site_dtypes(model: Transformer, tokens: Tensor, autocast: torch.dtype | None
             module.register_forward_hook(note(name))
     with torch.autocast(tokens.device.type, dtype=autocast, enabled=autocast is not None):
         logits = model(tokens)
-        loss = next_token_loss(logits, tokens)
+        loss = token_loss(logits, tokens)
     loss.backward()
     seen["loss"] = {loss.dtype}
     assert {p.grad.dtype for p in model.parameters()} == {model.embed.weight.dtype}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradlab.models.fairseq import from_state_dict
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 
 D, HEADS, LAYERS, LENGTH, VOCAB = 8, 2, 3, 6, 13
 StateDict = dict[str, Tensor]
@@ -159,7 +159,7 @@ def test_logits_loss_and_gradients_are_fairseqs(
 
     model = from_state_dict(state, n_heads=HEADS, max_seq_len=LENGTH, activation=name)
     logits = model(tokens)
-    loss = next_token_loss(logits, targets)
+    loss = token_loss(logits, targets)
     loss.backward()
 
     buffers = ("version", "_float_tensor", "output_projection.weight")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import UNCHOSEN, token_loss, z_loss
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_mean_negative_log_probability(
         for t in range(3):
             row = logits[b, t].double().tolist()
             expected += math.log(sum(map(math.exp, row))) - row[targets[b, t]]
-    loss = next_token_loss(logits, targets)
+    loss = token_loss(logits, targets)
     assert loss.shape == ()
     assert loss.dtype == result
     assert loss.item() == pytest.approx(expected / 6, rel=tolerance)
@@ -35,8 +35,29 @@ def test_mean_negative_log_probability(
 
 def test_logits_at_the_edge_of_fp16_give_a_finite_loss() -> None:
     logits = torch.tensor([[[65504.0, -65504.0]]]).half().requires_grad_()
-    loss = next_token_loss(logits, torch.tensor([[1]]))
+    loss = token_loss(logits, torch.tensor([[1]]))
     assert loss.item() == 131_008
     loss.backward()
     assert logits.grad.tolist() == [[[1.0, -1.0]]]
     assert logits.grad.dtype == torch.float16
+
+
+def test_a_loss_is_over_the_chosen_places_and_has_no_gradient_at_others() -> None:
+    logits = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.full((2, 5), UNCHOSEN)
+    chosen = {(0, 1): 3, (0, 4): 0, (1, 2): 6}
+    for place, token in chosen.items():
+        targets[place] = token
+    losses, squares = [], []
+    for place, token in chosen.items():
+        row = logits[place].tolist()
+        ln_z = math.log(sum(map(math.exp, row)))
+        losses.append(ln_z - row[token])
+        squares.append(ln_z**2)
+    loss, z = token_loss(logits, targets), z_loss(logits, targets)
+    assert loss.item() == pytest.approx(sum(losses) / 3)
+    assert z.item() == pytest.approx(sum(squares) / 3)
+    for part in (loss, z):
+        (gradient,) = torch.autograd.grad(part, logits)
+        assert torch.equal(gradient[targets == UNCHOSEN], torch.zeros(7, 7).double())
+        assert (gradient[targets != UNCHOSEN] != 0).all()

@@ -117,7 +117,6 @@ _WIDTHS = "an even number from 2 to 999,998"
         (lambda: model_config("normfomer", "nano"), "did you mean 'normformer'"),
         (lambda: model_config("pre-ln", "125"), "did you mean '125M'"),
         (lambda: model_config("pre-ln", "nano", dmodel=3), "did you mean 'd_model'"),
-        (lambda: model_config("mlm", "nano"), "masked language modelling is not built yet"),
         (lambda: model_config("pre-ln", "nano", n_heads=5), "not divisible by n_heads = 5"),
         (lambda: at_width("nanno", 64), "did you mean 'nano'"),
         (lambda: model_config("pre-ln", "nanno-d128"), "did you mean 'nano'"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradlab.errors import GradlabError
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.models.presets import ARCHITECTURES
 from gradlab.models.transformer import Transformer
 
@@ -63,7 +63,7 @@ def test_fused_attention_equals_materialised(
     for attention in ("materialised", "sdpa"):
         model = make(dtype, **ARCHITECTURES[arch], attention=attention)
         logits = model(tokens)
-        next_token_loss(logits, tokens).backward()
+        token_loss(logits, tokens).backward()
         results.append([logits, *(parameter.grad for parameter in model.parameters())])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)

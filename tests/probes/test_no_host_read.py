@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gradlab
 from gradlab.errors import GradlabWarning
 from gradlab.models.build import build_model
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.models.presets import model_config
 from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe
 
@@ -62,7 +62,7 @@ def tokens_on(device: str) -> Tensor:
 
 
 def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    return next_token_loss(model(tokens[:, :-1]), tokens[:, 1:])
+    return token_loss(model(tokens[:, :-1]), tokens[:, 1:])
 
 
 @pytest.mark.parametrize("read", [Tensor.item, float, bool, lambda x: torch.equal(x, x)])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gradlab
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.models.transformer import Transformer
 from gradlab.probes import (
     AttentionScores,
@@ -113,7 +113,7 @@ def trained(
             optimizer.zero_grad()
             with torch.autocast(device, torch.bfloat16 if device == "cpu" else torch.float16):
                 logits = called(batch)
-            loss = next_token_loss(logits, batch) * (2.0**120 if step == 3 else 1)
+            loss = token_loss(logits, batch) * (2.0**120 if step == 3 else 1)
             recorded.loss(loss)
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -200,7 +200,7 @@ def test_a_gpu_s_scores_are_the_cpu_s(attention: str) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         chosen = [AttentionScores(exact=attention == "sdpa")]
         with gradlab.attach(model, optimizer, probes=chosen) as recorded:
-            next_token_loss(model(tokens().to(device)), tokens().to(device)).backward()
+            token_loss(model(tokens().to(device)), tokens().to(device)).backward()
             optimizer.step()
         found.append(recorded.table("scores"))
     pd.testing.assert_frame_equal(*found, rtol=1e-4, atol=1e-5)
@@ -219,7 +219,7 @@ def test_passes_on_a_stream_of_their_own() -> None:
                 stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(stream):
                     optimizer.zero_grad()
-                    next_token_loss(model(batch), batch).backward()
+                    token_loss(model(batch), batch).backward()
                 torch.cuda.current_stream().wait_stream(stream)
                 optimizer.step()
         found.append([recorded.table(name) for name in ("grad_norms", "headroom", "scores")])

@@ -109,6 +109,7 @@ SWITCHES: dict[str, Any] = {
     "n_heads": 2,
     "d_ff": 100,
     "vocab_size": 300,
+    "objective": "masked",
     "max_seq_len": 32,
     "placement": "post",
     "norm": "rmsnorm",
@@ -240,7 +241,7 @@ def test_precision_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> N
     ("given", "sentence"),
     [
         ({"arch": ["normfomer"]}, "unknown architecture 'normfomer': did you mean 'normformer'"),
-        ({"arch": ["mlm"]}, "'mlm': masked language modelling is not built yet"),
+        ({"objective": "mlm"}, "unknown objective 'mlm'"),
         ({"size": ["nanno"]}, "unknown size 'nanno': did you mean 'nano'"),
         ({"size": ["nanno-d128"]}, "unknown size 'nanno': did you mean 'nano'"),
         ({"size": ["nano-d128"], "width": [64]}, "names its width: give no other"),

@@ -20,7 +20,7 @@ from gradlab.config import (
 from gradlab.data.batches import train_batch, validation_batches
 from gradlab.data.corpus import load_corpus
 from gradlab.errors import ConfigError, GradlabError
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.runs.reader import Run
 from gradlab.training.loop import train
 from gradlab.training.progress import Progress
@@ -164,12 +164,12 @@ def test_loss_falls_and_validation_is_the_plain_computation(make_config: Make) -
     for step in range(20):
         inputs, targets = train_batch(corpus.train, seed=0, step=step, batch_size=4, seq_len=16)
         learner.model.zero_grad()
-        next_token_loss(learner.model(inputs), targets).backward()
+        token_loss(learner.model(inputs), targets).backward()
         for group in learner.optimizer.param_groups:
             group["lr"] = 3e-3
         learner.optimizer.step()
     batches = validation_batches(corpus.val, batch_size=4, seq_len=16, count=3)
-    losses = [next_token_loss(learner.model(x), y).item() for x, y in batches]
+    losses = [token_loss(learner.model(x), y).item() for x, y in batches]
     assert steps["val_loss"][19] == pytest.approx(sum(losses) / 3, rel=1e-5)
 
 

@@ -10,13 +10,14 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.fp16 import FP16_MAX
-from gradlab.models.attention import CausalSoftmax, Scores
+from gradlab.models.attention import Scores, Softmax
 from gradlab.probes.attention.bounds import (
     FusedCall,
     Largest,
     aside,
     causal,
     exact,
+    largest,
     lower_bound,
     unmasked,
     upper_bound,
@@ -139,10 +140,10 @@ class AttentionScores(Probe):
         whole: dict[_Row, tuple[float, float]] = {}
         for part, reading in zip(found, readings, strict=True):
             for site, head, bound, *numbers in zip(*(reading[n] for n in _READ), strict=True):
-                for largest in (part, whole):
-                    before = largest.get((site, head, bound), (-math.inf, -math.inf))
+                for rows_of in (part, whole):
+                    before = rows_of.get((site, head, bound), (-math.inf, -math.inf))
                     high, max_abs = map(_larger, before, numbers)
-                    largest[site, head, bound] = high, max_abs
+                    rows_of[site, head, bound] = high, max_abs
         rows = []
         for (site, head, bound), (high, max_abs) in whole.items():
             without = [part for part in found if (site, head, bound) not in part]
@@ -189,15 +190,16 @@ class AttentionScores(Probe):
         wanted = self.active and site is not None and not recomputed and not transformed
         return wanted and not self._captured.now()
 
-    def _on_own_scores(self, module: nn.Module, args: Any, output: Tensor) -> None:
+    def _on_own_scores(self, module: Scores, args: Any, output: Tensor) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
         if self._wanted(module) and output.numel():
             with aside(output.device):
-                self._note(Caller(module, None), "exact", causal(output.detach()))
+                found = (causal if module.causal else largest)(output.detach())
+                self._note(Caller(module, None), "exact", found)
 
     def _on_scores(self, caller: Caller, scores: Tensor, masked: float) -> None:
-        if not isinstance(caller.module, CausalSoftmax):  # seen already, before the mask
+        if not isinstance(caller.module, Softmax):  # seen already, before the mask
             self._note(caller, "exact", unmasked(scores, masked))
 
     def _on_fused(self, caller: Caller, call: FusedCall) -> None:

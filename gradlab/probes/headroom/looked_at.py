@@ -17,9 +17,14 @@ def plain(x: Tensor) -> Tensor:
     return x.detach() if x.requires_grad else x
 
 
+def has_unused(module: nn.Module) -> bool:
+    """Whether what a module gives are scores of which those above the diagonal go unused."""
+    return isinstance(module, Scores) and module.causal
+
+
 def entries(module: nn.Module, output: Tensor) -> int:
     """How many entries of a module's output its model uses."""
-    if not isinstance(module, Scores):
+    if not has_unused(module):
         return output.numel()
     # A causal model never uses a score above the diagonal, nor its gradient (zero).
     length = output.shape[-1]

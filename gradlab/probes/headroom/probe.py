@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError
-from gradlab.models.attention import Scores
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater
@@ -28,7 +27,7 @@ from gradlab.probes.headroom.causes import cause_of, makes_zeros
 from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, COMPILED, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.lead import Lead
-from gradlab.probes.headroom.looked_at import Arguments, entries, plain
+from gradlab.probes.headroom.looked_at import Arguments, entries, has_unused, plain
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step, tightest
@@ -336,7 +335,7 @@ class Headroom(Probe):
         self, name: str, masking: Masking, module: nn.Module, given: Any, output: Tensor
     ) -> None:
         seen, x, numel, dtype = self.seen, plain(output), output.numel(), output.dtype
-        if isinstance(module, Scores):
+        if has_unused(module):
             x, numel = x.tril(), entries(module, output)
         masks = masking == "always" or (
             masking == "square" and is_square(output) and not seen.broken

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gradlab
 from gradlab.errors import GradlabError
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.probes.attention.probe import AttentionScores
 
 
@@ -163,7 +163,7 @@ def test_nothing_is_disturbed(attention: str, exact: bool) -> None:
         losses = []
         for step in range(3):
             with torch.autocast("cpu", torch.bfloat16):
-                loss = next_token_loss(model(tokens(step)), tokens(step + 9))
+                loss = token_loss(model(tokens(step)), tokens(step + 9))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

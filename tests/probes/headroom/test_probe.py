@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab.models.build import build_model
-from gradlab.models.loss import next_token_loss
+from gradlab.models.loss import token_loss
 from gradlab.models.presets import model_config
 from gradlab.models.transformer import Transformer
 from gradlab.precision.emulation import emulated_fp16
@@ -32,7 +32,7 @@ def pass_through(model: nn.Module, scale: float = 1.0, data: int = 0) -> None:
     with emulated_fp16():
         with torch.autocast("cpu", torch.float16):
             logits = model(inputs)
-        (scale * next_token_loss(logits, targets)).backward()
+        (scale * token_loss(logits, targets)).backward()
 
 
 def observe(
