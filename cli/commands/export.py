@@ -12,12 +12,14 @@ Examples:
 
 gradlab train --arch normformer --keep-weights --out runs/mine
 
-gradlab export runs/mine --out mine"""
+gradlab export runs/mine --out mine
+
+gradlab export runs/mine --to fairseq --out mine-fairseq"""
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="The run's folder, or its run.json.", metavar="RUN")],
-    to: Annotated[str, typer.Option(help="The library: transformers.", metavar="NAME")] = (
+    to: Annotated[str, typer.Option(help="The library: transformers, fairseq.", metavar="NAME")] = (
         "transformers"
     ),
     out: Annotated[
@@ -36,9 +38,10 @@ def export(
     """Write a run's model for another library.
 
     The run must have kept its weights: gradlab train --keep-weights. The folder for transformers
-    holds every architecture and switch, and its tokenizer. AutoModelForCausalLM and
+    holds every architecture and switch, and the tokenizer. AutoModelForCausalLM and
     AutoModelForSequenceClassification load it with trust_remote_code=True, where gradlab is
-    installed.
+    installed. For fairseq it is a checkpoint of its transformer_lm; a model with switches that
+    fairseq has not is refused.
     """
     from gradlab.exports.export import export
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradlab.errors import GradlabError, one_of
+from gradlab.exports.fairseq_folder import fairseq_files
 from gradlab.exports.tokenizer_files import TOKENIZER_FILES
 from gradlab.exports.trained import Trained, trained
 from gradlab.exports.transformers_folder import transformers_files
@@ -14,7 +15,7 @@ from gradlab.runs.reader import Run
 
 Files = Callable[[Trained], tuple[dict[str, bytes], list[str]]]
 
-LIBRARIES: Mapping[str, Files] = {"transformers": transformers_files}
+LIBRARIES: Mapping[str, Files] = {"transformers": transformers_files, "fairseq": fairseq_files}
 """Library → what makes its files."""
 
 

@@ -18,6 +18,8 @@ from gradlab.models.transformer import Transformer
 _OUTSIDE_BLOCKS = {
     "embed.weight": "embed_tokens.weight",
     "positions.weight": "embed_positions.weight",
+    "embed_norm.weight": "layernorm_embedding.weight",
+    "embed_norm.bias": "layernorm_embedding.bias",
     "final_norm.weight": "layer_norm.weight",
     "final_norm.bias": "layer_norm.bias",
 }
@@ -88,7 +90,7 @@ def from_state_dict(
     embedding = weights["embed_tokens.weight"]
     with torch.device("meta"):
         model = Transformer(config).to(embedding.dtype)
-    names = {name: _fairseq_name(name) for name, _ in model.named_parameters()}
+    names = {name: fairseq_name(name) for name, _ in model.named_parameters()}
     _check_keys(weights, names.values())
     model = model.to_empty(device=embedding.device)
     with torch.no_grad():
@@ -103,7 +105,7 @@ def from_state_dict(
     return model
 
 
-def _fairseq_name(name: str) -> str:
+def fairseq_name(name: str) -> str:
     """The fairseq key of one of our parameters."""
     if name in _OUTSIDE_BLOCKS:
         return _OUTSIDE_BLOCKS[name]
@@ -162,6 +164,7 @@ def _config(
         head_scale="output" if "c_attn" in parts else "none",
         attn_out_norm="attn_ln" in parts,
         ffn_mid_norm="ffn_layernorm" in parts,
+        embed_norm="layernorm_embedding.weight" in weights,
         res_scale="ffn" if "w_resid" in parts else "none",
         activation=activation,
         positions="learned" if "embed_positions.weight" in weights else "sinusoidal",

@@ -59,6 +59,7 @@ def _checkpoint(
     scale_fc: bool = False,
     scale_resids: bool = False,
     learned_pos: bool = False,
+    layernorm_embedding: bool = False,
 ) -> dict[str, Tensor]:
     """The `model` entry that fairseq saves for a decoder, with random values."""
     generator = torch.Generator().manual_seed(0)
@@ -82,6 +83,8 @@ def _checkpoint(
         state["decoder.embed_positions.weight"] = random(6 + 2, 8)
     else:
         state["decoder.embed_positions._float_tensor"] = torch.zeros(1)
+    if layernorm_embedding:
+        norm("decoder.layernorm_embedding", 8)
     for i in range(3):
         at = f"decoder.layers.{i}"
         if scale_heads:

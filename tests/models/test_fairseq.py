@@ -34,6 +34,7 @@ KINDS: dict[str, dict[str, bool]] = {
         "scale_fc": True,
     },
     "learned": {"learned_pos": True},
+    "embed-norm": {"layernorm_embedding": True},
 }
 
 
@@ -76,6 +77,8 @@ def decoder(p: StateDict, tokens: Tensor, activation: Callable[[Tensor], Tensor]
         )
         position = torch.cat([angle.sin(), angle.cos()], dim=1)
     x = math.sqrt(D) * p["decoder.embed_tokens.weight"][tokens.T] + position[:, None]
+    if "decoder.layernorm_embedding.weight" in p:
+        x = norm(x, "decoder.layernorm_embedding")
     for i in range(LAYERS):
         at = f"decoder.layers.{i}"
         residual = x
@@ -136,6 +139,7 @@ def our_name(key: str) -> str:
     _, first, *rest = key.split(".")
     if first != "layers":
         names = {"embed_tokens": "embed", "embed_positions": "positions"}
+        names["layernorm_embedding"] = "embed_norm"
         return ".".join([names.get(first, "final_norm"), *rest])
     layer, *rest = rest
     if rest[-1] in ("c_attn", "w_resid"):

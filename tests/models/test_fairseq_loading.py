@@ -32,6 +32,7 @@ def load(state: StateDict, **changes: Any) -> Transformer:
         ({"scale_fc": True}, {"ffn_mid_norm": True}),
         ({"scale_resids": True}, {"res_scale": "ffn"}),
         ({"learned_pos": True}, {"positions": "learned"}),
+        ({"layernorm_embedding": True}, {"embed_norm": True}),
     ],
     ids=str,
 )
@@ -121,7 +122,8 @@ REFUSED = [
     (drop("layers.2.ffn_layernorm"), {}, "lacks layers.2.ffn_layernorm.bias, layers.2.ffn_"),
     (drop("layers.1."), {}, "lacks layers.1.fc1.weight."),
     (drop("layers."), {}, "lacks layers.0.fc1.weight."),
-    (put("decoder.layernorm_embedding.weight", 8), {}, "holds layernorm_embedding.weight, which"),
+    (put("decoder.project_in_dim.weight", 8), {}, "holds project_in_dim.weight, which"),
+    (put("decoder.layernorm_embedding.weight", 8), {}, "lacks layernorm_embedding.bias."),
     (put(f"{DECODER}.0.encoder_attn.k_proj.weight", 8), {}, "holds layers.0.encoder_attn.k_proj"),
     (put(f"{DECODER}.x.fc1.weight", 8), {}, "holds layers.x.fc1.weight"),
     (put("encoder.embed_tokens.weight", 9, 8), {}, "holds encoder.embed_tokens.weight"),
