@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from gradlab.base_config import Config
-from gradlab.cli.terminal.live import watching, work_of
+from gradlab.cli.terminal.live import watching
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.pages.screen import Screen, complain
 from gradlab.settings import OneRun
@@ -46,7 +46,7 @@ def train(run: OneRun, folder: Folder) -> None:
     """
     from gradlab.runs.reader import load, run_of_before
     from gradlab.runs.study import run_name
-    from gradlab.studies.news import RunUpdate
+    from gradlab.studies.news import Planned, RunUpdate
     from gradlab.training.loop import train as train_run
 
     config = run.config()
@@ -58,7 +58,8 @@ def train(run: OneRun, folder: Folder) -> None:
         show_run(before)
         return
     try:
-        with watching(Screen(stderr=True), work_of([config])) as tell:
+        with watching(Screen(stderr=True)) as tell:
+            tell(Planned([config]))
 
             def report(news: "Progress") -> None:
                 tell(RunUpdate(name, "running", news))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0
 """Least time between two plain lines of one run, where there is no terminal."""
 
+COMPILING = "Compiling the model comes first: a run says nothing for about a minute."
+
 
 @dataclass
 class Watch:
@@ -163,9 +165,7 @@ def forecast_text(news: "Progress") -> str:
 
 
 @contextmanager
-def watching(
-    console: Console, work: Mapping[str, float] | None = None
-) -> Iterator[Callable[["News"], None]]:
+def watching(console: Console) -> Iterator[Callable[["News"], None]]:
     """Show the news that the yielded function is given, until the end of the context.
 
     On a terminal, a table that is drawn anew; elsewhere plain lines, not more than one every few
@@ -173,11 +173,10 @@ def watching(
 
     Args:
         console: Where.
-        work: As of `Watch`, where it is known already.
     """
     from gradlab.studies.news import Named, Planned, StudyBegun, Timing
 
-    watch = Watch(work or {})
+    watch = Watch()
     show = watch.take if console.is_terminal else plain_lines(watch, console)
 
     def tell(news: "News") -> None:
@@ -188,6 +187,8 @@ def watching(
                 console.print(f"Timing a training step of {what}.", soft_wrap=True)
             case Planned(configs):
                 watch.begin(work_of(configs))
+                if any(config.compile for config in configs):
+                    console.print(COMPILING, soft_wrap=True)
             case Named(names):
                 watch.begin(dict.fromkeys(names, 1.0))
             case _:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradlab.errors import one_of
+from gradlab.models.causal import masked
 from gradlab.models.config import ModelConfig
 from gradlab.models.cost import head_norms, head_scales
 from gradlab.models.linear import make_linear
@@ -66,8 +67,7 @@ class CausalSoftmax(Softmax):
     def forward(self, scores: Tensor, dtype: torch.dtype) -> Tensor:
         """(B, H, T, T) scores → (B, H, T, T) probabilities in `dtype`."""
         length = scores.shape[-1]
-        visible = scores.masked_fill(self.mask[:length, :length], -torch.inf)
-        return super().forward(visible, dtype)
+        return super().forward(masked(scores, self.mask[:length, :length]), dtype)
 
     def _later_places(self, device: torch.device) -> Tensor:
         shape = (self.max_seq_len, self.max_seq_len)

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from gradlab.cli.terminal.live import Watch, duration, plain_lines, run_seconds_left, watching
-from gradlab.studies.news import RunUpdate
+from gradlab.settings import OneRun
+from gradlab.studies.news import Named, Planned, RunUpdate
 from gradlab.training.progress import Progress
 
 
@@ -78,7 +79,8 @@ def test_an_overflow_that_is_foreseen_is_told_in_steps() -> None:
     plain_lines(Watch({"one": 1.0}), screen)(RunUpdate("one", "running", coming))
     assert "overflow in about 40 steps at blocks.3.attention.scores  at most" in text.getvalue()
     screen, text = console(terminal=True, width=80)
-    with watching(screen, {"one": 1.0, "two": 1.0}) as report:
+    with watching(screen) as report:
+        report(Named(["one", "two"]))
         report(RunUpdate("one", "running", coming))
         report(RunUpdate("two", "running", news(9)))
     assert "one: overflow in about 40 steps at blocks.3.attention.scores" in text.getvalue()
@@ -88,7 +90,8 @@ def test_an_overflow_that_is_foreseen_is_told_in_steps() -> None:
 def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     screen, text = console(terminal=True)
-    with watching(screen, {"one": 1.0, "two": 1.0, "three": 1.0}) as report:
+    with watching(screen) as report:
+        report(Named(["one", "two", "three"]))
         report(RunUpdate("one", "running", news(9)))
         report(RunUpdate("two", "running", news(3)))
         report(RunUpdate("two", "failed", None, "no room"))
@@ -101,7 +104,8 @@ def test_a_terminal_shows_a_line_a_run_and_the_time_left(monkeypatch: pytest.Mon
 def test_eighty_columns_tell_the_runs_apart() -> None:
     names = [f"nano_{arch}_ramp0.0002_seed0" for arch in ("pre-ln", "normformer-resscale")]
     screen, text = console(terminal=True, width=80)
-    with watching(screen, dict.fromkeys(names, 1.0)) as report:
+    with watching(screen) as report:
+        report(Named(names))
         report(RunUpdate(names[0], "failed", news(3), "a long reason, which is printed at the end"))
         report(RunUpdate(names[1], "running", news(2345, steps=4000, least_headroom=-math.inf)))
     last = text.getvalue().split("run  ")[-1]
@@ -139,7 +143,8 @@ def test_what_is_done_counts_by_its_work() -> None:
 def test_many_runs_fit_on_the_terminal() -> None:
     names = [f"run{number}" for number in range(60)]
     screen, text = console(terminal=True)
-    with watching(screen, dict.fromkeys(names, 1.0)) as report:
+    with watching(screen) as report:
+        report(Named(names))
         for name in names[:-1]:
             report(RunUpdate(name, "finished"))
         report(RunUpdate(names[-1], "running", news(5)))
@@ -187,3 +192,12 @@ def test_a_run_is_over_at_its_last_step() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_run_that_compiles_says_so_first(compiles: bool, terminal: bool) -> None:
+    screen, text = console(terminal=terminal)
+    with watching(screen) as tell:
+        tell(Planned([OneRun(compile=compiles).config()]))
+        assert ("Compiling" in text.getvalue()) == compiles

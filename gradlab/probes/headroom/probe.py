@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError
+from gradlab.models.causal import lower_triangle
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater
@@ -336,7 +337,7 @@ class Headroom(Probe):
     ) -> None:
         seen, x, numel, dtype = self.seen, plain(output), output.numel(), output.dtype
         if has_unused(module):
-            x, numel = x.tril(), entries(module, output)
+            x, numel = lower_triangle(x), entries(module, output)
         masks = masking == "always" or (
             masking == "square" and is_square(output) and not seen.broken
         )
