@@ -25,7 +25,8 @@ def final_losses(runs: Iterable[Run], *, vary: Varied) -> pd.DataFrame:
     Args:
         runs: Runs of one setting, by architecture and seed. Those still being written are left
             out.
-        vary: What else of their schedules may differ: the number of `steps`, or the peak `lr`.
+        vary: What else of their schedules may differ: the number of `steps`, or the peak `lr`; and
+            beside it the steps of different architectures, as at equal time.
 
     Returns:
         One row per run, in the order given: columns size, arch, seed, lr (the peak), steps (that
@@ -46,9 +47,12 @@ def final_losses(runs: Iterable[Run], *, vary: Varied) -> pd.DataFrame:
 def _check_setting(runs: list[Run], vary: Varied) -> None:
     """See that the runs differ in architecture, seed and what varies, and in nothing else."""
     alike: dict[object, list[Run]] = {}
+    of_arch: dict[str, int] = {}
     for run in runs:
         word = what_differs(runs[0], run, free=("schedules",))
-        if word is None and _schedule(run, vary) != _schedule(runs[0], vary):
+        steps = of_arch.setdefault(run.config.arch, run.config.steps)
+        is_longer = vary == "lr" and run.config.steps != steps
+        if word is None and (is_longer or _schedule(run, vary) != _schedule(runs[0], vary)):
             word = "schedules"
         if word:
             raise GradlabError(
@@ -61,9 +65,7 @@ def _check_setting(runs: list[Run], vary: Varied) -> None:
 
 def _schedule(run: Run, vary: Varied) -> object:
     schedule = run.config.schedule.model_dump()
-    return {name: value for name, value in schedule.items() if name != vary}, (
-        None if vary == "steps" else run.config.steps
-    )
+    return {name: value for name, value in schedule.items() if name != vary}
 
 
 def _row(run: Run) -> dict[str, object]:

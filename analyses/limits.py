@@ -165,16 +165,21 @@ def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[st
     sentences += [
         _difference_sentence(row) for row in differences.to_dict("records") if row["pairs"]
     ]
-    sentences += [
+    sentences += limit_caveats(summary)
+    known = summary.dropna(subset=list(QUANTITIES))
+    if len(known) > 1:
+        sentences.append(_rank_sentence(known, differences))
+    return sentences
+
+
+def limit_caveats(summary: pd.DataFrame) -> list[str]:
+    """What a table of `summarise_limits` leaves out or has as a bound, in sentences."""
+    return [
         f"{row['arch']}{said.format(row[name], row['seeds'])}"
         for row in summary.to_dict("records")
         for name, said in _CAVEATS.items()
         if row[name]
     ]
-    known = summary.dropna(subset=list(QUANTITIES))
-    if len(known) > 1:
-        sentences.append(_rank_sentence(known, differences))
-    return sentences
 
 
 def _difference_sentence(row: dict[Any, Any]) -> str:

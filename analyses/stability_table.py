@@ -1,5 +1,6 @@
 """Reading a stability study's table, `stability.csv`: one row a run, checked."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import pandas as pd
 
 from gradlab.errors import GradlabError
 from gradlab.runs.csv_files import read_csv, unguarded
+from gradlab.runs.reader import Run
 from gradlab.runs.verdict import BREAKS
+from gradlab.studies.table import STABILITY
 
 STABILITY_FILE = "stability.csv"
 """Its name in a study's folder."""
@@ -70,6 +73,16 @@ def read_stability(path: str | Path) -> pd.DataFrame:
         return check_stability(table)
     except GradlabError as error:
         raise GradlabError(f"{path}: {error}") from None
+
+
+def ramps_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """The table of those runs on a ramp that have ended, as a stability study has it."""
+    rows = [
+        STABILITY.row(run, run.verdict)
+        for run in runs
+        if run.config.schedule.kind == "ramp" and run.verdict is not None
+    ]
+    return check_stability(pd.DataFrame(rows, columns=list(STABILITY.columns)))
 
 
 def check_stability(table: pd.DataFrame) -> pd.DataFrame:

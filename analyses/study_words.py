@@ -17,10 +17,13 @@ from gradlab.analyses.gradient_study import (
     study_mismatch,
     window_length,
 )
+from gradlab.analyses.league import is_league
+from gradlab.analyses.league_words import league_sentences
 from gradlab.analyses.limits import compare_limits, limit_sentences, limits, summarise_limits
 from gradlab.analyses.loss_words import ablation_sentences, variant_sentences
 from gradlab.analyses.lr_search import search_differences, summarise_search
 from gradlab.analyses.stability_table import read_stability
+from gradlab.analyses.steps_to import steps_of, steps_sentences, summarise_steps
 from gradlab.analyses.variants import variant_differences, variant_losses
 from gradlab.errors import GradlabError, unknown
 from gradlab.runs.study import StudyRecord, StudySet
@@ -29,7 +32,8 @@ from gradlab.runs.study import StudyRecord, StudySet
 def study_sentences(study: StudyRecord) -> list[str]:
     """How a study's architectures differ, with intervals, and what broke or was best.
 
-    Of the studies of the paper's claims: the claims with their verdicts.
+    Of several studies in one folder: what their league says, or the paper's claims with their
+    verdicts.
 
     Args:
         study: Finished or not: the sentences are of the runs that have ended.
@@ -38,9 +42,10 @@ def study_sentences(study: StudyRecord) -> list[str]:
         GradlabError: What made it is not known, no two of its runs can be compared yet, or one is
             damaged.
     """
-    if isinstance(study, StudySet):
-        return _claims(study)
     command = study.command
+    if isinstance(study, StudySet):
+        sentences = league_sentences(study) if is_league(study) else _claims(study)
+        return sentences or [f"{study.folder} says nothing yet: no two of its runs compare."]
     if command is None:
         raise GradlabError(f"{study.folder} does not say which study it is: name one of its runs.")
     if command.name not in _SENTENCES:
@@ -76,7 +81,8 @@ def _gradients(study: StudyRecord) -> list[str]:
 
 
 def _ablation(study: StudyRecord) -> list[str]:
-    return ablation_sentences(ablation_differences(final_losses(study.runs, vary="steps")))
+    sentences = ablation_sentences(ablation_differences(final_losses(study.runs, vary="steps")))
+    return sentences + steps_sentences(summarise_steps(steps_of(study.runs)))
 
 
 def _variants(study: StudyRecord) -> list[str]:

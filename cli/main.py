@@ -15,6 +15,7 @@ COMMANDS = {
     "lr-search": "Find the best learning rate of each architecture (Table 1).",
     "depth-scan": "Which depths of each architecture train.",
     "limit": "The highest constant learning rate, beside the ramp's.",
+    "league": "All architectures side by side.",
     "variants": "Architectures under other hyperparameters (Table 5).",
     "claims": "Test the NormFormer paper's claims on small models.",
     "train": "Train one model, and say how it went.",

@@ -9,12 +9,22 @@ from matplotlib import pyplot as plt
 
 from gradlab.errors import GradlabError, unknown
 from gradlab.figures import kinds
-from gradlab.figures.kind import AS_USUAL, Choices, Drawing, Kind, RunsKind, StabilityKind
+from gradlab.figures.kind import (
+    AS_USUAL,
+    Choices,
+    Drawing,
+    Kind,
+    RunsKind,
+    StabilityKind,
+    StudyKind,
+)
 from gradlab.figures.run_kinds import draw_headroom
 from gradlab.figures.run_sets import run_sets, safe_name, usable_runs
 from gradlab.figures.save import save
+from gradlab.figures.study_kinds import STUDY_KINDS
 from gradlab.runs.csv_files import write_csv
 from gradlab.runs.reader import Run
+from gradlab.runs.study import StudyRecord
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ def drawings(
     choices: Choices = AS_USUAL,
     by_heading: bool = False,
     only: Collection[str] = (),
+    studies: Sequence[StudyRecord] = (),
 ) -> Iterator[Drawn]:
     """The figures, each made as it is asked for, in the order of a page.
 
@@ -59,11 +70,16 @@ def drawings(
         choices: What figures leave open.
         by_heading: The sentences name a kind by what it shows, not by its number.
         only: The titles of the kinds to draw, `course`, `figure 3`; all if none is named.
+        studies: Studies that have figures of their own (`gradlab.figures.study_kinds`).
 
     Raises:
         GradlabError: There is no kind of such a title.
     """
-    every: list[StabilityKind | RunsKind] = [*kinds.STABILITY_KINDS, *kinds.KINDS]
+    every: list[StudyKind | StabilityKind | RunsKind] = [
+        *STUDY_KINDS,
+        *kinds.STABILITY_KINDS,
+        *kinds.KINDS,
+    ]
     for title in only:
         if title not in (titles := list(dict.fromkeys(kind.title for kind in every))):
             raise GradlabError(unknown("figure", title, titles))
@@ -71,7 +87,12 @@ def drawings(
         if only and kind.title not in only:
             continue
         kind = replace(kind, title=kind.heading) if by_heading else kind
-        if isinstance(kind, StabilityKind):
+        if isinstance(kind, StudyKind):
+            mine = [study for study in studies if kind.is_of(study)]
+            for study in mine:
+                suffix = f"_{study.folder.resolve().name}" if len(mine) > 1 else ""
+                yield from _drawn(kind, kind.draw(study), suffix, (), note)
+        elif isinstance(kind, StabilityKind):
             for name, table in stability.items():
                 suffix = f"_{name}" if len(stability) > 1 else ""
                 yield from _drawn(kind, kind.draw(table), suffix, (), note)

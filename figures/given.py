@@ -14,8 +14,9 @@ from gradlab.errors import GradlabError
 from gradlab.figures.drawings import drawings
 from gradlab.figures.kind import Choices
 from gradlab.figures.run_sets import told_once
-from gradlab.runs.gather import Source, folders_of, gather
+from gradlab.runs.gather import Source, folders_of, gather, studies_of
 from gradlab.runs.reader import Run
+from gradlab.runs.study import StudyRecord
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Given:
     Attributes:
         runs: In the order given, those of a study in its own, each once.
         stability: The tables of the stability studies by the name of the folder.
+        studies: All studies, those that are several in one folder as one and each.
         notes: A sentence for each thing that could not be read, and each run without an end.
     """
 
     runs: Sequence[Run]
     stability: Mapping[str, pd.DataFrame]
+    studies: Sequence[StudyRecord]
     notes: Sequence[str]
 
 
@@ -67,11 +70,12 @@ def read_given(sources: Iterable[Source]) -> Given:
     except GradlabError:
         if not studies:
             raise
-        return Given([], stability, notes)
+        return Given([], stability, (), notes)
     runs = list(gathered.runs.values())
     return Given(
         runs,
         stability,
+        [study for source in sources for study in studies_of(source)],
         [
             *gathered.notes,
             *(
@@ -113,7 +117,12 @@ def draw(
     choices = Choices(baseline=baseline, compute=compute, average=average)
     reasons: list[str] = []
     every = drawings(
-        given.runs, given.stability, note=reasons.append, choices=choices, only=list(only)
+        given.runs,
+        given.stability,
+        note=reasons.append,
+        choices=choices,
+        only=list(only),
+        studies=given.studies,
     )
     found = {drawn.drawing.name: drawn.drawing.figure for drawn in every}
     for figure in found.values():

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from gradlab.analyses.comparable import run_keys
 from gradlab.analyses.gradient_study import window_length
 from gradlab.runs.reader import Run
+from gradlab.runs.study import StudyRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,23 @@ class RunsKind(Kind):
     by_rate: bool = False
     one_step: bool = False
     lacks: Callable[[Run], str | None] = lambda _: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyKind(Kind):
+    """A kind of figure that is made of a whole study.
+
+    Attributes:
+        command: What makes such a study.
+        draw: From the study, or the studies of a command that makes several, to drawings.
+    """
+
+    command: str
+    draw: Callable[[StudyRecord], Iterator[Drawing]]
+
+    def is_of(self, study: StudyRecord) -> bool:
+        """Whether it shows such a study."""
+        return study.command is not None and study.command.name == self.command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,8 @@ class ModelSettings(Config):
         return model_config(arch, size, **self.model)
 
 
-class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, DataConfig):
-    """What every run of a command has alike."""
+class TrainingSettings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, DataConfig):
+    """What every run of a command is trained with alike."""
 
     command_name: ClassVar[str]
     """Of the command that takes these settings."""
@@ -108,6 +108,27 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
     accumulation: int = same("accumulation")
     device: str = same("device")
     compile: bool = same("compile")
+
+    def command(self) -> Command:
+        """The command that these settings are of, with what is not at its default."""
+        given = self.given().items()
+        options = {name: list(v) if isinstance(v, tuple) else v for name, v in given}
+        return Command(self.command_name, options)
+
+    def given(self) -> dict[str, Any]:
+        """What is not at its default, by name: a class's own fields before those it inherits."""
+        fields = type(self).model_fields
+        given = {
+            name: value
+            for name in own_first(type(self))
+            if name != "model" and (value := getattr(self, name)) != fields[name].default
+        }
+        return {**given, **self.model}
+
+
+class Settings(TrainingSettings):
+    """The same, and what is recorded of every run."""
+
     probes: Names = Field(
         default=("headroom",),
         description=f"What to measure inside the model, instead of the default: "
@@ -137,22 +158,6 @@ class Settings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityConfig, D
             "data": self._part(DataConfig),
             "record": self._record(),
         }
-
-    def command(self) -> Command:
-        """The command that these settings are of, with what is not at its default."""
-        given = self.given().items()
-        options = {name: list(v) if isinstance(v, tuple) else v for name, v in given}
-        return Command(self.command_name, options)
-
-    def given(self) -> dict[str, Any]:
-        """What is not at its default, by name: a class's own fields before those it inherits."""
-        fields = type(self).model_fields
-        given = {
-            name: value
-            for name in own_first(type(self))
-            if name != "model" and (value := getattr(self, name)) != fields[name].default
-        }
-        return {**given, **self.model}
 
     def _part(self, config: type[Part], **fields: Any) -> Part:
         """A part of the configuration, from the settings of the same names as its fields."""

@@ -8,11 +8,10 @@ import pandas as pd
 
 from gradlab.analyses.comparable import comparable_groups
 from gradlab.analyses.gradient_study import study_gradients, window_length
-from gradlab.analyses.stability_table import check_stability
+from gradlab.analyses.stability_table import ramps_table
 from gradlab.config import BASE_VARIANT
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
-from gradlab.studies.table import STABILITY
 
 FREE = ("sizes", "schedules")
 """What the runs of a group may differ in, beside architecture and seed."""
@@ -38,14 +37,8 @@ class Group:
     @cached_property
     def stability(self) -> pd.DataFrame | None:
         """The table of the runs on a ramp that have ended, as a stability study has it."""
-        rows = [
-            STABILITY.row(run, run.verdict)
-            for run in self.runs.values()
-            if is_ramp(run) and run.verdict is not None
-        ]
-        if not rows:
-            return None
-        return check_stability(pd.DataFrame(rows, columns=list(STABILITY.columns)))
+        table = ramps_table(run for run in self.runs.values() if not run.attached)
+        return table if len(table) else None
 
     @cached_property
     def gradients(self) -> dict[str, pd.DataFrame]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gradlab.analyses.loss_words import difference_text, runs_text
+from gradlab.analyses.steps_to import steps_text
 from gradlab.analyses.wording import mean_text, number_text
 from gradlab.config import RunConfig
 from gradlab.models.presets import ALL_OPERATIONS, BASELINE
@@ -74,6 +75,20 @@ def difference_table(
 
 def _difference(row: Mapping[Any, Any] | None) -> Cell:
     return numeric("", nan) if row is None else numeric(difference_text(row), row["difference"])
+
+
+def steps_table(summary: pd.DataFrame) -> Table:
+    """After which share of the baseline's steps each row has its final perplexity: Table 6.
+
+    Args:
+        summary: A table of `gradlab.analyses.steps_to.summarise_steps`.
+    """
+    rows = [
+        [Cell(str(row["arch"])), numeric(steps_text(row), row["share"])]
+        for row in summary.to_dict("records")
+    ]
+    caption = "Share of the baseline's steps until its final perplexity, 95 % intervals"
+    return Table(["architecture", f"of {BASELINE}'s steps"], rows, caption)
 
 
 def ablation_tables(

@@ -11,10 +11,12 @@ from gradlab.figures.drawings import Drawn, drawings
 from gradlab.figures.kind import Drawing
 from gradlab.figures.kinds import FIGURE_1
 from gradlab.figures.save import rendered
+from gradlab.figures.study_kinds import study_drawings
 from gradlab.figures.style import looks
 from gradlab.models.config import ModelConfig
 from gradlab.pages.groups import Group, subject
 from gradlab.pages.html import inline_svg
+from gradlab.runs.study import StudyRecord
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,22 @@ def pictures(group: Group, place: int, seen: set[bytes]) -> list[Picture]:
         heading = f"{kind.heading} ({of})" if several else kind.heading
         shown = inline_svg(svg, f"g{place}f{index}-", heading)
         made.append(Picture(kind.heading, of, heading, kind.caption + share, shown))
+    return made
+
+
+def study_pictures(study: StudyRecord, place: int) -> list[Picture]:
+    """The figures of a whole study, which its runs alone do not allow.
+
+    Args:
+        study: The study.
+        place: Its place on the page, which tells the names in its figures apart from others'.
+    """
+    made = []
+    for index, (kind, drawing) in enumerate(study_drawings(study)):
+        svg = rendered(drawing.figure, "svg")
+        plt.close(drawing.figure)
+        shown = inline_svg(svg, f"s{place}f{index}-", kind.heading)
+        made.append(Picture(kind.heading, "", kind.heading, kind.caption, shown))
     return made
 
 

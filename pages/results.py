@@ -18,8 +18,15 @@ from gradlab.analyses.gradient_study import (
     summarise_mismatch,
     window_length,
 )
+from gradlab.analyses.league import (
+    league_differences,
+    league_overflows,
+    league_seeds,
+    step_costs,
+    summarise_league,
+)
+from gradlab.analyses.league_words import league_sentences
 from gradlab.analyses.limits import (
-    answers,
     compare_limits,
     limit_sentences,
     limits,
@@ -38,15 +45,17 @@ from gradlab.analyses.stability import (
     summarise_stability,
 )
 from gradlab.analyses.stability_table import QUANTITIES, read_stability
+from gradlab.analyses.steps_to import steps_of, steps_sentences, summarise_steps
 from gradlab.analyses.variants import summarise_variants, variant_differences, variant_losses
 from gradlab.errors import GradlabError, unknown
 from gradlab.pages.depth_table import depth_tables
+from gradlab.pages.league_table import league_tables
 from gradlab.pages.limit_table import limit_table
-from gradlab.pages.loss_tables import ablation_tables, variant_tables
+from gradlab.pages.loss_tables import ablation_tables, steps_table, variant_tables
 from gradlab.pages.result_tables import mismatch_table, rate_tables, search_table, summary_tables
 from gradlab.pages.table import Table
 from gradlab.runs.command import Command
-from gradlab.runs.study import StudyRecord
+from gradlab.runs.study import StudyRecord, StudySet
 from gradlab.studies.equal_time import with_times
 from gradlab.studies.variants import Variants
 
@@ -155,7 +164,13 @@ def _ablation(study: StudyRecord, _: Command) -> Result:
     }
     configs = list(study.configs.values())
     tables = ablation_tables(configs, files["summary"], files["differences"])
-    return Result(tables, ablation_sentences(files["differences"]), files)
+    sentences = ablation_sentences(files["differences"])
+    if len(steps := steps_of(study.runs)):
+        files["steps_to_final"] = steps
+        summary = summarise_steps(steps)
+        tables.append(steps_table(summary))
+        sentences += steps_sentences(summary)
+    return Result(tables, sentences, files)
 
 
 def _variants(study: StudyRecord, command: Command) -> Result:
@@ -187,7 +202,7 @@ def _lr_search(study: StudyRecord, _: Command) -> Result:
         "losses": losses,
         "rates": losses_by_rate(losses),
         "seeds": search_seeds(losses),
-        "summary": summarise_search(losses),
+        "summary": with_times(summarise_search(losses), study.notes),
         "differences": search_differences(losses),
     }
     tables = rate_tables(list(study.configs.values()), files["rates"])
@@ -214,35 +229,43 @@ def _limit(study: StudyRecord, _: Command) -> Result:
     }
     sentences = limit_sentences(files["summary"], files["differences"])
 
-    def draw() -> "Iterator[Drawing]":
-        from gradlab.figures.kind import Drawing
-        from gradlab.figures.limits import limit_against_ramp
-        from gradlab.figures.style import figure_of
-
-        known = answers(table)
-        if known[["low", "ramp"]].notna().all(axis=1).any():
-            yield Drawing("limit", figure_of(limit_against_ramp(known)), files["summary"])
-
-    return Result([limit_table(files["summary"])], sentences, files, draw)
+    return Result([limit_table(files["summary"])], sentences, files, _drawn(study))
 
 
 def _depth_scan(study: StudyRecord, _: Command) -> Result:
     table = depth_scan(study)
     if table.empty:
         return _nothing(study)
-    gradients = layer_gradients(study)
+    files = {"depths": table, "layer_gradients": layer_gradients(study)}
+    return Result(depth_tables(table), depth_sentences(table), files, _drawn(study))
+
+
+def _drawn(study: StudyRecord) -> "Callable[[], Iterator[Drawing]]":
+    """Makes the figures of a whole study."""
 
     def draw() -> "Iterator[Drawing]":
-        from gradlab.figures.depth_scan import gradients_by_depth, trained_depths
-        from gradlab.figures.kind import Drawing
-        from gradlab.figures.style import figure_of
+        from gradlab.figures.study_kinds import study_drawings
 
-        yield Drawing("trained_depths", figure_of(trained_depths(table)))
-        if (gradients["size"] > 0).any():
-            yield Drawing("gradients_by_depth", gradients_by_depth(gradients))
+        return (drawing for _, drawing in study_drawings(study))
 
-    files = {"depths": table, "layer_gradients": gradients}
-    return Result(depth_tables(table), depth_sentences(table), files, draw)
+    return draw
+
+
+def _league(league: StudyRecord, _: Command) -> Result:
+    if not isinstance(league, StudySet):
+        raise GradlabError(f"{league.folder} holds no league: its studies have folders in it.")
+    seeds, sites = league_seeds(league), league_overflows(league)
+    files = {
+        "league": summarise_league(seeds, step_costs(league)),
+        "seeds": seeds,
+        "differences": league_differences(seeds),
+        "first_overflows": sites,
+    }
+    if seeds.empty:
+        return _nothing(league)
+
+    tables = league_tables(files["league"], sites)
+    return Result(tables, league_sentences(league), files, _drawn(league))
 
 
 _RESULTS: Mapping[str, Callable[[StudyRecord, Command], Result]] = MappingProxyType(
@@ -254,6 +277,7 @@ _RESULTS: Mapping[str, Callable[[StudyRecord, Command], Result]] = MappingProxyT
         "lr-search": _lr_search,
         "limit": _limit,
         "depth-scan": _depth_scan,
+        "league": _league,
     }
 )
 """By the command that makes the study."""

@@ -9,15 +9,15 @@ from gradlab.analyses.claim import RULE, judge_all
 from gradlab.analyses.claim_studies import read_studies
 from gradlab.analyses.claim_words import not_begun
 from gradlab.analyses.claims import CLAIMS
+from gradlab.analyses.league import is_league
 from gradlab.errors import GradlabError
 from gradlab.figures.kinds import KINDS, STABILITY_KINDS
 from gradlab.pages.claims import claims_table
-from gradlab.pages.pictures import Picture
+from gradlab.pages.pictures import Picture, study_pictures
 from gradlab.pages.results import SIDE_BY_SIDE, study_result
 from gradlab.pages.table import Table
-from gradlab.runs.gather import Source, folder_of
-from gradlab.runs.reader import Run
-from gradlab.runs.study import StudyRecord, StudySet, find_studies
+from gradlab.runs.gather import Source, studies_of
+from gradlab.runs.study import StudyRecord, StudySet
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ _FIGURES: Mapping[str, Sequence[str]] = MappingProxyType(
         "lr-search": ("table 1",),
         "limit": (),
         "depth-scan": (),
+        "league": (),
     }
 )
 """The kinds of a study's figures, by the command that makes it."""
@@ -62,34 +63,28 @@ def studies_found(sources: Iterable[Source]) -> list[Found]:
     """
     found: dict[Path, Found] = {}
     for source in sources:
-        for one in _studies(source):
-            found.setdefault(one.folder.resolve(), _found(one))
+        for one in studies_of(source):
+            found.setdefault(one.folder.resolve(), _found(one, len(found)))
     return list(found.values())
 
 
-def _studies(source: Source) -> list[StudyRecord]:
-    """A study; of several in one folder all of them together, then each."""
-    if isinstance(source, Run):
-        return []
-    try:
-        study = source if isinstance(source, StudyRecord) else find_studies(folder_of(source))
-    except GradlabError:  # which is noted where the runs are gathered
-        return []
-    if isinstance(study, StudySet):
-        return [study, *study.studies.values()]
-    return [] if study is None or study.command is None else [study]
+def _found(study: StudyRecord, place: int) -> Found:
+    """What a study found.
 
-
-def _found(study: StudyRecord) -> Found:
+    Args:
+        study: The study.
+        place: Its place among all, which tells the names in its figures apart from others'.
+    """
     runs = frozenset((study.folder / name).resolve() for name in study.names)
     try:
-        if isinstance(study, StudySet):
+        if isinstance(study, StudySet) and not is_league(study):
             return _claims(study)
         result = study_result(study)
         titles = _FIGURES[study.command.name] if study.command else ()
         kinds = (*STABILITY_KINDS, *KINDS)
         figures = [kind.heading for kind in kinds if kind.title in titles]
-        return Found(_heading(study), result.sentences, result.tables, runs, figures)
+        shown = study_pictures(study, place)
+        return Found(_heading(study), result.sentences, result.tables, runs, figures, shown)
     except GradlabError as error:
         return Found(_heading(study), [str(error)])
 

@@ -29,7 +29,8 @@ def ablate(study: Ablation, place: Place) -> None:
 
     The result is a table of the validation loss and perplexity after the last step, over seeds,
     with paired differences from all operations and from the baseline (95 % intervals), how many
-    runs are behind each row and how many broke; the CSV files have more. Ctrl-C stops; the same
-    command with --resume goes on.
+    runs are behind each row and how many broke; the CSV files have more. With --val-every, also
+    after which share of the baseline's steps each row has its final perplexity (Table 6). Ctrl-C
+    stops; the same command with --resume goes on.
     """
     make_study(study, place)

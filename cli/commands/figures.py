@@ -111,7 +111,9 @@ def figures(
     def note(sentence: str) -> None:
         (needs.append if says_need(sentence) else say)(sentence)
 
-    for drawn in drawings(given.runs, given.stability, note=note, choices=choices, only=only):
+    for drawn in drawings(
+        given.runs, given.stability, note=note, choices=choices, only=only, studies=given.studies
+    ):
         files = save_drawing(drawn.drawing, out, formats)
         say(f"{drawn.kind.title}: {', '.join(file.name for file in files)}")
         made += 1

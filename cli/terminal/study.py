@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gradlab.cli.options.command import Place
     from gradlab.runs.command import Command
     from gradlab.runs.study import StudyRecord
-    from gradlab.studies.claims import Claims
+    from gradlab.studies.several import Studies
     from gradlab.studies.study import Study
 
 
@@ -45,7 +45,7 @@ def show_result(record: "StudyRecord", figures: bool, command: "Command | None" 
 
 
 def make_study(
-    study: "Study | Claims",
+    study: "Study | Studies",
     place: "Place",
     show_result: "Callable[[StudyRecord, bool], None]" = show_result,
 ) -> None:

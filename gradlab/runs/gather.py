@@ -8,7 +8,13 @@ from gradlab.errors import GradlabError
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
-from gradlab.runs.study import StudyRecord, find_study, study_folders
+from gradlab.runs.study import (
+    StudyRecord,
+    StudySet,
+    find_studies,
+    find_study,
+    study_folders,
+)
 
 Source = Run | StudyRecord | str | Path
 """A run, a study, or the folder of either or of several studies."""
@@ -67,6 +73,22 @@ def _gather_folder(path: Path, runs: dict[Path, Run], notes: dict[str, None]) ->
     missing = [name for name in planned if name not in {folder.name for folder in folders}]
     if missing:
         notes[_missing_sentence(path, missing, len(planned))] = None
+
+
+def studies_of(source: Source) -> list[StudyRecord]:
+    """A study; of several in one folder all of them together, then each.
+
+    None of a run, nor of a study whose command is not known or whose file cannot be read.
+    """
+    if isinstance(source, Run):
+        return []
+    try:
+        study = source if isinstance(source, StudyRecord) else find_studies(folder_of(source))
+    except GradlabError:  # which is noted where the runs are gathered
+        return []
+    if isinstance(study, StudySet):
+        return [study, *study.studies.values()]
+    return [] if study is None or study.command is None else [study]
 
 
 def folders_of(source: StudyRecord | str | Path) -> list[Path]:

@@ -4,6 +4,8 @@
     <folder>/<run name>/        a run directory each
     <folder>/<table>.csv        a row a run
 
+A folder of several studies may have a `studies.json`, which says what made them all.
+
 Needs no torch, and pyarrow only for the runs.
 """
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from gradlab.runs.reader import Run
 
 STUDY_FILE = "study.json"
+
+STUDIES_FILE = "studies.json"
+"""In the folder of several studies: the command that makes them all, if one does."""
 
 TABLE_FILES = ("stability.csv", "runs.csv")
 """What a study's own table is called: that of a stability test, and of all others."""
@@ -138,14 +143,14 @@ class StudySet(StudyRecord):
     studies: Mapping[str, StudyRecord]
 
     @classmethod
-    def of(cls, folder: Path, studies: Mapping[str, StudyRecord]) -> Self:
-        """The studies as one."""
+    def of(cls, folder: Path, studies: Mapping[str, StudyRecord], notes: Mapping[str, Any]) -> Self:
+        """The studies as one, with what is noted beside them."""
         runs = {
             f"{name}/{run}": config
             for name, study in studies.items()
             for run, config in study.document["runs"].items()
         }
-        return cls(folder, {"runs": runs}, studies=studies)
+        return cls(folder, {**notes, "runs": runs}, studies=studies)
 
     @property
     def has_table(self) -> bool:
@@ -190,16 +195,22 @@ def find_study(folder: Path) -> StudyRecord | None:
     Raises:
         GradlabError: Its file cannot be read, or names no runs.
     """
-    file = folder / STUDY_FILE
+    document = _read(folder / STUDY_FILE)
+    if document is None:
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("runs"), dict):
+        raise _damaged(folder / STUDY_FILE, "it names no runs")
+    return StudyRecord(folder, document)
+
+
+def _read(file: Path) -> Any:
+    """What a file of JSON holds; None where there is none."""
     try:
-        document = json.loads(read_regular(file, at_most=_LARGEST))
+        return json.loads(read_regular(file, at_most=_LARGEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
         raise _damaged(file, f"no JSON: {error}") from None
-    if not isinstance(document, dict) or not isinstance(document.get("runs"), dict):
-        raise _damaged(file, "it names no runs")
-    return StudyRecord(folder, document)
 
 
 def find_studies(folder: Path) -> StudyRecord | None:
@@ -210,7 +221,10 @@ def find_studies(folder: Path) -> StudyRecord | None:
     """
     inside = {place.name: find_study(place) for place in study_folders(folder)}
     studies = {name: study for name, study in inside.items() if study is not None}
-    return find_study(folder) or (StudySet.of(folder, studies) if studies else None)
+    if not studies:
+        return find_study(folder)
+    notes = _read(folder / STUDIES_FILE)
+    return StudySet.of(folder, studies, notes if isinstance(notes, dict) else {})
 
 
 def study_folders(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ Each is a frozen config with the options of its command: `Stability(lr_step=2e-4
 from gradlab.studies.claims import Claims
 from gradlab.studies.depth_scan import DepthScan
 from gradlab.studies.gradients import Gradients
+from gradlab.studies.league import League
 from gradlab.studies.limit import Limit
 from gradlab.studies.losses import Ablation, LrSearch
 from gradlab.studies.stability import Stability
@@ -16,6 +17,7 @@ __all__ = [
     "Claims",
     "DepthScan",
     "Gradients",
+    "League",
     "Limit",
     "LrSearch",
     "Stability",

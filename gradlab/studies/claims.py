@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from gradlab.base_config import Config
-from gradlab.errors import ConfigError
 from gradlab.runs.command import Command
-from gradlab.runs.study import find_study, run_name
+from gradlab.runs.study import find_study
 from gradlab.settings import Names, check_name
 from gradlab.studies.gradients import Gradients
 from gradlab.studies.losses import Ablation
+from gradlab.studies.several import Studies
 from gradlab.studies.stability import Stability
 from gradlab.studies.study import Study
 
@@ -32,7 +31,7 @@ AT_WIDTH: dict[str, dict[str, Any]] = {"gradients": {"size": "nano", "steps": 25
 """What differs at a width that is asked for, beside the width: all studies are at nano then."""
 
 
-class Claims(Config):
+class Claims(Studies):
     """The studies behind the paper's claims (`claims`), each in a folder of its own."""
 
     only: Names = ()
@@ -53,16 +52,6 @@ class Claims(Config):
         for name in self.only:
             check_name("only", name, STUDIES)
         return {name: self._study(name) for name in STUDIES if name in (self.only or STUDIES)}
-
-    def as_begun(self, out: Path) -> dict[str, Study]:
-        """The studies to be made where some have been begun, by this command or by their own.
-
-        One that has all that is asked for and more, as seeds or architectures, stays what it is.
-
-        Raises:
-            GradlabError: As of `studies`, or a study's file cannot be read.
-        """
-        return {name: _as_begun(study, out / name) for name, study in self.studies().items()}
 
     def lines(self, out: Path) -> dict[str, str]:
         """What one types to make each of all the studies: as it was begun, if it was.
@@ -90,21 +79,3 @@ class Claims(Config):
         if self.width is None:
             return study
         return study.replace(**AT_WIDTH.get(name, {}), width=self.width)
-
-
-def _as_begun(study: Study, folder: Path) -> Study:
-    """The study in a folder, with as many seeds at least, if it has all runs of the one asked for.
-
-    Else the one asked for.
-    """
-    found = find_study(folder)
-    command = None if found is None else found.command
-    if command is None or command.name != study.command_name:
-        return study
-    try:
-        begun = type(study)(**command.options)
-        begun = begun.replace(seeds=max(begun.seeds, study.seeds))
-        runs = {run_name(config): config for config in begun.configs()}
-    except ConfigError:  # of another version of gradlab
-        return study
-    return begun if all(runs.get(run_name(run)) == run for run in study.configs()) else study

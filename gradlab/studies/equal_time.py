@@ -136,24 +136,36 @@ def _row_times(
     groups: Sequence[Sequence[RunConfig]], out: Path, resume: bool, tell: Tell
 ) -> dict[str, RowTime]:
     """The time of each row's step: the study's own, or measured now."""
-    from gradlab.studies import step_times
-
     kept = _kept_times(out) if check_folder(out, resume=resume) else {}
     # Groups that differ in what takes no time, as the learning rate, share a measurement.
-    found = {
-        _work(group): [kept[config.row] for config in group]
-        for group in groups
-        if _is_kept(group, kept, out)
-    }
+    found: dict[Hashable, list[StepTime | None]] = {}
+    for group in groups:
+        known = found.setdefault(_work(group), [None] * len(group))
+        known[:] = [time or kept.get(config.row) for time, config in zip(known, group, strict=True)]
     times = {}
     for group in groups:
-        if _work(group) not in found:
-            tell(Timing(_named(group)))
-            found[_work(group)] = step_times.step_times(group)
-        for config, time in zip(group, found[_work(group)], strict=True):
-            # Of another number of steps than before, other runs follow: the study refuses those.
+        # Of another number of steps than before, other runs follow: the study refuses those.
+        for config, time in zip(group, _whole(found[_work(group)], group, tell), strict=True):
             times[config.row] = RowTime(time, steps_in_time(time.ratio, group[0].steps))
     return times
+
+
+def _whole(
+    known: "list[StepTime | None]", group: Sequence[RunConfig], tell: Tell
+) -> "list[StepTime]":
+    """The times of a group of which some are known: the others are measured, and known then.
+
+    They are measured beside the baseline, in the same rounds: a ratio is to that.
+    """
+    from gradlab.studies import step_times
+
+    if None in known:
+        places = [place for place, time in enumerate(known) if time is None or not place]
+        tell(Timing(_named([group[place] for place in places])))
+        measured = step_times.step_times([group[place] for place in places])
+        for place, time in zip(places, measured, strict=True):
+            known[place] = known[place] or time
+    return [time for time in known if time is not None]
 
 
 def _work(group: Sequence[RunConfig]) -> Hashable:
@@ -172,17 +184,6 @@ def _work(group: Sequence[RunConfig]) -> Hashable:
 def _named(group: Sequence[RunConfig]) -> str:
     variant = group[0].variant
     return f"{len(group)} architectures" + (f" ({variant})" if variant != BASE_VARIANT else "")
-
-
-def _is_kept(group: Sequence[RunConfig], kept: Mapping[str, "StepTime"], out: Path) -> bool:
-    """Whether a study was begun with a group of rows; never with a part of one."""
-    missing = [config.row for config in group if config.row not in kept]
-    if missing and len(missing) < len(group):
-        raise GradlabError(
-            f"{out} was begun without {missing[0]}, whose step was not timed beside the others': "
-            "choose another folder."
-        )
-    return not missing
 
 
 def _kept_times(out: Path) -> "dict[str, StepTime]":

@@ -7,10 +7,17 @@ from typing import Any
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.runs.command import Command
 from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.lock import is_free
 from gradlab.runs.same import differences
-from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study
+from gradlab.runs.study import (
+    STUDIES_FILE,
+    STUDY_FILE,
+    StudyRecord,
+    find_studies,
+    load_study,
+)
 
 
 def check_folder(out: Path, *, resume: bool) -> bool:
@@ -52,6 +59,28 @@ def claim(
     document = {name: config.model_dump(mode="json") for name, config in plan.items()}
     text = json.dumps({"runs": document, **notes}, indent=1) + "\n"
     write_whole(out / STUDY_FILE, text.encode())
+
+
+def claim_set(out: Path, command: Command) -> None:
+    """Make `out` the folder of the studies of a command, or see that it may be.
+
+    Raises:
+        GradlabError: It holds a study itself, or the studies of another command.
+    """
+    if (out / STUDY_FILE).exists():
+        raise GradlabError(f"{out} holds a study itself: choose another folder for several.")
+    found = find_studies(out)
+    before = found and found.command
+    if before and before.name != command.name:
+        raise GradlabError(
+            f"{out} holds the studies of `{before.line}`: choose another folder for those of "
+            f"gradlab {command.name}."
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    write_whole(out / STUDIES_FILE, (json.dumps(command.note(), indent=1) + "\n").encode())
 
 
 def _check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:

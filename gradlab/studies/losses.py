@@ -77,10 +77,6 @@ class EqualStudy(LossStudy):
 
     equal: str = "time"
     """What rows share: time (measured), or steps."""
-    steps: int = 500
-    """Steps of the baseline; others take what fits in its time."""
-    lr: float = 3e-3
-    """Peak learning rate."""
 
     @abstractmethod
     def timed(self) -> list[list[RunConfig]]:
@@ -107,7 +103,16 @@ class EqualStudy(LossStudy):
         check_name("equal", self.equal, ("time", "steps"))
 
 
-class Ablation(EqualStudy):
+class OneRateStudy(EqualStudy):
+    """The same at one learning rate."""
+
+    steps: int = 500
+    """Steps of the baseline; others take what fits in its time."""
+    lr: float = 3e-3
+    """Peak learning rate."""
+
+
+class Ablation(OneRateStudy):
     """NormFormer's operations taken away one at a time (`ablate`): the paper's Table 4."""
 
     command_name: ClassVar[str] = "ablate"
@@ -141,7 +146,7 @@ class Ablation(EqualStudy):
 _ABLATED = ("placement", "head_scale", "attn_out_norm", "ffn_mid_norm", "qkv_norm", "res_scale")
 
 
-class LrSearch(LossStudy):
+class LrSearch(EqualStudy):
     """Architectures at several learning rates (`lr-search`): the paper's Table 1."""
 
     command_name: ClassVar[str] = "lr-search"
@@ -151,14 +156,23 @@ class LrSearch(LossStudy):
     """An architecture; repeat for more."""
     lr: Numbers = tuple(1e-3 * 2**power for power in range(8))
     """A peak learning rate; repeat for more. By default eight, each twice the last."""
+    equal: str = "steps"
+    """What architectures share: steps, or time (measured)."""
     steps: int = 300
-    """Steps of each run."""
+    """Steps of each run; at equal time Pre-LN's, and others take what fits in its time."""
 
     def configs(self) -> list[RunConfig]:
         """Seeds × rates × architectures, in that order."""
+        self.check_equal()
         return [
             self.run(arch, lr, seed)
-            for seed, lr, arch in product(
-                self.each_seed(), sorted(set(several(self.lr))), dict.fromkeys(self.arch)
-            )
+            for seed, lr, arch in product(self.each_seed(), self._rates(), dict.fromkeys(self.arch))
         ]
+
+    def timed(self) -> list[list[RunConfig]]:
+        """Pre-LN, and the study's architectures."""
+        others = [arch for arch in dict.fromkeys(self.arch) if arch != BASELINE]
+        return [[self.run(arch, self._rates()[0], 0) for arch in (BASELINE, *others)]]
+
+    def _rates(self) -> list[float]:
+        return sorted(set(several(self.lr)))

@@ -20,9 +20,9 @@ from gradlab.runs.files import cannot_write
 from gradlab.runs.lock import FolderLock
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study, run_name
-from gradlab.studies.claims import Claims
-from gradlab.studies.folder import check_folder, claim
+from gradlab.studies.folder import check_folder, claim, claim_set
 from gradlab.studies.news import News, Planned, RunUpdate, StudyBegun, Tell
+from gradlab.studies.several import Studies
 from gradlab.studies.study import Study
 from gradlab.studies.table import StudyTable
 from gradlab.studies.workers import Job, run_jobs
@@ -36,7 +36,7 @@ def _tell_nobody(_: News) -> None:
 
 
 def run_study(
-    study: Study | Claims,
+    study: Study | Studies,
     folder: str | Path | None = None,
     *,
     jobs: int | None = None,
@@ -50,7 +50,7 @@ def run_study(
 
     Args:
         study: Which runs it is, as `gradlab.studies.Stability(lr_step=2e-4)`. Those of the claims
-            are made one after another, each in a folder of its own.
+            and of a league are made one after another, each in a folder of its own.
         folder: Where it is kept; `study.folder()` if None.
         jobs: Runs at the same time; a core each if None, one on CUDA.
         resume: Go on with the study that lies in the folder: finished runs are kept, others go on
@@ -58,8 +58,8 @@ def run_study(
         progress: Told of every change.
 
     Returns:
-        What lies in the folder then: `.table`, `.runs`, and those that `.failed`; of the claims
-        also the `.studies` by name (`gradlab.runs.study.StudySet`).
+        What lies in the folder then: `.table`, `.runs`, and those that `.failed`; of several
+        studies also the `.studies` by name (`gradlab.runs.study.StudySet`).
 
     Raises:
         GradlabError: A setting, the corpus, the device or the number of jobs cannot be used; the
@@ -68,7 +68,7 @@ def run_study(
         KeyboardInterrupt: Passed on once the running runs have saved what they have.
     """
     out = study.folder() if folder is None else as_path(folder)
-    if isinstance(study, Claims):
+    if isinstance(study, Studies):
         return _make_each(study, out, jobs=jobs, resume=resume, progress=progress)
     device = resolve_device(study.device)
     limit = check_jobs(jobs, device.type)
@@ -106,15 +106,14 @@ def _with_more(study: Study, configs: Sequence[RunConfig], out: Path) -> list[Ru
 
 
 def _make_each(
-    claims: Claims, out: Path, *, jobs: int | None, resume: bool, progress: Tell
+    several: Studies, out: Path, *, jobs: int | None, resume: bool, progress: Tell
 ) -> StudyRecord:
-    """Make the claims' studies; that none of them can be begun is said before the first is."""
-    if (out / STUDY_FILE).exists():
-        raise GradlabError(f"{out} holds a study itself: choose another folder for the claims'.")
-    studies = claims.as_begun(out) if resume else claims.studies()
+    """Make the studies; that none of them can be begun is said before the first is."""
+    studies = several.as_begun(out) if resume else several.studies()
     for name, study in studies.items():
         study.configs()
         check_folder(out / name, resume=resume)
+    claim_set(out, several.command())
     told: dict[str, str] = {}
     for name, study in studies.items():
         progress(StudyBegun(f"{study.command().line} --out {out / name}"))

@@ -8,12 +8,12 @@ from gradlab.errors import ConfigError
 from gradlab.models.config import ModelConfig
 from gradlab.models.presets import BASELINE
 from gradlab.settings import Names, size_at
-from gradlab.studies.losses import EqualStudy
+from gradlab.studies.losses import OneRateStudy
 from gradlab.studies.table import VARIANT_RUNS, StudyTable
 from gradlab.studies.variant import VARIANTS, VARIED, Variant, read_variant
 
 
-class Variants(EqualStudy):
+class Variants(OneRateStudy):
     """Architectures under several hyperparameters (`variants`): the paper's Table 5.
 
     `variant` has names of `gradlab.studies.variant.VARIANTS`, or variants of your own as

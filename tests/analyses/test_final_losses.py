@@ -99,7 +99,7 @@ SCHEDULE = ScheduleConfig(kind="cosine", lr=1e-3, warmup_steps=1)
     ("other", "vary", "sentence"),
     [
         (recorded(config("post-ln", lr=2e-3)), "steps", "their schedules differ"),
-        (recorded(config("post-ln", steps=6), losses=(5.0,) * 6), "lr", "their schedules differ"),
+        (recorded(config(lr=2e-3, steps=6), losses=(5.0,) * 6), "lr", "their schedules differ"),
         (recorded(config("post-ln", schedule=SCHEDULE)), "lr", "their schedules differ"),
         (recorded(config("post-ln", schedule=SCHEDULE)), "steps", "their schedules differ"),
         (recorded(config("post-ln"), sha256="b"), "steps", "their corpora differ"),
@@ -116,6 +116,12 @@ SCHEDULE = ScheduleConfig(kind="cosine", lr=1e-3, warmup_steps=1)
 def test_runs_that_do_not_compare_are_refused(other: Run, vary: Any, sentence: str) -> None:
     with pytest.raises(GradlabError, match=sentence):
         final_losses([recorded(config()), other], vary=vary)
+
+
+def test_at_equal_time_each_architecture_has_its_own_steps() -> None:
+    longer = recorded(config("post-ln", steps=6), losses=(5.0,) * 6)
+    found = final_losses([recorded(config()), longer], vary="lr")
+    assert found.set_index("arch")["steps"]["post-ln"] == 6
 
 
 def test_a_really_trained_run(tmp_path: Any) -> None:

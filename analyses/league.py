@@ -1,0 +1,358 @@
+"""What a league says of each architecture: a number a measure and seed, and means over seeds."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gradlab.analyses.final_losses import final_losses
+from gradlab.analyses.gradient_study import study_gradients, study_mismatch, window_length
+from gradlab.analyses.headroom import tightest_by_layer
+from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.limits import answers, limits
+from gradlab.analyses.lr_search import search_seeds
+from gradlab.analyses.stability import first_overflow_sites
+from gradlab.analyses.stability_table import ramps_table
+from gradlab.models.presets import BASELINE
+from gradlab.runs.study import StudyRecord, StudySet
+from gradlab.studies.equal_time import NOTE
+from gradlab.studies.league import League
+
+OP = "fc2"
+"""The weights whose gradients are compared, as in figure 3 of the paper."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of a league.
+
+    Attributes:
+        heading: Over the column.
+        says: What it is, in a sentence.
+        geometric: Whether means are geometric and architectures are compared by ratio.
+        better: Which side is the better one: `higher`, `lower`, or none.
+    """
+
+    heading: str
+    says: str
+    geometric: bool = True
+    better: str = ""
+
+
+MEASURES: Mapping[str, Measure] = MappingProxyType(
+    {
+        "ramp": Measure("LR at the break", "learning rate at the ramp's break", better="higher"),
+        "limit": Measure("highest constant LR", "highest constant rate survived", better="higher"),
+        "best_lr": Measure("best LR", "best learning rate"),
+        "loss": Measure("loss at it", "validation loss at the best rate", False, "lower"),
+        "sensitivity": Measure("LR sensitivity", "LR sensitivity", False, "lower"),
+        "mismatch": Measure("mismatch", f"mismatch of {OP}'s gradients, first layers over last,"),
+        "headroom": Measure("least headroom", "least FP16 headroom", False, "higher"),
+        "cost": Measure("cost of a step", "time of a step", better="lower"),
+    }
+)
+"""The measures of a league, in the order of its columns.
+
+`loss` and `sensitivity` in nats a token, `headroom` in bits, `cost` over Pre-LN's.
+"""
+
+_PLAIN = [name for name, measure in MEASURES.items() if not measure.geometric]
+
+SEED_COLUMNS = ["arch", "seed", "measure", "value", "bound"]
+
+SUMMARY_COLUMNS = ["arch", "measure", "seeds", "value", "low", "high", "bound"]
+
+
+def is_league(study: StudyRecord) -> bool:
+    """Whether studies are those of `gradlab league`."""
+    return study.command is not None and study.command.name == League.command_name
+
+
+def league_seeds(league: StudySet) -> pd.DataFrame:
+    """Every measure of each architecture and seed, of what has ended; the cost has no seeds.
+
+    Args:
+        league: The studies of `gradlab league`, finished or not.
+
+    Returns:
+        Columns arch, seed, measure, value (ramp and limit: the learning rate; best_lr: that of
+        the seed's lowest loss among those tried; loss: of the seed at the architecture's best
+        rate; sensitivity: mean over rates of the loss over the lowest; mismatch: as
+        `gradlab.analyses.gradients.mismatch_of_layers`, late; headroom: the least of any forward
+        site at any step that was looked at), bound (a lower one). Values that are not finite are
+        left out, and those that have no logarithm where a mean is geometric.
+
+    Raises:
+        GradlabError: Something in it is damaged.
+    """
+    studies = league.studies
+    parts = [read(studies[name]) for name, read in _READERS.items() if name in studies]
+    return pd.concat([pd.DataFrame(columns=SEED_COLUMNS), *(part for part in parts if len(part))])[
+        SEED_COLUMNS
+    ].reset_index(drop=True).astype({"value": "float64", "bound": "bool"})  # fmt: skip
+
+
+def _limit(study: StudyRecord) -> pd.DataFrame:
+    known = answers(limits(study))
+    highest = known["done"] & known["high"].isna()
+    return _rows(known, {"ramp": ("ramp", known["ramp_bound"]), "limit": ("low", highest)})
+
+
+def _search(study: StudyRecord) -> pd.DataFrame:
+    losses = final_losses(study.runs, vary="lr")
+    if losses.empty:
+        return pd.DataFrame(columns=SEED_COLUMNS)
+    columns = {"best_lr": "own_lr", "loss": "best_loss", "sensitivity": "sensitivity"}
+    return _rows(search_seeds(losses), {name: (at, False) for name, at in columns.items()})
+
+
+def _gradients(study: StudyRecord) -> pd.DataFrame:
+    runs = [run for run in study.runs if run.completed]
+    if not runs:
+        return pd.DataFrame(columns=SEED_COLUMNS)
+    mismatch = study_mismatch(study_gradients(runs, length=window_length(runs)))
+    mismatch = mismatch[
+        (mismatch["op"] == OP) & (mismatch["window"] == mismatch["window"].iloc[-1])
+    ]
+    least = [
+        tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"])) for run in runs
+    ]
+    headroom = pd.DataFrame(
+        {
+            "arch": [run.config.arch for run in runs],
+            "seed": [run.config.seed for run in runs],
+            "least": [table["headroom_bits"].min() for table in least],
+        }
+    )
+    return pd.concat(
+        [
+            _rows(mismatch, {"mismatch": ("ratio", False)}),
+            _rows(headroom, {"headroom": ("least", False)}),
+        ]
+    )
+
+
+_READERS: Mapping[str, Callable[[StudyRecord], pd.DataFrame]] = MappingProxyType(
+    {"limit": _limit, "lr-search": _search, "grad-norms": _gradients}
+)
+"""By the study's folder."""
+
+
+def _rows(table: pd.DataFrame, measures: Mapping[str, tuple[str, Any]]) -> pd.DataFrame:
+    """A row for each architecture, seed and measure that has a value, from a column for each."""
+    tables = [
+        table[["arch", "seed"]].assign(measure=name, value=table[column], bound=bound)
+        for name, (column, bound) in measures.items()
+    ]
+    rows = pd.concat(tables)
+    has_logarithm = (rows["value"] > 0) | ~rows["measure"].map(
+        lambda name: MEASURES[name].geometric
+    )
+    return rows[has_logarithm & (rows["value"].abs() < math.inf)]
+
+
+def step_costs(league: StudySet) -> pd.DataFrame:
+    """The time of each architecture's step over Pre-LN's, as measured in turns before the search.
+
+    Returns:
+        Columns `SUMMARY_COLUMNS`, with the quartiles over rounds for low and high, and no seeds.
+    """
+    search = league.studies.get("lr-search")
+    times: Mapping[str, Any] = search.notes.get(NOTE, {}) if search else {}
+    planned = {config.arch for config in search.configs.values()} if search else set()
+    rows = [
+        [arch, "cost", 0, time["ratio"], time["low"], time["high"], False]
+        for arch, time in times.items()
+        if arch in planned
+    ]
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def summarise_league(seeds: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Every measure of each architecture over its seeds.
+
+    Args:
+        seeds: A table of `league_seeds`.
+        costs: A table of `step_costs`.
+
+    Returns:
+        One row per (arch, measure), the architectures by their highest constant rate, the highest
+        first: columns arch, measure, seeds (that have a value), value (mean, geometric where the
+        measure is), low, high (Student's t interval at 95 %, on logarithms there; NaN for one
+        seed), bound (whether one seed's is a lower bound, and so the mean).
+    """
+    rows = []
+    for (arch, name), group in seeds.groupby(["arch", "measure"], sort=False):
+        found = _interval(group["value"], MEASURES[str(name)])
+        rows.append([arch, name, len(group), *found, bool(group["bound"].any())])
+    table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+    whole = pd.concat([part for part in (table, costs) if len(part)] or [table])
+    highest = whole[whole["measure"] == "limit"].set_index("arch")["value"]
+    order = sorted(dict.fromkeys(whole["arch"]), key=lambda arch: -highest.get(arch, -math.inf))
+    places = {name: place for place, name in enumerate([*order, *MEASURES])}
+    return whole.sort_values(
+        ["arch", "measure"], key=lambda column: column.map(places), ignore_index=True
+    )
+
+
+def _interval(values: Iterable[float], measure: Measure) -> tuple[float, float, float]:
+    """The mean and the ends of its interval."""
+    if not measure.geometric:
+        plain = mean_interval(list(values))
+        return plain.mean, plain.low, plain.high
+    logs = mean_interval([math.log(value) for value in values])
+    return math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high)
+
+
+def league_differences(seeds: pd.DataFrame, *, baseline: str = BASELINE) -> pd.DataFrame:
+    """How each architecture differs from the baseline in each measure, over the seeds of both.
+
+    Args:
+        seeds: A table of `league_seeds`.
+        baseline: The one to compare with.
+
+    Returns:
+        One row per measure and other architecture: columns measure, baseline, arch, pairs (seeds
+        of both, without those of which the baseline's is a lower bound), difference (a ratio where
+        the measure is geometric, else arch's − the baseline's), low, high (Student's t interval at
+        95 %), bound (a lower one), distinguished (whether the interval leaves out no difference).
+    """
+    theirs = seeds[(seeds["arch"] == baseline) & ~seeds["bound"]]
+    both = seeds[seeds["arch"] != baseline].merge(
+        theirs[["seed", "measure", "value"]], on=["seed", "measure"], suffixes=("", "_baseline")
+    )
+    rows = []
+    for (name, arch), pairs in both.groupby(["measure", "arch"], sort=False):
+        rows.append(
+            {
+                "measure": name,
+                "baseline": baseline,
+                "arch": arch,
+                **_compared(pairs, MEASURES[str(name)]),
+            }
+        )
+    return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
+
+
+_DIFFERENCE_COLUMNS = [
+    *["measure", "baseline", "arch", "pairs"],
+    *["difference", "low", "high", "bound", "distinguished"],
+]
+
+
+def league_beside(mine: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """How each architecture differs from itself in another league, over the seeds of both.
+
+    As with a norm on q and k and without it.
+
+    Args:
+        mine: A table of `league_seeds`.
+        other: Another's.
+
+    Returns:
+        The columns of `league_differences`, the baseline being the architecture itself.
+    """
+    exact = other[~other["bound"]]
+    both = mine.merge(
+        exact[["arch", "seed", "measure", "value"]],
+        on=["arch", "seed", "measure"],
+        suffixes=("", "_baseline"),
+    )
+    rows = [
+        {"measure": name, "baseline": arch, "arch": arch, **_compared(pairs, MEASURES[str(name)])}
+        for (name, arch), pairs in both.groupby(["measure", "arch"], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
+
+
+def order_kept(mine: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Whether the architectures of two leagues stand in the same order, as at two widths.
+
+    Args:
+        mine: A table of `league_seeds`.
+        other: Another's.
+
+    Returns:
+        One row per measure that both have of three architectures or more: columns measure,
+        architectures, correlation (Spearman's, of the means).
+    """
+    tables = [_means(one) for one in (mine, other)]
+    rows = []
+    for name in MEASURES:
+        if all(name in table for table in tables):
+            both = pd.concat([table[name] for table in tables], axis=1, keys=["mine", "other"])
+            both = both.dropna()
+            if len(both) > 2:
+                rows.append([name, len(both), _spearman(both["mine"], both["other"])])
+    return pd.DataFrame(rows, columns=["measure", "architectures", "correlation"])
+
+
+def _means(seeds: pd.DataFrame) -> pd.DataFrame:
+    """A row an architecture, a column a measure."""
+    summary = summarise_league(seeds, pd.DataFrame(columns=SUMMARY_COLUMNS))
+    return summary.pivot(index="arch", columns="measure", values="value")
+
+
+def _spearman(one: "pd.Series[float]", other: "pd.Series[float]") -> float:
+    """Spearman's rank correlation; NaN for fewer than three, or where all are alike."""
+    if len(one) < 3 or min(one.nunique(), other.nunique()) < 2:
+        return math.nan
+    return float(np.corrcoef(one.rank(), other.rank())[0, 1])
+
+
+def _compared(pairs: pd.DataFrame, measure: Measure) -> dict[str, Any]:
+    """The difference over pairs: columns value, value_baseline and bound."""
+    mine, theirs = pairs["value"], pairs["value_baseline"]
+    apart = mine / theirs if measure.geometric else mine - theirs
+    middle, low, high = _interval(apart, measure)
+    none = 1.0 if measure.geometric else 0.0
+    return {
+        "pairs": len(pairs),
+        "difference": middle,
+        "low": low,
+        "high": high,
+        "bound": bool(pairs["bound"].any()),
+        "distinguished": bool(low > none or high < none),
+    }
+
+
+def league_overflows(league: StudySet) -> pd.DataFrame:
+    """Where the ramps' breaks began: `gradlab.analyses.stability.first_overflow_sites` of them."""
+    study = league.studies.get("limit")
+    return first_overflow_sites(ramps_table(study.runs if study else []))
+
+
+def rank_agreement(seeds: pd.DataFrame, one: str, other: str) -> dict[str, float]:
+    """Whether two measures rank the architectures alike.
+
+    Args:
+        seeds: A table of `league_seeds`.
+        one: A measure.
+        other: Another.
+
+    Returns:
+        architectures (that have both), correlation (Spearman's, of the means; NaN for fewer than
+        three), pairs (of architectures that both measures tell apart), turned (those of them that
+        the two put the other way round).
+    """
+    known = _means(seeds).reindex(columns=[one, other]).dropna()
+    signs: dict[str, dict[frozenset[str], int]] = {one: {}, other: {}}
+    for baseline in known.index:
+        for row in league_differences(seeds, baseline=baseline).to_dict("records"):
+            if row["measure"] in signs and row["distinguished"]:
+                none = 1.0 if MEASURES[row["measure"]].geometric else 0.0
+                side = 1 if row["difference"] > none else -1
+                signs[row["measure"]][frozenset((baseline, row["arch"]))] = side * (
+                    1 if row["arch"] > baseline else -1
+                )
+    both = signs[one].keys() & signs[other].keys()
+    return {
+        "architectures": len(known),
+        "correlation": _spearman(known[one], known[other]),
+        "pairs": len(both),
+        "turned": sum(signs[one][pair] != signs[other][pair] for pair in both),
+    }

@@ -1,0 +1,140 @@
+"""What a league says, in sentences."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from gradlab.analyses.league import (
+    MEASURES,
+    league_beside,
+    league_differences,
+    league_overflows,
+    league_seeds,
+    order_kept,
+    rank_agreement,
+)
+from gradlab.analyses.limits import limit_caveats, limits, summarise_limits
+from gradlab.analyses.stability import NO_OVERFLOW
+from gradlab.analyses.wording import number_text, spread_text
+from gradlab.runs.study import StudySet
+
+_SAME = ("ramp", "limit")
+"""The two measures whose order is compared."""
+
+
+def league_sentences(league: StudySet) -> list[str]:
+    """Which architectures are told apart from Pre-LN and by how much, and what overflowed.
+
+    Args:
+        league: The studies of `gradlab league`, finished or not.
+    """
+    seeds = league_seeds(league)
+    sentences = difference_sentences(league_differences(seeds))
+    sentences += overflow_sentences(league_overflows(league))
+    if agreement := agreement_sentence(rank_agreement(seeds, *_SAME)):
+        sentences.append(agreement)
+    if study := league.studies.get("limit"):
+        sentences += limit_caveats(summarise_limits(limits(study)))
+    return sentences
+
+
+def beside_sentences(mine: StudySet, other: StudySet) -> list[str]:
+    """How each architecture differs from itself in another league, and whether the order is kept.
+
+    Args:
+        mine: The studies of `gradlab league`.
+        other: Another's, as without a norm on q and k, or of another width.
+    """
+    tables = [league_seeds(league) for league in (mine, other)]
+    kept = [
+        f"{MEASURES[row['measure']].heading} {number_text(row['correlation'], '.2f')} "
+        f"({row['architectures']})"
+        for row in order_kept(*tables).to_dict("records")
+    ]
+    sentences = difference_sentences(league_beside(*tables), against=f"those in {other.folder}")
+    if kept:
+        sentences.append(
+            "Whether the architectures stand in the same order there, as a rank correlation "
+            f"(Spearman; architectures): {', '.join(kept)}."
+        )
+    return sentences
+
+
+def difference_sentences(differences: pd.DataFrame, *, against: str = "") -> list[str]:
+    """A sentence a measure: who is above the baseline, who below, who is not distinguished.
+
+    Args:
+        differences: A table of `gradlab.analyses.league.league_differences`, or `league_beside`.
+        against: The baseline in words; its architecture unless given.
+    """
+    sentences = []
+    for name, measure in MEASURES.items():
+        rows = differences[differences["measure"] == name].sort_values(
+            "difference", ascending=False, kind="stable"
+        )
+        if rows.empty or not rows["pairs"].gt(1).any():
+            continue
+        none = 1.0 if measure.geometric else 0.0
+        above = rows["distinguished"] & (rows["difference"] > none)
+        below = rows["distinguished"] & (rows["difference"] < none)
+        parts = [
+            f"{word} in {', '.join(map(difference_text, part.to_dict('records')))}"
+            for word, part in (("higher", rows[above]), ("lower", rows[below]))
+            if len(part)
+        ]
+        rest = rows.loc[~above & ~below, "arch"].tolist()
+        parts += [f"not distinguished in {', '.join(rest)}"] if rest else []
+        baseline = against or rows["baseline"].iloc[0]
+        sentences.append(f"Against {baseline}, the {measure.says} is {'; '.join(parts)}.")
+    return sentences
+
+
+def difference_text(row: Mapping[Any, Any]) -> str:
+    """An architecture and its difference: `peri-ln 1.6 times (1.3 to 2)`."""
+    geometric = MEASURES[row["measure"]].geometric
+    form = ".3g" if geometric else "+.3g"
+    ends = spread_text(*(number_text(row[end], form) for end in ("difference", "low", "high")))
+    middle, _, interval = ends.partition(" ")
+    least = "at least " if row["bound"] else ""
+    return f"{row['arch']} {least}{middle}{' times' if geometric else ''} {interval}"
+
+
+def overflow_sentences(sites: pd.DataFrame) -> list[str]:
+    """In whose ramps an FP16 tensor overflowed before anything else broke, and in whose not.
+
+    Args:
+        sites: A table of `gradlab.analyses.league.league_overflows`.
+    """
+    overflowed, spared = [], []
+    for arch, rows in sites.groupby("arch", sort=False):
+        broke = int(rows["runs"].sum())
+        rows = rows[rows["site"] != NO_OVERFLOW]
+        if rows.empty:
+            spared.append(f"{arch} ({broke})")
+        else:
+            overflowed.append(
+                f"{arch} ({rows['runs'].sum()} of {broke}, first at {rows['site'].iloc[0]})"
+            )
+    sentences = []
+    if overflowed:
+        sentences.append(f"The ramp broke at an FP16 overflow in {', '.join(overflowed)}.")
+    if spared:
+        sentences.append(f"It broke without one in {', '.join(spared)}.")
+    return sentences
+
+
+def agreement_sentence(found: Mapping[str, float]) -> str:
+    """Whether the ramp and the constant rate rank the architectures alike; empty for too few.
+
+    Args:
+        found: Of `gradlab.analyses.league.rank_agreement`.
+    """
+    if math.isnan(found["correlation"]):
+        return ""
+    told = f"of the {found['pairs']} pairs that both tell apart, {found['turned']} change places"
+    return (
+        f"The ramp and the constant rate rank the {found['architectures']} architectures alike to "
+        f"a correlation of {number_text(found['correlation'], '.2f')} (Spearman); {told}."
+    )
