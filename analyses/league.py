@@ -1,7 +1,7 @@
 """What a league says of each architecture: a number a measure and seed, and means over seeds."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -42,6 +42,11 @@ class Measure:
     geometric: bool = True
     better: str = ""
 
+    @property
+    def none(self) -> float:
+        """What no difference is."""
+        return 1.0 if self.geometric else 0.0
+
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
@@ -60,7 +65,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 `loss` and `sensitivity` in nats a token, `headroom` in bits, `cost` over Pre-LN's.
 """
 
-_PLAIN = [name for name, measure in MEASURES.items() if not measure.geometric]
+_Row = tuple[str, int, str, float, bool]
 
 SEED_COLUMNS = ["arch", "seed", "measure", "value", "bound"]
 
@@ -90,69 +95,56 @@ def league_seeds(league: StudySet) -> pd.DataFrame:
         GradlabError: Something in it is damaged.
     """
     studies = league.studies
-    parts = [read(studies[name]) for name, read in _READERS.items() if name in studies]
-    return pd.concat([pd.DataFrame(columns=SEED_COLUMNS), *(part for part in parts if len(part))])[
-        SEED_COLUMNS
-    ].reset_index(drop=True).astype({"value": "float64", "bound": "bool"})  # fmt: skip
+    rows = [
+        row for name, read in _READERS.items() if name in studies for row in read(studies[name])
+    ]
+    return pd.DataFrame(rows, columns=SEED_COLUMNS).astype({"value": "float64", "bound": "bool"})
 
 
-def _limit(study: StudyRecord) -> pd.DataFrame:
+def _limit(study: StudyRecord) -> Iterator[_Row]:
     known = answers(limits(study))
     highest = known["done"] & known["high"].isna()
-    return _rows(known, {"ramp": ("ramp", known["ramp_bound"]), "limit": ("low", highest)})
+    yield from _rows("ramp", known, "ramp", bound=known["ramp_bound"])
+    yield from _rows("limit", known, "low", bound=highest)
 
 
-def _search(study: StudyRecord) -> pd.DataFrame:
+def _search(study: StudyRecord) -> Iterator[_Row]:
     losses = final_losses(study.runs, vary="lr")
-    if losses.empty:
-        return pd.DataFrame(columns=SEED_COLUMNS)
-    columns = {"best_lr": "own_lr", "loss": "best_loss", "sensitivity": "sensitivity"}
-    return _rows(search_seeds(losses), {name: (at, False) for name, at in columns.items()})
+    if len(losses):
+        seeds = search_seeds(losses)
+        yield from _rows("best_lr", seeds, "own_lr")
+        yield from _rows("loss", seeds, "best_loss")
+        yield from _rows("sensitivity", seeds, "sensitivity")
 
 
-def _gradients(study: StudyRecord) -> pd.DataFrame:
+def _gradients(study: StudyRecord) -> Iterator[_Row]:
     runs = [run for run in study.runs if run.completed]
     if not runs:
-        return pd.DataFrame(columns=SEED_COLUMNS)
+        return
     mismatch = study_mismatch(study_gradients(runs, length=window_length(runs)))
-    mismatch = mismatch[
-        (mismatch["op"] == OP) & (mismatch["window"] == mismatch["window"].iloc[-1])
-    ]
-    least = [
-        tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"])) for run in runs
-    ]
-    headroom = pd.DataFrame(
-        {
-            "arch": [run.config.arch for run in runs],
-            "seed": [run.config.seed for run in runs],
-            "least": [table["headroom_bits"].min() for table in least],
-        }
-    )
-    return pd.concat(
-        [
-            _rows(mismatch, {"mismatch": ("ratio", False)}),
-            _rows(headroom, {"headroom": ("least", False)}),
-        ]
-    )
+    late = mismatch["window"] == mismatch["window"].iloc[-1]
+    yield from _rows("mismatch", mismatch[late & (mismatch["op"] == OP)], "ratio")
+    for run in runs:
+        tightest = tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"]))
+        least = float(tightest["headroom_bits"].min())
+        if math.isfinite(least):
+            yield run.config.arch, run.config.seed, "headroom", least, False
 
 
-_READERS: Mapping[str, Callable[[StudyRecord], pd.DataFrame]] = MappingProxyType(
+_READERS: Mapping[str, Callable[[StudyRecord], Iterator[_Row]]] = MappingProxyType(
     {"limit": _limit, "lr-search": _search, "grad-norms": _gradients}
 )
 """By the study's folder."""
 
 
-def _rows(table: pd.DataFrame, measures: Mapping[str, tuple[str, Any]]) -> pd.DataFrame:
-    """A row for each architecture, seed and measure that has a value, from a column for each."""
-    tables = [
-        table[["arch", "seed"]].assign(measure=name, value=table[column], bound=bound)
-        for name, (column, bound) in measures.items()
-    ]
-    rows = pd.concat(tables)
-    has_logarithm = (rows["value"] > 0) | ~rows["measure"].map(
-        lambda name: MEASURES[name].geometric
-    )
-    return rows[has_logarithm & (rows["value"].abs() < math.inf)]
+def _rows(
+    name: str, table: pd.DataFrame, column: str, bound: "pd.Series[bool] | bool" = False
+) -> Iterator[_Row]:
+    """A row for each architecture and seed that has a value, and a logarithm where it needs one."""
+    least = 0.0 if MEASURES[name].geometric else -math.inf
+    for row in table.assign(bound=bound).to_dict("records"):
+        if least < row[column] < math.inf:
+            yield row["arch"], row["seed"], name, row[column], row["bound"]
 
 
 def step_costs(league: StudySet) -> pd.DataFrame:
@@ -219,23 +211,11 @@ def league_differences(seeds: pd.DataFrame, *, baseline: str = BASELINE) -> pd.D
         One row per measure and other architecture: columns measure, baseline, arch, pairs (seeds
         of both, without those of which the baseline's is a lower bound), difference (a ratio where
         the measure is geometric, else arch's − the baseline's), low, high (Student's t interval at
-        95 %), bound (a lower one), distinguished (whether the interval leaves out no difference).
+        95 %), bound (a lower one), distinguished (whether the interval lies
+        wholly on one side of no difference: the upper one where it is a bound).
     """
-    theirs = seeds[(seeds["arch"] == baseline) & ~seeds["bound"]]
-    both = seeds[seeds["arch"] != baseline].merge(
-        theirs[["seed", "measure", "value"]], on=["seed", "measure"], suffixes=("", "_baseline")
-    )
-    rows = []
-    for (name, arch), pairs in both.groupby(["measure", "arch"], sort=False):
-        rows.append(
-            {
-                "measure": name,
-                "baseline": baseline,
-                "arch": arch,
-                **_compared(pairs, MEASURES[str(name)]),
-            }
-        )
-    return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
+    theirs = seeds[seeds["arch"] == baseline].drop(columns="arch")
+    return _differences(seeds[seeds["arch"] != baseline], theirs).assign(baseline=baseline)
 
 
 _DIFFERENCE_COLUMNS = [
@@ -256,14 +236,17 @@ def league_beside(mine: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The columns of `league_differences`, the baseline being the architecture itself.
     """
-    exact = other[~other["bound"]]
-    both = mine.merge(
-        exact[["arch", "seed", "measure", "value"]],
-        on=["arch", "seed", "measure"],
-        suffixes=("", "_baseline"),
-    )
+    rows = _differences(mine, other)
+    return rows.assign(baseline=rows["arch"])
+
+
+def _differences(mine: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """A row a measure and architecture, against the same seed of one, or of the same of several."""
+    key = [name for name in ("arch", "seed", "measure") if name in theirs]
+    exact = theirs.loc[~theirs["bound"], [*key, "value"]]
+    both = mine.merge(exact, on=key, suffixes=("", "_baseline"))
     rows = [
-        {"measure": name, "baseline": arch, "arch": arch, **_compared(pairs, MEASURES[str(name)])}
+        {"measure": name, "arch": arch, **_compared(pairs, MEASURES[str(name)])}
         for (name, arch), pairs in both.groupby(["measure", "arch"], sort=False)
     ]
     return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
@@ -309,14 +292,14 @@ def _compared(pairs: pd.DataFrame, measure: Measure) -> dict[str, Any]:
     mine, theirs = pairs["value"], pairs["value_baseline"]
     apart = mine / theirs if measure.geometric else mine - theirs
     middle, low, high = _interval(apart, measure)
-    none = 1.0 if measure.geometric else 0.0
+    bound = bool(pairs["bound"].any())
     return {
         "pairs": len(pairs),
         "difference": middle,
         "low": low,
         "high": high,
-        "bound": bool(pairs["bound"].any()),
-        "distinguished": bool(low > none or high < none),
+        "bound": bound,
+        "distinguished": bool(low > measure.none or (high < measure.none and not bound)),
     }
 
 
@@ -340,19 +323,17 @@ def rank_agreement(seeds: pd.DataFrame, one: str, other: str) -> dict[str, float
         the two put the other way round).
     """
     known = _means(seeds).reindex(columns=[one, other]).dropna()
-    signs: dict[str, dict[frozenset[str], int]] = {one: {}, other: {}}
+    higher: dict[str, dict[frozenset[str], str]] = {one: {}, other: {}}
     for baseline in known.index:
         for row in league_differences(seeds, baseline=baseline).to_dict("records"):
-            if row["measure"] in signs and row["distinguished"]:
-                none = 1.0 if MEASURES[row["measure"]].geometric else 0.0
-                side = 1 if row["difference"] > none else -1
-                signs[row["measure"]][frozenset((baseline, row["arch"]))] = side * (
-                    1 if row["arch"] > baseline else -1
-                )
-    both = signs[one].keys() & signs[other].keys()
+            name, arch = row["measure"], row["arch"]
+            if name in higher and row["distinguished"]:
+                is_higher = row["difference"] > MEASURES[name].none
+                higher[name][frozenset((baseline, arch))] = arch if is_higher else baseline
+    both = higher[one].keys() & higher[other].keys()
     return {
         "architectures": len(known),
         "correlation": _spearman(known[one], known[other]),
         "pairs": len(both),
-        "turned": sum(signs[one][pair] != signs[other][pair] for pair in both),
+        "turned": sum(higher[one][pair] != higher[other][pair] for pair in both),
     }

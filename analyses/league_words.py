@@ -76,9 +76,8 @@ def difference_sentences(differences: pd.DataFrame, *, against: str = "") -> lis
         )
         if rows.empty or not rows["pairs"].gt(1).any():
             continue
-        none = 1.0 if measure.geometric else 0.0
-        above = rows["distinguished"] & (rows["difference"] > none)
-        below = rows["distinguished"] & (rows["difference"] < none)
+        above = rows["distinguished"] & (rows["difference"] > measure.none)
+        below = rows["distinguished"] & (rows["difference"] < measure.none)
         parts = [
             f"{word} in {', '.join(map(difference_text, part.to_dict('records')))}"
             for word, part in (("higher", rows[above]), ("lower", rows[below]))

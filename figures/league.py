@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from gradlab.analyses.league import MEASURES
+from gradlab.analyses.league import MEASURES, Measure
 from gradlab.analyses.stability import NO_OVERFLOW
 from gradlab.errors import GradlabError
 from gradlab.figures.labels import rate_label
@@ -95,7 +95,7 @@ def _column(ax: Axes, name: str, here: pd.DataFrame, apart: pd.DataFrame, rows: 
         if arch not in here.index:
             continue
         row = here.loc[arch].to_dict()
-        color, filled = _colour(arch, measure.better, row, apart, measure.geometric)
+        color, filled = _colour(arch, measure, row, apart)
         if np.isfinite(row["low"]):
             ax.hlines(place, row["low"], row["high"], color=color, linewidth=1.2, zorder=2)
         face = color if filled else "white"
@@ -109,7 +109,7 @@ def _column(ax: Axes, name: str, here: pd.DataFrame, apart: pd.DataFrame, rows: 
 
 
 def _colour(
-    arch: str, better: str, row: Mapping[Any, Any], apart: pd.DataFrame, geometric: bool
+    arch: str, measure: Measure, row: Mapping[Any, Any], apart: pd.DataFrame
 ) -> tuple[str, bool]:
     """The colour of a point, and whether it is filled."""
     if arch == BASELINE:
@@ -119,10 +119,10 @@ def _colour(
         return (_ALIKE, False) if alike else (_WORSE if row["low"] > 1 else _BETTER, True)
     if arch not in apart.index or not apart["distinguished"][arch]:
         return _ALIKE, False
-    if not better:
+    if not measure.better:
         return _APART, True
-    is_higher = apart["difference"][arch] > (1 if geometric else 0)
-    return (_BETTER if is_higher == (better == "higher") else _WORSE), True
+    is_higher = apart["difference"][arch] > measure.none
+    return (_BETTER if is_higher == (measure.better == "higher") else _WORSE), True
 
 
 def _set_axis(ax: Axes, here: pd.DataFrame, *, geometric: bool) -> None:

@@ -19,20 +19,17 @@ gradlab league
 
 gradlab league --arch pre-ln --arch peri-ln --arch qk-norm --seeds 5
 
-gradlab league --qk-norm heads --arch pre-ln --arch peri-ln --beside studies/league-nano 
---out studies/league-qk
+gradlab league --qk-norm heads --beside studies/league-nano --out studies/qk
 
-gradlab league --width 768 --arch pre-ln --arch normformer --only limit
-
-gradlab league --resume"""
+gradlab league --width 768 --arch pre-ln --arch normformer --resume"""
 
 
 class LeaguePlace(Place):
     """Where a league is made, and what it is shown beside."""
 
     beside: Path | None = None
-    """The folder of another league, as without --qk-norm or at another width: how each architecture
-    differs from itself there, and whether the order is the same."""
+    """Another league's folder: how each architecture differs from itself there, and whether the
+    order is the same."""
 
 
 def league(league: League, place: LeaguePlace) -> None:

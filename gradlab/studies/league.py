@@ -31,16 +31,16 @@ class League(TrainingSettings, Studies):
     seeds: int = 3
     """Seeds 0 to N-1."""
     steps: int = Field(default=150, ge=1)
-    """Steps of a run of Pre-LN at a set rate; others take what fits in its time. The runs that a
-    constant rate has to survive take two thirds of it."""
+    """Steps of each run at a set rate, in the search Pre-LN's; two thirds are to be survived at a
+    constant one."""
     lr: Numbers = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """A peak learning rate of the search for the best; repeat for more."""
+    """A peak rate of the search for the best; repeat for more."""
     grad_lr: float = 3e-3
-    """The learning rate at which gradients and headroom are looked at."""
+    """The rate of the runs with gradients and headroom."""
     lowest: float = Field(default=1e-3, description="The lowest constant rate to survive.")
     highest: float = Field(default=4.0, description="The highest.")
-    factor: float = same("factor", Limit)
-    lr_step: float = same("lr_step", Limit)
+    factor: float = Field(default=1.25, description="From one to the next.")
+    lr_step: float = Field(default=1e-3, description="Rise of the ramp's rate at each step.")
     ramp_steps: int = same("ramp_steps", Limit)
     only: Names = ()
     """A study to make: grad-norms, limit, lr-search; repeat for more. All by default."""
