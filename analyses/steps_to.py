@@ -121,8 +121,12 @@ def steps_sentences(summary: pd.DataFrame) -> list[str]:
         summary: A table of `summarise_steps`.
     """
     others = summary[summary["arch"] != summary["baseline"]]
-    return [
-        f"{row['arch']} has {row['baseline']}'s final perplexity after this share of its steps: "
-        f"{steps_text(row)}{'' if row['distinguished'] else ', not distinguished from all'}."
-        for row in others.to_dict("records")
-    ]
+    return [_sentence(row) for row in others.to_dict("records")]
+
+
+def _sentence(row: dict[Any, Any]) -> str:
+    goal = f"{row['baseline']}'s final perplexity"
+    if not row["reached"]:
+        return f"{row['arch']} never has {goal}, in {counted(row['seeds'], 'seed')}."
+    apart = "" if row["distinguished"] else ", not distinguished from all of them"
+    return f"{row['arch']} has {goal} after {steps_text(row)} of its steps{apart}."

@@ -71,7 +71,9 @@ def test_in_words() -> None:
     assert steps_text({**row, "reached": 1, "low": math.nan}) == "70 %; never in 2 seeds"
     told = summarise_steps(steps_to_final(table(), baseline="pre-ln"))
     assert len(steps_sentences(told)) == 2
-    assert "never in 1 seed, not distinguished from all" in steps_sentences(told)[1]
+    assert steps_sentences(told)[1].endswith("of its steps, not distinguished from all of them.")
+    never = told.assign(reached=0, share=math.nan)
+    assert steps_sentences(never)[1] == "post-ln never has pre-ln's final perplexity, in 2 seeds."
 
 
 def test_a_baseline_that_broke_has_no_final_perplexity() -> None:
