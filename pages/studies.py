@@ -9,6 +9,7 @@ from gradlab.analyses.claim import RULE, judge_all
 from gradlab.analyses.claim_studies import read_studies
 from gradlab.analyses.claim_words import not_begun
 from gradlab.analyses.claims import CLAIMS
+from gradlab.analyses.finding import counted
 from gradlab.analyses.league import is_league
 from gradlab.errors import GradlabError
 from gradlab.figures.kinds import KINDS, STABILITY_KINDS
@@ -100,7 +101,8 @@ def _heading(study: StudyRecord) -> str:
     """Its command, its folder, and how many runs are behind it."""
     name = study.folder.resolve().name
     what = name if study.command is None else f"{study.command.name} ({name})"
-    runs = [] if isinstance(study, StudySet) else study.runs
-    ended = sum(run.verdict is not None for run in runs)
+    if isinstance(study, StudySet):  # those behind it say how many have ended
+        return f"{what}: {counted(len(study.names), 'run')}"
+    ended = sum(run.verdict is not None for run in study.runs)
     of = f"{ended} of {len(study.names)}" if ended < len(study.names) else str(ended)
     return f"{what}: {of} run{'s' * (len(study.names) != 1)}"

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.figure import Figure
 
 from gradlab.analyses.stability_table import read_stability
 from gradlab.figures.blocks import block_panels
 from gradlab.figures.differences import lr_against_baseline
 from gradlab.figures.gradients import gradient_panels
+from gradlab.figures.league import league_panels
 from gradlab.figures.save import save
 from gradlab.figures.stability import lr_at_break
 from gradlab.figures.style import LOOKS, figure_of
@@ -29,6 +31,13 @@ OTHERS = [*ARCHITECTURES][5:]
 def layers(names: Iterable[str]) -> dict[str, ModelConfig]:
     """Models by their titles."""
     return {LOOKS[arch].label: model_config(arch, "125M") for arch in names}
+
+
+def league() -> Figure:
+    """The league, from its tables."""
+    names = ("league", "differences", "first_overflows")
+    summary, differences, sites = (pd.read_csv(STUDIES / "league" / f"{n}.csv") for n in names)
+    return league_panels(summary, differences, sites)
 
 
 def draw(out: Path) -> None:
@@ -49,6 +58,7 @@ def draw(out: Path) -> None:
             pd.read_csv(STUDIES / "125M-gradients" / "gradients.csv")
         ),
         "breaks_nano": figure_of(lr_at_break(nano)),
+        "league": league(),
         "blocks": block_panels(layers(LAYERS)),
         "architectures": block_panels(layers(OTHERS)),
     }

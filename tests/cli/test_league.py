@@ -19,6 +19,7 @@ from gradlab.cli.main import app
 from gradlab.config import RunConfig
 from gradlab.data.corpus import load_corpus
 from gradlab.models.presets import ARCHITECTURES
+from gradlab.pages.studies import studies_found
 from gradlab.runs.study import STUDIES_FILE, StudySet, load_study
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
@@ -248,6 +249,14 @@ def test_every_number_of_every_architecture(
     assert isinstance(record, StudySet)
     assert record.command is not None
     assert record.command.name == "league"
+
+    page = {one.heading.partition(" ")[0]: one for one in studies_found([out])}
+    assert list(page) == ["league", "grad-norms", "limit", "lr-search"]
+    assert [picture.kind for picture in page["league"].pictures] == [
+        "The architectures side by side"
+    ]
+    assert list(page["league"].sentences) == list(gradlab.inspect(out).sentences)
+    assert len(page["limit"].pictures) == 1
 
 
 def test_more_architectures_later_are_timed_beside_the_baseline(
