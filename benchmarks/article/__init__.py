@@ -7,6 +7,6 @@ studies of `studies` and the loop of examples/norms_off.py; what is there alread
 writes the tables that the claims are read from (`scans.csv`, `losses.csv`, `loops.csv`) and judges
 them by the rule of `gradlab claims`: `claims.csv`, and a table on the screen.
 
---recorded trains nothing and judges by the tables in the folder. docs/article.md goes through what
-came out.
+--recorded trains nothing and judges by the tables that are in the folder. docs/article.md goes
+through what came out.
 """

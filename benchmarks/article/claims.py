@@ -111,6 +111,14 @@ CLAIMS: tuple[Claim, ...] = (
         below=0,
     ),
     Claim(
+        "post-ln-behind",
+        "Post-LN without warm-up trains worse than Pre-LN at 24 layers",
+        **_PLACES,
+        meaning="Post-LN's loss less Pre-LN's, nats",
+        estimate=partial(difference, value="loss", of=_POST, than=_PRE),
+        above=0,
+    ),
+    Claim(
         "pre-ln-hundreds",
         "It does with hundreds of layers",
         **_PLACES,
@@ -144,9 +152,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "returns-diminish",
-        "More layers help less and less",
+        "More layers help Pre-LN less and less",
         **_BOTTLENECK,
-        meaning="what Pre-LN gains from 12 to 24 layers less what it gains from 6 to 12, nats",
+        meaning="what it gains from 12 to 24 layers less what it gains from 6 to 12, nats",
         estimate=lambda table: plain(
             2 * by_seed(table, "loss", _at("pre-ln", 12))
             - by_seed(table, "loss", _at("pre-ln", 24))
@@ -155,10 +163,18 @@ CLAIMS: tuple[Claim, ...] = (
         below=0,
     ),
     Claim(
-        "more-is-worse",
-        "In the end more layers do harm",
+        "more-is-worse-post-ln",
+        "In the end more layers do harm, in Post-LN",
         **_BOTTLENECK,
-        meaning="Pre-LN's loss at 48 layers less that at 24, as many steps, nats",
+        meaning="loss at 24 layers less that at 12, as many steps, nats",
+        estimate=partial(difference, value="loss", of=_POST, than=_at("post-ln", 12)),
+        above=0,
+    ),
+    Claim(
+        "more-is-worse",
+        "In the end more layers do harm, in Pre-LN",
+        **_BOTTLENECK,
+        meaning="loss at 48 layers less that at 24, as many steps, nats",
         estimate=partial(difference, value="loss", of=_at("pre-ln", 48, study="deeper"), than=_PRE),
         above=0,
     ),
@@ -222,21 +238,29 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "residuals-grow",
-        "Without norms residual sums alone let activations grow out of range",
+        "Residual sums do not keep activations in range without norms",
         **_PITFALLS,
         **_SCANS,
-        meaning="what the last layer gives, standard deviation over Pre-LN's, 24 layers, last step",
-        estimate=partial(ratio, value="std_end", of=_at("pre-ln", 24, study="bare"), than=_PRE),
+        meaning="standard deviation behind the last of 24 layers over Pre-LN's, first step",
+        estimate=partial(ratio, value="std_start", of=_at("pre-ln", 24, study="bare"), than=_PRE),
         above=1,
     ),
-    Claim(
-        "residuals-not-enough",
-        "Residual sums alone do not train as well as with norms",
-        **_PITFALLS,
-        **_SCANS,
-        meaning="loss without norms less Pre-LN's, 24 layers, nats",
-        estimate=partial(difference, value="loss", of=_at("pre-ln", 24, study="bare"), than=_PRE),
-        above=0,
+    *(
+        Claim(
+            f"residuals-not-enough-{depth}",
+            f"Without norms {depth} layers train worse",
+            **_PITFALLS,
+            **_SCANS,
+            meaning="loss less Pre-LN's, nats",
+            estimate=partial(
+                difference,
+                value="loss",
+                of=_at("pre-ln", depth, study="bare"),
+                than=_at("pre-ln", depth),
+            ),
+            above=0,
+        )
+        for depth in (6, 12)
     ),
     Claim(
         "norms-throughout",

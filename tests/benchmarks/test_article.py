@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import gradlab
+from benchmarks.article.__main__ import SIZES, main
 from benchmarks.article.claims import by_seed, difference, perplexity_ratio, ratio
 from benchmarks.article.studies import STUDIES
 from benchmarks.article.tables import by_layer
@@ -18,6 +19,9 @@ def runs(*rows: tuple[str, int, float, float]) -> pd.DataFrame:
     """(arch, seed, loss, entropy)."""
     return pd.DataFrame(rows, columns=["arch", "seed", "loss", "entropy"])
 
+
+DOCS = Path(__file__).parents[2] / "docs"
+RECORDED = DOCS / "studies" / "article"
 
 TABLE = runs(
     *(("a", 0, 3.0, 2.0), ("a", 1, 5.0, 2.0), ("a", 2, 9.0, 2.0)),
@@ -43,6 +47,27 @@ def test_runs_are_compared_seed_by_seed() -> None:
     losses = TABLE.rename(columns={"loss": "val_loss"})
     higher = perplexity_ratio(losses, {"arch": "a"}, {"arch": "b"})
     assert higher.number == pytest.approx(math.exp(1.5))
+
+
+def test_the_page_has_what_the_tables_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="no table"):
+        main(["--folder", str(tmp_path), "--recorded"])
+    for table in (RECORDED / f"{name}.csv" for name in SIZES):
+        if table.exists():
+            (tmp_path / table.name).write_bytes(table.read_bytes())
+    main(["--folder", str(tmp_path), "--recorded"])
+    printed = capsys.readouterr().out.strip()
+    assert len(printed.splitlines()) > 15
+    assert printed in (DOCS / "article.md").read_text()
+    assert (tmp_path / "claims.csv").read_bytes() == (RECORDED / "claims.csv").read_bytes()
+
+
+def test_the_commands_of_the_page_are_the_studies() -> None:
+    page = (DOCS / "article.md").read_text().replace(" \\\n    ", " ")
+    for name, study in STUDIES.items():
+        assert f"$ {study.command().line} --out studies/article/{name}\n" in page
 
 
 def test_a_run_is_told_by_its_tables(tmp_path: Path) -> None:
