@@ -27,7 +27,6 @@ something else runs, each operation waits for a thread that it has displaced. Th
 
 import argparse
 import math
-import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -42,10 +41,9 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from benchmarks.instruments import CONTESTANTS
+from benchmarks.turns import CLOCKS, take_turns, wait_for
 
 ROWS, COLUMNS = 51200, 768  # of an embedding
-WARM_UP = 3
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -178,11 +176,6 @@ class Setting:
     compiled: bool
     folder: Path
 
-    @property
-    def now(self) -> Callable[[], None]:
-        """Returns once the device has done all that it was told."""
-        return torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
-
 
 def on_model(name: str, setting: Setting) -> Training:
     shape, device = setting.shape, setting.device
@@ -221,25 +214,6 @@ def set_up(names: list[str], setting: Setting) -> dict[str, Training]:
     return contestants
 
 
-def measure(
-    contestants: dict[str, Training],
-    steps: int,
-    clock: Callable[[], float],
-    now: Callable[[], None],
-) -> dict[str, list[float]]:
-    """Seconds of each contestant's step at each turn, after some that are not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    shuffle = random.Random(0)
-    for _ in range(WARM_UP + steps):
-        for name in shuffle.sample(list(contestants), len(contestants)):
-            now()
-            began = clock()
-            contestants[name].step()
-            now()
-            seconds[name].append(clock() - began)
-    return {name: times[WARM_UP:] for name, times in seconds.items()}
-
-
 def median_interval(values: list[float]) -> tuple[float, float, float]:
     """The median and its 95 % interval, from the binomial law of how many values lie below it."""
     ordered, n = sorted(values), len(values)
@@ -256,11 +230,11 @@ def seconds_to_read(setting: Setting) -> float:
     sites = [torch.randn(tokens, each, device=setting.device, dtype=dtype) for each in 2 * widths]
     times = []
     for _ in range(5):
-        setting.now()
+        wait_for(setting.device)
         began = time.perf_counter()
         for site in sites:
             torch.aminmax(site)
-        setting.now()
+        wait_for(setting.device)
         times.append(time.perf_counter() - began)
     return median(times)
 
@@ -308,7 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Path(temporary),
         )
         contestants = set_up(names, setting)
-        seconds = measure(contestants, options.steps, CLOCKS[options.clock], setting.now)
+        steps = {name: one.step for name, one in contestants.items()}
+        seconds = take_turns(steps, options.steps, clock=options.clock, device=setting.device)
         bare = seconds["bare step"]
         size = sum(p.numel() for p in contestants["bare step"].model.parameters()) / 1e6
         where = f"{options.threads} threads"

@@ -9,10 +9,10 @@ turn. `ratio` is the median over turns of a contestant's time over Pre-LN's with
 the same turn. `share` is of the rate of a large product in that precision there, with the
 operations that `gradlab sizes` counts. `GB` is what a step adds at most to the memory held between
 steps (on CUDA). bf16 is autocast's; gradlab's models keep LN, GELU and the residual stream in fp32.
+On a CPU that others use too, `--clock cpu` with one thread.
 """
 
 import argparse
-import random
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.digits import processor
+from benchmarks.turns import CLOCKS, take_turns, wait_for
 from gradlab import build_model, model_config
 from gradlab.config import PrecisionConfig
 from gradlab.models.config import ModelConfig
@@ -29,11 +31,9 @@ from gradlab.models.cost import flops_per_token
 from gradlab.models.loss import token_loss
 from gradlab.precision.precision import resolve
 
-WARM_UP = 3
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Step = Callable[[], None]
-Seconds = dict[str, list[float]]
 
 
 class TorchEncoder(nn.Module):
@@ -75,6 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, help="tokens of a sequence; by default the size's")
     parser.add_argument("--compile", action="store_true", help="compile all models")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="which time is taken")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each contestant")
     return parser.parse_args(arguments)
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    where = f"{options.threads} threads"
+    where = f"{processor()}, {options.threads} threads, {options.clock} time"
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     print(f"torch {torch.__version__}, {where}{', compiled' if options.compile else ''}")
@@ -149,7 +150,19 @@ def compare(
             contestants[name] = others(gpt2(config, kind), lambda out: out.logits)
     except ImportError:
         print("GPT-2: skipped, transformers is not installed: the extra `peers` has it")
-    seconds, memory = measure(contestants, options.steps, device)
+    memory = dict.fromkeys(contestants, 0)
+
+    def remembering(name: str, step: Step) -> Step:
+        def watched() -> None:
+            torch.cuda.reset_peak_memory_stats(device)
+            held = torch.cuda.memory_allocated(device)
+            step()
+            memory[name] = torch.cuda.max_memory_allocated(device) - held
+
+        return watched if device.type == "cuda" else step
+
+    steps = {name: remembering(name, step) for name, step in contestants.items()}
+    seconds = take_turns(steps, options.steps, clock=options.clock, device=device)
     first = seconds["pre-ln, fused"]
     for name, taken in seconds.items():
         ratio = median(a / b for a, b in zip(taken, first, strict=True))
@@ -194,42 +207,16 @@ def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
     return step
 
 
-def measure(
-    contestants: dict[str, Step], steps: int, device: torch.device
-) -> tuple[Seconds, dict[str, int]]:
-    """Seconds of each contestant's steps, and the bytes that a step adds at most."""
-    seconds: Seconds = {name: [] for name in contestants}
-    memory = dict.fromkeys(contestants, 0)
-    on_cuda = device.type == "cuda"
-    held = 0
-    shuffle = random.Random(0)
-    for _ in range(WARM_UP + steps):
-        for name in shuffle.sample(list(contestants), len(contestants)):
-            if on_cuda:
-                torch.cuda.synchronize(device)
-                torch.cuda.reset_peak_memory_stats(device)
-                held = torch.cuda.memory_allocated(device)
-            began = time.perf_counter()
-            contestants[name]()
-            if on_cuda:
-                torch.cuda.synchronize(device)
-                memory[name] = torch.cuda.max_memory_allocated(device) - held
-            seconds[name].append(time.perf_counter() - began)
-    return {name: taken[WARM_UP:] for name, taken in seconds.items()}, memory
-
-
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large square product: the best of a few."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(8):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         began = time.perf_counter()
         a @ b
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         times.append(time.perf_counter() - began)
     return 2 * size**3 / min(times)
 

@@ -119,30 +119,38 @@ def _overloads(name: str) -> Iterator[OpOverload]:
             yield getattr(packet, overload)
 
 
-def _mm(keyset: Any, left: Tensor, right: Tensor) -> Any:
+def _mm(keyset: Any, left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Any:
     if _multiplies(keyset, left, right, 2):
-        return matrix_product(left, right)
+        return matrix_product(left, right, out=out)
     return _as_torch_does(torch.ops.aten.mm.default, keyset, left, right)
 
 
-def _addmm(keyset: Any, bias: Tensor, left: Tensor, right: Tensor, **factors: Any) -> Any:
+def _addmm(
+    keyset: Any,
+    bias: Tensor,
+    left: Tensor,
+    right: Tensor,
+    *,
+    out: Tensor | None = None,
+    **factors: Any,
+) -> Any:
     if (
         _multiplies(keyset, left, right, 2)
         and bias.dtype is torch.float16
         and (bias.shape == right.shape[1:] or _broadcasts(bias, left.shape[0], right.shape[1]))
     ):
-        return matrix_product(left, right, bias, **factors)
+        return matrix_product(left, right, bias, out=out, **factors)
     return _as_torch_does(torch.ops.aten.addmm.default, keyset, bias, left, right, **factors)
 
 
-def _bmm(keyset: Any, left: Tensor, right: Tensor) -> Any:
+def _bmm(keyset: Any, left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Any:
     if _multiplies(keyset, left, right, 3) and left.shape[0] == right.shape[0]:
-        return batched_product(left, right)
+        return batched_product(left, right, out=out)
     return _as_torch_does(torch.ops.aten.bmm.default, keyset, left, right)
 
 
 def _writing(op: OpOverload, kernel: Kernel) -> Kernel:
-    """A product with out=: made without it and copied there, if nothing has to be resized."""
+    """A product with out=: rounded into it, if nothing has to be resized."""
     otherwise = _widening(op)
 
     def written(keyset: Any, *args: Any, out: Tensor, **factors: Any) -> Any:
@@ -152,7 +160,8 @@ def _writing(op: OpOverload, kernel: Kernel) -> Kernel:
             and left.dim() == right.dim() == out.dim()
             and out.shape == left.shape[:-1] + right.shape[-1:]
         ):
-            return out.copy_(kernel(keyset, *args, **factors))
+            result = kernel(keyset, *args, out=out, **factors)
+            return out if result is out else out.copy_(result)  # as torch did it after all
         return otherwise(keyset, *args, out=out, **factors)
 
     return written

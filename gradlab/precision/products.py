@@ -135,8 +135,18 @@ def _left_to_the_cpu(multiplications: int) -> bool:
     return _cpu_sums_in_fp32()
 
 
+def _rounded(sums: Tensor, out: Tensor | None) -> Tensor:
+    return sums.half() if out is None else out.copy_(sums)
+
+
 def matrix_product(
-    left: Tensor, right: Tensor, bias: Tensor | None = None, *, beta: float = 1, alpha: float = 1
+    left: Tensor,
+    right: Tensor,
+    bias: Tensor | None = None,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The sum beta · bias + alpha · left @ right, in fp32, rounded once to fp16.
 
@@ -146,9 +156,11 @@ def matrix_product(
         bias: fp16, broadcast to (m, n).
         beta: Factor of the bias, which is not read where beta is 0.
         alpha: Factor of the product.
+        out: fp16, (m, n), to be written instead of a new tensor.
 
     Returns:
-        fp16, (m, n), contiguous; inf where the fp32 value rounds to 65520 or more.
+        fp16, (m, n), contiguous unless it is `out`; inf where the fp32 value rounds to 65520 or
+        more.
     """
     m, k = left.shape
     n = right.shape[1]
@@ -158,7 +170,7 @@ def matrix_product(
             if bias is None
             else _addmm(_CPU, bias, left, right, beta=beta, alpha=alpha)
         )
-        return native
+        return native if out is None else out.copy_(native)
     addend = None if bias is None else _widened(_ADDEND, bias)
 
     def multiply(a: Tensor, b: Tensor, c: Tensor | None, sums: Tensor) -> Tensor:
@@ -170,10 +182,10 @@ def matrix_product(
 
     if m * k + k * n + m * n <= _WHOLE:
         a, b, sums = _scratch.triple(left, right)
-        return multiply(a.copy_(left), b.copy_(right), addend, sums).half()
+        return _rounded(multiply(a.copy_(left), b.copy_(right), addend, sums), out)
     if addend is not None and addend.dim() != 1:
         a, b = _widened(_LEFT, left), _widened(_RIGHT, right)
-        return multiply(a, b, addend, _sums(m, n)).half()
+        return _rounded(multiply(a, b, addend, _sums(m, n)), out)
     if k >= m and k >= n:
         step = max(64, _TILE // (m + n))
         sums = _sums(m, n)
@@ -184,8 +196,8 @@ def matrix_product(
                 multiply(a, b, addend, sums)
             else:
                 _addmm_out(_CPU, sums, a, b, alpha=alpha, out=sums)
-        return sums.half()
-    result = torch.empty((m, n), dtype=torch.float16, device="cpu")
+        return _rounded(sums, out)
+    result = torch.empty((m, n), dtype=torch.float16, device="cpu") if out is None else out
     if m >= n:
         step = max(64, _TILE // (k + n))
         b = _widened(_RIGHT, right)
@@ -203,27 +215,30 @@ def matrix_product(
     return result
 
 
-def batched_product(left: Tensor, right: Tensor) -> Tensor:
+def batched_product(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The products left @ right of a batch, in fp32, rounded once to fp16.
 
     Args:
         left: fp16, (batch, m, k), on the CPU.
         right: fp16, (batch, k, n).
+        out: fp16, (batch, m, n), to be written instead of a new tensor.
 
     Returns:
-        fp16, (batch, m, n), contiguous.
+        fp16, (batch, m, n), contiguous unless it is `out`.
     """
     batch, m, k = left.shape
     n = right.shape[2]
     if _left_to_the_cpu(batch * m * k * n):
         native: Tensor = _bmm(_CPU, left, right)
-        return native
+        return native if out is None else out.copy_(native)
     one = m * k + k * n + m * n
     if batch * one <= _WHOLE:
         a, b, sums = _scratch.triple(left, right)
         _bmm_out(_CPU, a.copy_(left), b.copy_(right), out=sums)
-        return sums.half()
-    result = torch.empty((batch, m, n), dtype=torch.float16, device="cpu")
+        return _rounded(sums, out)
+    result = out
+    if result is None:
+        result = torch.empty((batch, m, n), dtype=torch.float16, device="cpu")
     step = max(1, _TILE // one)
     tiles = zip(left.split(step), right.split(step), result.split(step), strict=True)
     for lefts, rights, results in tiles:

@@ -62,10 +62,25 @@ def memory_in_words(config: RunConfig, device: torch.device) -> Iterator[None]:
             raise
         traceback.clear_frames(error.__traceback__)  # which hold on to what filled it
         raise GradlabError(
-            f"{device.type} ran out of memory: choose a smaller batch_size (it is "
-            f"{config.batch_size}; accumulation makes up for it), max_seq_len "
+            f"{device.type} ran out of memory{_held_by_others(device)}: choose a smaller "
+            f"batch_size (it is {config.batch_size}; accumulation makes up for it), max_seq_len "
             f"({config.model.max_seq_len}) or model."
         ) from error
+
+
+def _held_by_others(device: torch.device) -> str:
+    """How much of a GPU other processes hold, if it is a part worth naming."""
+    if device.type != "cuda":
+        return ""
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        held = total - free - torch.cuda.memory_reserved(device)
+    except RuntimeError:  # there is no memory to ask with
+        return ""
+    # What CUDA itself takes in a process is not told apart.
+    if held < total / 20:
+        return ""
+    return f", of which other processes hold {_gigabytes(held)} ({_gigabytes(total)} in all)"
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:

@@ -365,14 +365,19 @@ def test_refuses_fp32_products_in_bf16():
 
 @pytest.mark.parametrize("name", ["mm", "bmm", "addmm"])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_with_out_a_product_is_what_it_is_without(name: str, transposed: bool) -> None:
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(40, 70, 30), (900, 200, 300), (200, 900, 300), (300, 200, 900)]
+)  # whole, and cut along each dimension
+def test_with_out_a_product_is_what_it_is_without(
+    name: str, transposed: bool, m: int, k: int, n: int
+) -> None:
     draw = torch.Generator().manual_seed(0)
     lead = (3,) if name == "bmm" else ()
     left, right = (
-        (300 * torch.randn(*lead, *shape, generator=draw)).half() for shape in ((40, 70), (70, 30))
+        (300 * torch.randn(*lead, *shape, generator=draw)).half() for shape in ((m, k), (k, n))
     )
-    bias = (torch.randn(30, generator=draw).half(),) if name == "addmm" else ()
-    shape = (*lead, 30, 40) if transposed else (*lead, 40, 30)
+    bias = (torch.randn(n, generator=draw).half(),) if name == "addmm" else ()
+    shape = (*lead, n, m) if transposed else (*lead, m, n)
     out = torch.empty(shape, dtype=torch.float16)
     out = out.mT if transposed else out
     with emulated_fp16():

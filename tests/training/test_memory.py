@@ -1,5 +1,6 @@
 """Where memory runs out, a run ends with one sentence and a record that can be read."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gradlab.config import RecordConfig, RunConfig
 from gradlab.errors import GradlabError
 from gradlab.models.attention import Scores
 from gradlab.training.loop import train
+from gradlab.training.memory_needed import memory_in_words
 
 Make = Callable[..., RunConfig]
 
@@ -85,6 +87,32 @@ def test_what_filled_it_is_let_go(make_config: Make, in_a_step: Callable[..., No
         held += [x for x in trace.tb_frame.f_locals.values() if isinstance(x, torch.Tensor)]
         trace = trace.tb_next
     assert not held
+
+
+@pytest.mark.parametrize(
+    ("free", "said"), [(2, "other processes hold 70.0 GB (80.0 GB in all)"), (71, "memory: choose")]
+)
+def test_others_on_the_same_gpu_are_named(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 8 * 10**9)
+    with (
+        pytest.raises(GradlabError, match=re.escape(said)),
+        memory_in_words(make_config(), torch.device("cuda")),
+    ):
+        no_gpu_memory()
+
+
+def test_where_the_gpu_cannot_even_say_how_full_it_is(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: no_handle())
+    with (
+        pytest.raises(GradlabError, match="cuda ran out of memory: choose"),
+        memory_in_words(make_config(), torch.device("cuda")),
+    ):
+        no_gpu_memory()
 
 
 def test_another_error_stays_what_it_is(
