@@ -57,7 +57,7 @@ class StudyTables:
     """What a study has for the claims.
 
     Attributes:
-        size: Of its models.
+        size: Of its models; `masked nano` of masked ones.
         tables: By the names that the claims give them.
         missing: Why there are none, in a few words: the study is not finished.
     """

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from gradlab.models.config import ModelConfig, Objective
 from gradlab.runs.command import Command
 from gradlab.runs.study import find_study
-from gradlab.settings import Names, check_name
+from gradlab.settings import Names, check_name, same
 from gradlab.studies.gradients import Gradients
 from gradlab.studies.losses import Ablation
 from gradlab.studies.several import Studies
@@ -40,6 +41,7 @@ class Claims(Studies):
     width: int | None = None
     """Make all of them at nano with this width. At 768, on two cores and with three seeds,
     stability takes about 30 minutes, gradients 20 to 40, scales and ablation some hours each."""
+    objective: Objective = same("objective", ModelConfig)
     seeds: int = 3
     """Seeds 0 to N-1, or those that a study was begun with where these are more."""
 
@@ -68,7 +70,10 @@ class Claims(Studies):
 
     def folder(self) -> Path:
         """Where the studies go unless told."""
-        return Path("studies") / ("claims" if self.width is None else f"claims-d{self.width}")
+        parts = ["claims", *(["masked"] if self.objective == "masked" else [])]
+        return Path("studies") / "-".join(
+            [*parts, *([] if self.width is None else [f"d{self.width}"])]
+        )
 
     def command(self) -> Command:
         """The command that makes them, with what is not at its default."""
@@ -76,6 +81,8 @@ class Claims(Studies):
 
     def _study(self, name: str) -> Study:
         study = STUDIES[name].replace(seeds=self.seeds)
+        if self.objective != "causal":
+            study = study.replace(objective=self.objective)
         if self.width is None:
             return study
         return study.replace(**AT_WIDTH.get(name, {}), width=self.width)
