@@ -28,7 +28,7 @@ FREE = ("schedules",)
 each may have the learning rate that suits it."""
 
 _RUN = ["size", "arch", "seed"]
-_CURVE = [*_RUN, "step", "tokens", "flops", "seconds", "val_loss", "perplexity"]
+_CURVE = [*_RUN, "step", "tokens", "flops", "seconds", "val_loss", "perplexity", "objective"]
 
 
 def perplexity_curves(runs: Sequence[Run]) -> pd.DataFrame:
@@ -40,7 +40,8 @@ def perplexity_curves(runs: Sequence[Run]) -> pd.DataFrame:
 
     Returns:
         One row per validation, runs in the order given: columns size, arch, seed, step, tokens,
-        flops, seconds, val_loss (nats a token), perplexity (its exponential, a token). Validations
+        flops, seconds, val_loss (nats a token), perplexity (its exponential, a token), objective
+        (of masked models both are of the tokens that a mask hides). Validations
         that are not finite are rows: a run that broke says so.
 
     Raises:
@@ -57,7 +58,14 @@ def perplexity_curves(runs: Sequence[Run]) -> pd.DataFrame:
         flops = steps["tokens"].astype("float64") * flops_per_token(run.config.model)
         perplexity = _perplexity(steps["val_loss"])
         curves.append(
-            steps.assign(size=size, arch=arch, seed=seed, flops=flops, perplexity=perplexity)
+            steps.assign(
+                size=size,
+                arch=arch,
+                seed=seed,
+                flops=flops,
+                perplexity=perplexity,
+                objective=run.config.model.objective,
+            )
         )
     return pd.concat(curves, ignore_index=True)[_CURVE]
 

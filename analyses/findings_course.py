@@ -22,8 +22,7 @@ def _what_it_is(run: Run) -> Finding:
         told = "".join(f"; {name} = {value}" for name, value in meta.items())
         sentence = f"A {model}, trained by a loop of its own (gradlab.attach){told}."
         return Finding("run", sentence, is_fact=True)
-    config = run.config
-    named = f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}"
+    named = run.config.named
     sentence = f"{named}, trained by gradlab's loop."
     if replay := run.info.get("replay"):
         changes = replay.get("changes") or replay.get("change") or "unchanged"

@@ -14,6 +14,7 @@ _COLUMNS: Mapping[str, str] = {
     "arch": "object",
     "size": "object",
     "seed": "Int64",
+    "objective": "object",
     "precision": "object",
     "status": "object",
     "reason": "object",
@@ -39,8 +40,8 @@ def overview(runs: Mapping[str, Run]) -> pd.DataFrame:
         runs: The runs by name, of any loop, finished or not.
 
     Returns:
-        One row per run: columns run (its name), arch, size, seed, precision (of a run recorded by
-        `gradlab.attach` arch is its model, and the others are missing), status, the verdict's
+        One row per run: columns run (its name), arch, size, seed, objective, precision (of a run
+        recorded by `gradlab.attach` arch is its model, others are missing), status, the verdict's
         reason, step, lr, first_overflow, lr_min_loss, lr_collapse (missing without a verdict);
         and of the `steps` table steps (rows), skipped, loss (the last), lowest_loss (the lowest
         finite one), val_loss (the lowest finite one; NaN without validation), seconds. Where that
@@ -53,12 +54,13 @@ def overview(runs: Mapping[str, Run]) -> pd.DataFrame:
 
 def _identity(run: Run) -> dict[str, Any]:
     if run.attached:
-        return {"arch": run.info.get("model"), "size": None, "seed": None, "precision": None}
+        return {"arch": run.info.get("model")}
     config = run.config
     return {
         "arch": config.arch,
         "size": config.size,
         "seed": config.seed,
+        "objective": config.model.objective,
         "precision": config.precision.name,
     }
 

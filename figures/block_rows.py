@@ -63,7 +63,7 @@ def rows_of(config: ModelConfig) -> dict[str, Row]:
     hats = config.weight_standardisation
     found = {
         "qkv": Row(tuple(_matrix(name, hats) for name in "QKV"), ("q", "k", "v"), hats),
-        "scores": Row((_heads_label(config.n_heads),), ("scores",)),
+        "scores": Row((_heads_label(config),), ("scores",)),
         "out": Row((f"Linear {_matrix('O', hats)}",), ("out",), hats),
         "attn_residual": Row((), ("attn_residual",)),
         "fc1": Row((f"Linear {_matrix('1', hats)}",), ("fc1",), hats),
@@ -114,8 +114,10 @@ def _matrix(name: str, has_hat: bool) -> str:
     return rf"$\hat{{W}}_{name}$" if has_hat else f"$W_{name}$"
 
 
-def _heads_label(n_heads: int) -> str:
-    return f"{n_heads} head{'s' if n_heads > 1 else ''}"
+def _heads_label(config: ModelConfig) -> str:
+    """Causal attention is what is usual, and not said."""
+    heads = f"{config.n_heads} head{'s' if config.n_heads > 1 else ''}"
+    return heads if config.is_causal else f"{heads}, both ways"
 
 
 def on_skip(config: ModelConfig, sublayer: Sequence[str]) -> tuple[str, str] | None:

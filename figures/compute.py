@@ -82,9 +82,14 @@ def perplexity_by_compute(
     with paper_style():
         _draw(ax, curve)
         _set_axis(ax, curve.means["perplexity"].dropna())
-        ax.set_ylabel(f"Validation perplexity{scale_note(ax)}")
+        ax.set_ylabel(f"{_label(curves)}{scale_note(ax)}")
         legend_above(ax, _handles(curves, curve))
     return ax
+
+
+def _label(curves: pd.DataFrame) -> str:
+    masked = "objective" in curves and curves["objective"].eq("masked").any()
+    return f"Validation perplexity{' of masked tokens' if masked else ''}"
 
 
 def perplexity_panels(
@@ -109,7 +114,7 @@ def perplexity_panels(
         whole, end = axes.flat
         _draw(whole, curve)
         _set_axis(whole, curve.means["perplexity"].dropna())
-        whole.set_ylabel(f"Validation perplexity{scale_note(whole)}")
+        whole.set_ylabel(f"{_label(curves)}{scale_note(whole)}")
         if late.empty:
             end.set_visible(False)
         else:

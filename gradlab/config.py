@@ -212,6 +212,12 @@ class RunConfig(Config):
         return self
 
     @property
+    def named(self) -> str:
+        """The run in a few words: `pre-ln, nano, fp32, seed 0`, of a masked model so called."""
+        model = [] if self.model.is_causal else [self.model.objective]
+        return ", ".join([self.arch, self.size, *model, self.precision.name, f"seed {self.seed}"])
+
+    @property
     def row(self) -> str:
         """The run among those of its seed, as `row_of` has it."""
         return row_of(self.arch, self.variant)

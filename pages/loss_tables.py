@@ -104,8 +104,10 @@ def ablation_tables(
     """
     planned = Counter(config.arch for config in configs)
     equal = "time" if "step_ratio" in summary else "steps"
+    first = configs[0]
     losses = loss_table(
-        f"{configs[0].size}, equal {equal}: validation loss after the last step (nats a token)",
+        f"{first.size}, equal {equal}: validation loss after the last step "
+        f"({first.model.loss_unit})",
         summary,
         {"row": "row"},
         [planned[arch] for arch in summary["arch"]],
@@ -136,8 +138,10 @@ def variant_tables(
     equal = "time" if "step_ratio" in summary else "steps"
     # One of the user's own may take several lines.
     names = summary["variant"].str.replace(",", ", ")
+    first = configs[0]
     losses = loss_table(
-        f"{configs[0].size}, equal {equal} in each variant: final validation loss (nats a token)",
+        f"{first.size}, equal {equal} in each variant: final validation loss "
+        f"({first.model.loss_unit})",
         summary.assign(name=names).drop(columns="step_ratio", errors="ignore"),
         {"variant": "name", "arch": "arch"},
         [planned[row] for row in zip(summary["variant"], summary["arch"], strict=True)],

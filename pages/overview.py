@@ -63,7 +63,7 @@ def runs_overview(runs: Mapping[str, Run]) -> Overview:
     shown, alike = [], []
     for column in cells[0]:
         texts = {row[column].text for row in cells}
-        if column in _ASIDE:
+        if column in _ASIDE or texts == _USUAL.get(column):
             continue
         if column in _ALWAYS or len(texts) > 1 or (len(cells) == 1 and texts != {"–"}):
             shown.append(column)
@@ -81,6 +81,9 @@ def runs_overview(runs: Mapping[str, Run]) -> Overview:
 _ALWAYS = ("run", "how it ended", "step", "lowest loss", "last loss", "steps")
 """Columns that stay even where all runs have the same."""
 
+
+_USUAL = {"objective": {"causal"}}
+"""Columns that go without saying where all runs have this."""
 
 _ASIDE = ("LR at the lowest loss", "LR at the collapse", "seconds")
 """Columns for which the table has no room: each run's section has them."""
@@ -128,6 +131,7 @@ def _cells(row: Mapping[Any, Any], run: Run) -> dict[str, Cell]:
         "architecture": _word(row["arch"]),
         "size": _word(row["size"]),
         "seed": number(_whole(row["seed"]), "d"),
+        "objective": _word(row["objective"]),
         "precision": _word(row["precision"]),
         "LR at the lowest loss": number(row["lr_min_loss"], ".3g"),
         "LR at the collapse": number(row["lr_collapse"], ".3g"),

@@ -18,7 +18,7 @@ def depth_scan(study: DepthScan, place: Place) -> None:
     """Train architectures at many depths, thin, with and without warm-up, and say which train.
 
     A run trains if it does not destabilise and the mean loss over its last tenth of steps is under
-    the text's unigram entropy, which is what counting bytes gives. Of each: the gradient in its
+    the text's unigram entropy, which is what counting tokens gives. Of each: the gradient in its
     first and last layer at the first and the last step, how alike tokens have become in its last
     layer, and the time and memory of a step; with --stable, the highest learning rate survived.
 

@@ -90,8 +90,8 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
     """What a run's record says, as pairs of a heading and a text."""
     from gradlab.analyses.ending import end_sentence
 
-    steps, verdict, config = run.table("steps"), run.verdict, run.config
-    facts = [("run", f"{config.arch}, {config.size}, {config.precision.name}, seed {config.seed}")]
+    steps, verdict = run.table("steps"), run.verdict
+    facts = [("run", run.config.named)]
     facts.append(("end", end_sentence(run, steps)))
     if verdict is not None and verdict.first_overflow is not None:
         facts.append(("first overflow", first_overflow_text(run, verdict.first_overflow)))

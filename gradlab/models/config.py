@@ -133,6 +133,11 @@ class ModelConfig(Config):
         """Whether attention goes back only."""
         return self.objective == "causal"
 
+    @property
+    def loss_unit(self) -> str:
+        """What a loss is of: nats, of which tokens."""
+        return "nats a token" if self.is_causal else "nats a masked token"
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.d_model % self.n_heads:

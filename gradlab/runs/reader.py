@@ -199,8 +199,7 @@ class Run:
     def _subject(self) -> str:
         if self._config is None:
             return f"of {self.info.get('model', 'a model')}"
-        config = self._config
-        return f"{config.arch} {config.size} {config.precision.name}, seed {config.seed}"
+        return self._config.named
 
 
 def load(path: Path | str) -> Run:

@@ -70,7 +70,7 @@ class Claims(Studies):
 
     def folder(self) -> Path:
         """Where the studies go unless told."""
-        parts = ["claims", *(["masked"] if self.objective == "masked" else [])]
+        parts = ["claims", *([] if self.objective == "causal" else [self.objective])]
         return Path("studies") / "-".join(
             [*parts, *([] if self.width is None else [f"d{self.width}"])]
         )

@@ -58,9 +58,14 @@ class Study(Settings):
         return []
 
     def folder(self) -> Path:
-        """Where the study goes unless told: named after its sizes, the same every time."""
-        sizes = dict.fromkeys(config.size for config in self.configs())
-        return Path("studies") / "-".join([self.kind, *sizes])
+        """Where the study goes unless told: named after its sizes, the same every time.
+
+        Of masked models the name says so.
+        """
+        configs = self.configs()
+        sizes = dict.fromkeys(config.size for config in configs)
+        masked = [] if configs[0].model.is_causal else [configs[0].model.objective]
+        return Path("studies") / "-".join([self.kind, *sizes, *masked])
 
     def each_seed(self) -> range:
         """The seeds.

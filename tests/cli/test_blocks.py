@@ -32,6 +32,15 @@ def test_switches_are_drawn(tmp_path: Path) -> None:
     assert "<!-- added to the plain block -->" in mine.read_text()
 
 
+def test_attention_of_a_masked_model_goes_both_ways(tmp_path: Path) -> None:
+    causal, masked = tmp_path / "causal.svg", tmp_path / "masked.svg"
+    words = ["--arch", "pre-ln", "--size", "nano"]
+    assert run_command(*words, "--out", causal).exit_code == 0
+    assert run_command(*words, "--objective", "masked", "--out", masked).exit_code == 0
+    assert "<!-- 4 heads -->" in causal.read_text()
+    assert "<!-- 4 heads, both ways -->" in masked.read_text()
+
+
 def test_what_cannot_be_drawn_is_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "blocks.svg"
     out.write_text("mine")

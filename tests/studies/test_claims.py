@@ -56,6 +56,20 @@ def test_at_a_width_all_studies_are_at_nano() -> None:
     assert alone.configs() == configs["gradients"]
 
 
+def test_of_masked_models_all_runs_are_masked_in_a_folder_of_their_own() -> None:
+    claims = Claims(objective="masked", seeds=1)
+    for name, study in claims.studies().items():
+        plain = Claims(seeds=1).studies()[name].configs()
+        for run, causal in zip(study.configs(), plain, strict=True):
+            model = causal.model.replace(objective="masked", vocab_size=257)
+            assert run == causal.replace(model=model)
+    assert claims.folder() == Path("studies/claims-masked")
+    assert Claims(objective="masked", width=64).folder() == Path("studies/claims-masked-d64")
+    line = claims.studies()["stability"].command().line
+    assert line == "gradlab run-stability --lr-step 0.0002 --seeds 1 --objective masked"
+    assert claims.studies()["ablation"].folder() == Path("studies/ablation-nano-masked")
+
+
 def test_without_a_width_each_has_its_own_size() -> None:
     sizes = {name: study.configs()[0].size for name, study in Claims().studies().items()}
     assert sizes == {

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 import gradlab
+from gradlab.analyses.findings import findings
 from gradlab.config import DataConfig, PrecisionConfig, RecordConfig, RunConfig, StabilityConfig
 from gradlab.data import load_corpus, train_batch, validation_batches
 from gradlab.errors import GradlabError
 from gradlab.models.loss import UNCHOSEN
+from gradlab.pages.overview import runs_overview
 from gradlab.runs.tokenizer_file import TOKENIZER_FILE, kept_tokenizer
+from gradlab.settings import OneRun, train_line
 from gradlab.training.loop import train
 from gradlab.training.progress import Progress
 from gradlab.training.step import make_learner, training_step
@@ -143,3 +146,25 @@ def test_a_text_too_short_for_a_sequence_is_refused(make_config: Make, tmp_path:
     config = make_config(model=MASKED).replace(data=DataConfig(corpus=str(text), held_out=0.01))
     with pytest.raises(GradlabError, match=r"the validation part .* has 4 tokens, fewer than"):
         train(config)
+
+
+def test_what_a_run_is_and_how_to_make_it_again_say_that_it_is_masked(make_config: Make) -> None:
+    config = OneRun(objective="masked", steps=2, device="cpu").config()
+    assert (config.model.objective, config.model.vocab_size) == ("masked", 257)
+    assert config.named == "pre-ln, nano, masked, fp32, seed 0"
+    line = train_line(config)
+    assert line is not None
+    assert "--objective masked" in line
+    assert "vocab" not in line
+    assert OneRun.of(config).config() == config
+    larger = OneRun(objective="masked", vocab_size=300, device="cpu").config()
+    assert larger.model.vocab_size == 300
+    assert OneRun.of(larger).config() == larger
+    run = train(make_config(model=MASKED, steps=2))
+    assert findings(run)[0].sentence.startswith("pre-ln, tiny, masked, fp16, seed 0")
+    assert "masked" in repr(run)
+    causal = train(make_config(steps=2))
+    shown = runs_overview({"one": run, "other": causal}).table
+    at = shown.headings.index("objective")
+    assert [row[at].text for row in shown.rows] == ["masked", "causal"]
+    assert "objective" not in runs_overview({"one": causal}).table.headings
