@@ -10,7 +10,6 @@ from gradlab.analyses.claim import StudyTables
 from gradlab.analyses.claim_tables import loss_tables, mismatch_tables, scale_tables, time_budget
 from gradlab.analyses.gradient_study import window_length
 from gradlab.analyses.stability_table import read_stability
-from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 from gradlab.runs.study import StudyRecord, find_study
@@ -58,15 +57,10 @@ def read_studies(out: Path) -> dict[str, StudyTables]:
     return {name: _read(name, study) for name, study in found.items() if study is not None}
 
 
-def _size(config: RunConfig) -> str:
-    """As claims name it: `nano`, and `masked nano` of masked models."""
-    return config.size if config.model.is_causal else f"{config.model.objective} {config.size}"
-
-
 def _read(name: str, study: StudyRecord) -> StudyTables:
     runs = study.runs
     over = [run for run in runs if run.status in ("finished", "error")]
-    size = _size(runs[0].config) if runs else ""
+    size = runs[0].config.size_label if runs else ""
     if len(over) < len(study.names):
         return StudyTables(size, missing=f"{len(over)} of {len(study.names)} runs so far")
     try:

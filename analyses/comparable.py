@@ -106,7 +106,7 @@ def run_keys(runs: Sequence[Run]) -> list[RunKey]:
     return [
         (_model(run), names[id(run)], 0)
         if run.attached
-        else (run.config.size, run.config.arch, run.config.seed)
+        else (run.config.size_label, run.config.arch, run.config.seed)
         for run in runs
     ]
 

@@ -78,7 +78,7 @@ def _row(run: Run) -> dict[str, object]:
     if run.completed:
         val_loss = _last_validation(run, steps)
     return {
-        "size": config.size,
+        "size": config.size_label,
         "arch": config.arch,
         "seed": config.seed,
         "lr": config.schedule.lr,

@@ -213,9 +213,13 @@ class RunConfig(Config):
 
     @property
     def named(self) -> str:
-        """The run in a few words: `pre-ln, nano, fp32, seed 0`, of a masked model so called."""
-        model = [] if self.model.is_causal else [self.model.objective]
-        return ", ".join([self.arch, self.size, *model, self.precision.name, f"seed {self.seed}"])
+        """The run in a few words: `pre-ln, nano, fp32, seed 0`."""
+        return f"{self.arch}, {self.size_label}, {self.precision.name}, seed {self.seed}"
+
+    @property
+    def size_label(self) -> str:
+        """The size as tables and sentences have it: `nano`, and `masked nano` of a masked model."""
+        return self.size if self.model.is_causal else f"{self.model.objective} {self.size}"
 
     @property
     def row(self) -> str:

@@ -100,7 +100,7 @@ def subject(run: Run) -> str:
     """A run's size, variant and schedule in words; its model, if that is all that is known."""
     if run.attached:
         return str(run.info.get("model", "a model"))
-    schedule, size = run.config.schedule, run.config.size
+    schedule, size = run.config.schedule, run.config.size_label
     if run.config.variant != BASE_VARIANT:
         size = f"{size}, {run.config.variant}"
     if schedule.kind == "ramp":

@@ -106,7 +106,7 @@ def ablation_tables(
     equal = "time" if "step_ratio" in summary else "steps"
     first = configs[0]
     losses = loss_table(
-        f"{first.size}, equal {equal}: validation loss after the last step "
+        f"{first.size_label}, equal {equal}: validation loss after the last step "
         f"({first.model.loss_unit})",
         summary,
         {"row": "row"},
@@ -140,7 +140,7 @@ def variant_tables(
     names = summary["variant"].str.replace(",", ", ")
     first = configs[0]
     losses = loss_table(
-        f"{first.size}, equal {equal} in each variant: final validation loss "
+        f"{first.size_label}, equal {equal} in each variant: final validation loss "
         f"({first.model.loss_unit})",
         summary.assign(name=names).drop(columns="step_ratio", errors="ignore"),
         {"variant": "name", "arch": "arch"},

@@ -35,7 +35,7 @@ class StudyTable:
 def _identity(run: "Run") -> dict[str, Any]:
     config = run.config
     return {
-        "size": config.size,
+        "size": config.size_label,
         "params": run.info["params"],
         "arch": config.arch,
         "seed": config.seed,

@@ -151,7 +151,7 @@ def test_a_text_too_short_for_a_sequence_is_refused(make_config: Make, tmp_path:
 def test_what_a_run_is_and_how_to_make_it_again_say_that_it_is_masked(make_config: Make) -> None:
     config = OneRun(objective="masked", steps=2, device="cpu").config()
     assert (config.model.objective, config.model.vocab_size) == ("masked", 257)
-    assert config.named == "pre-ln, nano, masked, fp32, seed 0"
+    assert config.named == "pre-ln, masked nano, fp32, seed 0"
     line = train_line(config)
     assert line is not None
     assert "--objective masked" in line
@@ -161,7 +161,7 @@ def test_what_a_run_is_and_how_to_make_it_again_say_that_it_is_masked(make_confi
     assert larger.model.vocab_size == 300
     assert OneRun.of(larger).config() == larger
     run = train(make_config(model=MASKED, steps=2))
-    assert findings(run)[0].sentence.startswith("pre-ln, tiny, masked, fp16, seed 0")
+    assert findings(run)[0].sentence.startswith("pre-ln, masked tiny, fp16, seed 0")
     assert "masked" in repr(run)
     causal = train(make_config(steps=2))
     shown = runs_overview({"one": run, "other": causal}).table
