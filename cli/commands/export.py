@@ -38,10 +38,10 @@ def export(
     """Write a run's model for another library.
 
     The run must have kept its weights: gradlab train --keep-weights. The folder for transformers
-    holds every architecture and switch, and the tokenizer. AutoModelForCausalLM and
-    AutoModelForSequenceClassification load it with trust_remote_code=True, where gradlab is
-    installed. For fairseq it is a checkpoint of its transformer_lm; a model with switches that
-    fairseq has not is refused.
+    holds every architecture and switch, and the tokenizer. AutoModelForCausalLM, or
+    AutoModelForMaskedLM, and AutoModelForSequenceClassification load it with
+    trust_remote_code=True, where gradlab is installed. For fairseq it is a checkpoint of its
+    transformer_lm; a model with switches that fairseq has not is refused.
     """
     from gradlab.exports.export import export
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from gradlab.errors import GradlabError, one_of
 from gradlab.exports.fairseq_folder import fairseq_files
-from gradlab.exports.tokenizer_files import TOKENIZER_FILES
+from gradlab.exports.tokenizer_files import CONFIG_FILE
 from gradlab.exports.trained import Trained, trained
 from gradlab.exports.transformers_folder import transformers_files
 from gradlab.paths import as_path
 from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.reader import Run
+from gradlab.runs.tokenizer_file import TOKENIZER_FILE
 
 Files = Callable[[Trained], tuple[dict[str, bytes], list[str]]]
 
@@ -70,7 +71,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    for name in TOKENIZER_FILES:
+    for name in (TOKENIZER_FILE, CONFIG_FILE):
         if name not in files:  # of an export before, whose tokenizer is not this model's
             (folder / name).unlink(missing_ok=True)
     for name, content in files.items():

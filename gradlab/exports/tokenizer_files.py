@@ -1,28 +1,76 @@
 """A run's tokenizer as transformers' AutoTokenizer loads it: two JSON files, and no code."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
-TOKENIZER_FILES = TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+from gradlab.data.bpe import BPE
+from gradlab.data.token_files import is_token_corpus
+from gradlab.runs.reader import Run
+from gradlab.runs.tokenizer_file import TOKENIZER_FILE, kept_tokenizer
+
+CONFIG_FILE = "tokenizer_config.json"
 
 NUL = 0
 """The byte that text does not hold: padding, and what begins and ends a text of bytes."""
 
+MASK = "<mask>"
 
-def byte_tokenizer(max_seq_len: int) -> dict[str, bytes]:
-    """A tokenizer whose ids are the text's UTF-8 bytes, and text's bytes its ids.
+ROLES = {
+    "pad_token": ("<pad>", "[PAD]", "<|padding|>", "<|pad|>"),
+    "eos_token": ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>"),
+    "bos_token": ("<bos>", "<s>", "<|begin_of_text|>"),
+    "mask_token": (MASK, "[MASK]"),
+    "unk_token": ("<unk>", "[UNK]"),
+}
+"""Role → what such a token is called: a tokenizer.json has its special tokens, not their roles."""
 
-    It is a byte-level BPE without merges. NUL stands for padding, beginning and end: all 256 ids
-    are bytes, and no other is free.
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What is written of a tokenizer.
+
+    Attributes:
+        files: File name → content.
+        ids: `pad_token_id` and so on, for the model's own files.
+    """
+
+    files: dict[str, bytes]
+    ids: dict[str, int]
+
+
+def tokenizer_of(run: Run) -> TokenizerFiles | None:
+    """The tokenizer that made a run's tokens; None if there is none, as of token files.
+
+    Raises:
+        GradlabError: The one in the run's folder is not the one that the run was begun with.
+    """
+    data, longest = run.config.data, run.config.model.max_seq_len
+    content = kept_tokenizer(run)
+    if content is not None:
+        # In a text, names of special tokens are text, as they were in training.
+        return of_file(content, longest, splits=data.tokenizer == BPE)
+    if data.tokenizer is not None or is_token_corpus(data.corpus):
+        return None
+    return of_bytes(longest, (run.info.get("corpus") or {}).get("mask_id"))
+
+
+def of_bytes(longest: int, mask_id: int | None = None) -> TokenizerFiles:
+    """A tokenizer whose ids are the text's UTF-8 bytes: a byte-level BPE without merges.
+
+    NUL stands for padding, beginning and end: all 256 ids are bytes, and no other is free.
 
     Args:
-        max_seq_len: Tokens of the model's longest sequence.
-
-    Returns:
-        File name → content.
+        longest: Tokens of the model's longest sequence.
+        mask_id: Of a masked model.
     """
     names = byte_names()
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    vocabulary = {name: byte for byte, name in enumerate(names)}
+    special = {"pad_token": names[NUL], "bos_token": names[NUL], "eos_token": names[NUL]}
+    if mask_id is not None:
+        vocabulary[MASK] = mask_id
+        special["mask_token"] = MASK
     tokenizer: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": [],
@@ -30,31 +78,54 @@ def byte_tokenizer(max_seq_len: int) -> dict[str, bytes]:
         "pre_tokenizer": {**level, "use_regex": False},
         "post_processor": None,
         "decoder": {**level, "use_regex": False},
-        "model": {
-            "type": "BPE",
-            "vocab": {name: byte for byte, name in enumerate(names)},
-            "merges": [],
-        },
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     }
-    roles = ("pad_token", "bos_token", "eos_token")
-    return {
-        TOKENIZER_FILE: to_json(tokenizer),
-        CONFIG_FILE: tokenizer_config(max_seq_len, dict.fromkeys(roles, names[NUL])),
-    }
+    return _files(tokenizer, vocabulary, special, longest, splits=True)
 
 
-def tokenizer_config(max_seq_len: int, roles: dict[str, str]) -> bytes:
-    """What transformers is told of a tokenizer.json, with the special tokens by their roles."""
-    return to_json(
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": max_seq_len,
-            "clean_up_tokenization_spaces": False,
-            # A special token's name in a text is text.
-            "split_special_tokens": True,
-            **roles,
-        }
+def of_file(content: bytes, longest: int, *, splits: bool) -> TokenizerFiles:
+    """A run's `tokenizer.json`, but as the run took it: nothing added to a text, nothing cut.
+
+    Args:
+        content: The file.
+        longest: Tokens of the model's longest sequence.
+        splits: Whether a special token's name in a text is text.
+    """
+    tokenizer = json.loads(content)
+    tokenizer |= {"post_processor": None, "truncation": None, "padding": None}
+    ids = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
+    special = {
+        role: name
+        for role, names in ROLES.items()
+        if (name := next((name for name in names if name in ids), None)) is not None
+    }
+    if (end := special.get("eos_token")) is not None:
+        special = {"bos_token": end, "pad_token": end, **special}
+    return _files(tokenizer, ids, special, longest, splits=splits)
+
+
+def _files(
+    tokenizer: dict[str, Any],
+    ids: dict[str, int],
+    special: dict[str, str],
+    longest: int,
+    *,
+    splits: bool,
+) -> TokenizerFiles:
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": longest,
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": splits,
+        **special,
+    }
+    return TokenizerFiles(
+        {TOKENIZER_FILE: to_json(tokenizer), CONFIG_FILE: to_json(config)},
+        {f"{role}_id": ids[name] for role, name in special.items() if role in _OF_MODELS},
     )
+
+
+_OF_MODELS = ("pad_token", "bos_token", "eos_token")
 
 
 def byte_names() -> list[str]:

@@ -2,10 +2,8 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
-from gradlab.data.token_files import is_token_corpus
-from gradlab.exports.tokenizer_files import NUL, byte_tokenizer, to_json
+from gradlab.exports.tokenizer_files import TokenizerFiles, to_json, tokenizer_of
 from gradlab.exports.trained import Trained
 from gradlab.training.weights import WEIGHTS_FILE
 
@@ -15,39 +13,44 @@ MODELING = "modeling_gradlab"
 CLASSES = {
     "AutoConfig": "GradlabConfig",
     "AutoModelForCausalLM": "GradlabForCausalLM",
+    "AutoModelForMaskedLM": "GradlabForMaskedLM",
     "AutoModelForSequenceClassification": "GradlabForSequenceClassification",
 }
 """What transformers looks for → the class that it finds."""
-
-_ROLES = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def transformers_files(trained: Trained) -> tuple[dict[str, bytes], list[str]]:
     """The files of the folder by name, and a sentence for what it lacks.
 
     The weights are the run's file as it is: these classes have its names.
+
+    Raises:
+        GradlabError: The run's tokenizer was changed.
     """
     model, notes = trained.config.model, []
-    config: dict[str, Any] = {
+    found = tokenizer_of(trained.run)
+    if found is None:
+        notes.append(
+            "There is no tokenizer in it: the run has none that made the tokens of "
+            f"{trained.config.data.corpus}."
+        )
+    tokenizer = found or TokenizerFiles({}, {})
+    config = {
         "model_type": "gradlab",
-        "architectures": [CLASSES["AutoModelForCausalLM"]],
+        "architectures": [CLASSES[f"AutoModelFor{'Causal' if model.is_causal else 'Masked'}LM"]],
         "auto_map": {auto: f"{MODELING}.{name}" for auto, name in CLASSES.items()},
         "dtype": str(trained.model.embed.weight.dtype).removeprefix("torch."),
         "model": model.model_dump(mode="json"),
+        **tokenizer.ids,
     }
-    files = {WEIGHTS_FILE: trained.weights, f"{MODELING}.py": _text_of_classes()}
-    generation: dict[str, Any] = {"use_cache": False}
-    if trained.config.data.tokenizer is None and not is_token_corpus(trained.config.data.corpus):
-        ids = dict.fromkeys(_ROLES, NUL)
-        config, generation = {**config, **ids}, {**generation, **ids}
-        files |= byte_tokenizer(model.max_seq_len)
-    else:
-        notes.append(
-            f"There is no tokenizer in it: the run has none that made the tokens of "
-            f"{trained.config.data.corpus}."
-        )
-    files["config.json"] = to_json(config)
-    files["generation_config.json"] = to_json(generation)
+    files = {
+        "config.json": to_json(config),
+        WEIGHTS_FILE: trained.weights,
+        f"{MODELING}.py": _text_of_classes(),
+        **tokenizer.files,
+    }
+    if model.is_causal:
+        files["generation_config.json"] = to_json({**tokenizer.ids, "use_cache": False})
     return files, notes
 
 

@@ -27,7 +27,11 @@ except ImportError as error:  # transformers would name the package on PyPI that
 
 with needs_extra("transformers", "gradlab.integrations.modeling_gradlab", "transformers"):
     from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-    from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
+    from transformers.modeling_outputs import (
+        CausalLMOutput,
+        MaskedLMOutput,
+        SequenceClassifierOutput,
+    )
     from transformers.utils import can_return_tuple
 
 
@@ -112,7 +116,11 @@ class GradlabPreTrainedModel(PreTrainedModel):
             )
         # Behind a row's tokens, padding has later positions, which a causal model does not see.
         order = (attention_mask == 0).long().argsort(dim=1, stable=True)
-        states = self.model.states(input_ids.gather(1, order))
+        visible = None
+        if not self.model.config.is_causal:
+            visible = attention_mask.gather(1, order) != 0
+            visible[:, 0] = True  # a row of padding alone has something to see, too
+        states = self.model.states(input_ids.gather(1, order), visible)
         return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -125,10 +133,19 @@ class GradlabPreTrainedModel(PreTrainedModel):
 
 
 class GradlabForCausalLM(GradlabPreTrainedModel, GenerationMixin):
-    """Next-token logits. There is no cache: `generate` reads the whole text for each token."""
+    """Next-token logits. There is no cache: `generate` reads the whole text for each token.
+
+    Raises:
+        GradlabError: The model was trained to fill in masks.
+    """
 
     def __init__(self, config: GradlabConfig) -> None:
         super().__init__(config)
+        if not self.model.config.is_causal:
+            raise GradlabError(
+                "the model was trained with objective = 'masked', and says no next token: load it "
+                "by AutoModelForMaskedLM."
+            )
         self.post_init()
 
     @can_return_tuple  # type: ignore[untyped-decorator]
@@ -164,8 +181,51 @@ class GradlabForCausalLM(GradlabPreTrainedModel, GenerationMixin):
         return False
 
 
+class GradlabForMaskedLM(GradlabPreTrainedModel):
+    """Logits of what stands behind each mask.
+
+    Raises:
+        GradlabError: The model was trained to say the next token.
+    """
+
+    def __init__(self, config: GradlabConfig) -> None:
+        super().__init__(config)
+        if self.model.config.is_causal:
+            raise GradlabError(
+                "the model was trained with objective = 'causal', and has no mask: load it by "
+                "AutoModelForCausalLM."
+            )
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Logits, and with labels the loss.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 where a token is padding.
+            labels: (B, T), the tokens to find, with −100 where the loss leaves them out.
+            kwargs: Of transformers' loss, as num_items_in_batch.
+        """
+        logits = self.model.logits(self.states(input_ids, attention_mask))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+
 class GradlabForSequenceClassification(GradlabPreTrainedModel):
-    """A linear map of the last token's state, which has seen the whole text."""
+    """A linear map of the state of the whole text.
+
+    It is the last token's in a causal model, which has seen the text, and the mean over the tokens
+    in a masked one, whose training has no token for it.
+    """
 
     def __init__(self, config: GradlabConfig) -> None:
         super().__init__(config)
@@ -188,12 +248,8 @@ class GradlabForSequenceClassification(GradlabPreTrainedModel):
             labels: (B,) classes, (B,) or (B, num_labels) numbers, as transformers has them.
             kwargs: Of transformers' loss, as num_items_in_batch.
         """
-        states = self.states(input_ids, attention_mask)
-        places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        if attention_mask is not None:
-            places = places * (attention_mask != 0)
-        last = places.argmax(dim=1)
-        logits = self.score(states[torch.arange(len(last), device=last.device), last])
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        logits = self.score(self._of_text(self.states(input_ids, mask), mask != 0))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -201,8 +257,18 @@ class GradlabForSequenceClassification(GradlabPreTrainedModel):
             )
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
+    def _of_text(self, states: Tensor, is_token: Tensor) -> Tensor:
+        """(B, T, d_model) states → (B, d_model)."""
+        if not self.model.config.is_causal:
+            weights = is_token / is_token.sum(1, keepdim=True).clamp(min=1)
+            return torch.einsum("btd,bt->bd", states, weights.to(states.dtype))
+        places = torch.arange(states.shape[1], device=states.device)
+        last = (places * is_token).argmax(1)
+        return states[torch.arange(len(last), device=last.device), last]
+
 
 # save_pretrained puts this file beside the weights that it writes.
 GradlabConfig.register_for_auto_class()
 GradlabForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+GradlabForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 GradlabForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

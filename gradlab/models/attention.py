@@ -96,11 +96,11 @@ class FusedContext(nn.Module):
         self.dropout = dropout
         self.causal = causal
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, H, T, d_head) three times → (B, H, T, d_head)."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, H, T, d_head) three times → (B, H, T, d_head); `visible` as of `Attention`."""
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(
-            q * _scale(q), k, v, None, dropout, is_causal=self.causal, scale=1.0
+            q * _scale(q), k, v, visible, dropout, is_causal=self.causal, scale=1.0
         )
 
 
@@ -144,19 +144,24 @@ class Attention(nn.Module, ABC):
         self.head_scale = HeadScale(gammas) if gammas else None
         self.out = make_linear(config, d_model, d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same; in a causal model position t sees positions up to t."""
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, T, d_model) → the same; in a causal model position t sees positions up to t.
+
+        Args:
+            x: (B, T, d_model).
+            visible: (B, 1, 1, T) bool, False at places that no other sees; of a masked model.
+        """
         q = self._heads(self.q_norm, self.q(x))  # (B, H, T, d_head)
         k = self._heads(self.k_norm, self.k(x))
         v = self._heads(self.v_norm, self.v(x))
-        heads = self.attend(q, k, v).transpose(1, 2).flatten(2)  # (B, T, d_model)
+        heads = self.attend(q, k, v, visible).transpose(1, 2).flatten(2)  # (B, T, d_model)
         if self.head_scale_place == "output":
             return optional(self.head_scale, self.out(heads))
         y: Tensor = self.out(optional(self.head_scale, heads))
         return y
 
     @abstractmethod
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         """The heads h_1 … h_H: (B, H, T, d_head) three times → the same."""
 
     def _heads(self, norm: nn.Module | None, x: Tensor) -> Tensor:
@@ -181,11 +186,13 @@ class MaterialisedAttention(Attention):
         self.context = Context()
         self.dropout = config.dropout
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         """Softmax(q·kᵀ)·v."""
         scores, dtype = self.scores(q, k), self.q.weight.dtype
         if self.score_cap is not None:
             scores = self.score_cap(scores, dtype)
+        if visible is not None:
+            scores = scores.masked_fill(~visible, -torch.inf)
         probabilities = self.softmax(scores, dtype)
         if self.dropout:
             probabilities = F.dropout(probabilities, self.dropout, self.training)
@@ -200,9 +207,9 @@ class FusedAttention(Attention):
         super().__init__(config)
         self.context = FusedContext(config.dropout, causal=config.is_causal)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         """Softmax(q·kᵀ)·v."""
-        heads: Tensor = self.context(q, k, v)
+        heads: Tensor = self.context(q, k, v, visible)
         return heads
 
 

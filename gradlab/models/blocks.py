@@ -44,9 +44,9 @@ class Block(nn.Module):
         self.ffn_scale = ffn_scale
         self.ffn_residual = Residual(ffn_lambda, config.dropout, **sums)
 
-    def mha(self, x: Tensor) -> Tensor:
+    def mha(self, x: Tensor, visible: Tensor | None) -> Tensor:
         """The attention's branch: λ ⊙ LN(MHA(x / √l)), of which λ, LN and √l are switches."""
-        y = self.attention(optional(self.attn_norm_scale, x))
+        y = self.attention(optional(self.attn_norm_scale, x), visible)
         return optional(self.attn_scale, optional(self.attn_out_norm, y))
 
     def ffn(self, x: Tensor) -> Tensor:
@@ -64,9 +64,9 @@ class PreNormBlock(Block):
     layer undamped, the early ones the most.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same."""
-        x = self.attn_residual(x, self.mha(optional(self.attn_norm, x)))
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, T, d_model) → the same; `visible` as of `Attention`."""
+        x = self.attn_residual(x, self.mha(optional(self.attn_norm, x), visible))
         y: Tensor = self.ffn_residual(x, self.ffn(optional(self.ffn_norm, x)))
         return y
 
@@ -78,9 +78,9 @@ class PostNormBlock(Block):
     DeepNorm (Wang et al., 2022) and Admin (Liu et al., 2020) weigh the skip more.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same."""
-        x = optional(self.attn_norm, self.attn_residual(x, self.mha(x)))
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, T, d_model) → the same; `visible` as of `Attention`."""
+        x = optional(self.attn_norm, self.attn_residual(x, self.mha(x, visible)))
         return optional(self.ffn_norm, self.ffn_residual(x, self.ffn(x)))
 
 
@@ -90,9 +90,9 @@ class HybridNormBlock(Block):
     Attention has norms on its queries, keys and values in place of one before it.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same."""
-        y = optional(self.ffn_norm, self.attn_residual(x, self.mha(x)))
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, T, d_model) → the same; `visible` as of `Attention`."""
+        y = optional(self.ffn_norm, self.attn_residual(x, self.mha(x, visible)))
         z: Tensor = self.ffn_residual(y, self.ffn(y))
         return z
 
@@ -104,9 +104,9 @@ class PlainBlock(Block):
     ReZero (Bachlechner et al., 2020).
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, d_model) → the same."""
-        x = self.attn_residual(x, self.mha(x))
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, T, d_model) → the same; `visible` as of `Attention`."""
+        x = self.attn_residual(x, self.mha(x, visible))
         z: Tensor = self.ffn_residual(x, self.ffn(x))
         return z
 

@@ -63,8 +63,13 @@ class Transformer(nn.Module):
         """
         return self.logits(self.states(tokens))
 
-    def states(self, tokens: Tensor) -> Tensor:
+    def states(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
         """(B, T) int64 token ids → (B, T, d_model), the stream after the final norm.
+
+        Args:
+            tokens: (B, T).
+            visible: (B, T) bool, False where a token is padding, which no place of a masked model
+                sees then. A causal model needs none: padding stands behind, where nobody looks.
 
         Raises:
             GradlabError: As `forward`.
@@ -80,7 +85,7 @@ class Transformer(nn.Module):
         if config.dropout:
             x = F.dropout(x, config.dropout, self.training)
         for block in self.blocks:
-            x = block(x)
+            x = block(x) if visible is None else block(x, visible[:, None, None])
         return optional(self.final_norm, x)
 
     def logits(self, states: Tensor) -> Tensor:

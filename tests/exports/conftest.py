@@ -48,6 +48,7 @@ def keep(tmp_path: Path) -> Callable[..., Kept]:
         verdict: Verdict | None = None,
         weights: bool = True,
         fields: dict[str, Any] | None = None,
+        text: dict[str, Any] | None = None,
         **model: Any,
     ) -> Kept:
         config = RunConfig(
@@ -60,7 +61,10 @@ def keep(tmp_path: Path) -> Callable[..., Kept]:
             record=RecordConfig(keep_weights=True),
             **(fields or {}),
         )
-        writer = RunWriter(tmp_path / name, config, {"corpus": {"name": "text", "sha256": "0"}})
+        corpus = {"name": "text", "sha256": "0", **(text or {})}
+        if not config.model.is_causal:
+            corpus.setdefault("mask_id", config.model.vocab_size - 1)
+        writer = RunWriter(tmp_path / name, config, {"corpus": corpus})
         made = jittered(config, torch.float16 if precision == "fp16-pure" else torch.float32)
         if weights:
             save_weights(writer.path, made)

@@ -95,6 +95,7 @@ LACKS = [
 ]
 SWITCHES: list[dict[str, Any]] = [
     {"activation": "geglu"},
+    {"objective": "masked"},
     {"score_cap": 2.0, "logit_cap": 3.0},
     {"res_scale": "both"},
     {"res_scale": "ffn-scalar"},

@@ -64,6 +64,34 @@ def test_every_switch_has_the_same_logits(keep: Keep, tokens: Tensor, name: str)
     torch.testing.assert_close(loaded(tokens).logits, model(tokens), rtol=0, atol=1e-5)
 
 
+MASKED: list[dict[str, Any]] = [{}, {"attention": "sdpa", "positions": "learned"}]
+
+
+@pytest.mark.parametrize("model", MASKED, ids=str)
+def test_a_masked_model_has_the_same_logits_and_loss(
+    keep: Keep, tokens: Tensor, model: dict[str, Any]
+) -> None:
+    run, own = keep("normformer", objective="masked", **model)
+    loaded = auto("AutoModelForMaskedLM", exported(run))
+    labels = torch.full_like(tokens, -100)
+    labels[:, 2:4] = tokens[:, 2:4]
+    tokens[:, 2] = 256
+    out = loaded(tokens, labels=labels)
+    torch.testing.assert_close(out.logits, own(tokens), rtol=0, atol=1e-5)
+    chosen = own(tokens)[:, 2:4].log_softmax(-1).gather(-1, labels[:, 2:4, None])
+    torch.testing.assert_close(out.loss, -chosen.mean())
+    assert not torch.equal(loaded(tokens[:, :5]).logits, out.logits[:, :5])  # it sees what follows
+
+
+def test_a_class_for_another_objective_is_refused(keep: Keep) -> None:
+    causal, _ = keep(name="causal")
+    masked, _ = keep(name="masked", objective="masked")
+    with pytest.raises(GradlabError, match="load it by AutoModelForCausalLM"):
+        auto("AutoModelForMaskedLM", gradlab.export(causal).folder)
+    with pytest.raises(GradlabError, match="load it by AutoModelForMaskedLM"):
+        auto("AutoModelForCausalLM", gradlab.export(masked).folder)
+
+
 @pytest.mark.parametrize("norm", ["layernorm", "batchnorm"])
 def test_fp16_weights_stay_fp16(keep: Keep, tokens: Tensor, norm: str) -> None:
     run, model = keep("normformer", precision="fp16-pure", norm=norm)
@@ -79,29 +107,47 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
-@pytest.mark.parametrize("model", [{}, {"attention": "sdpa", "positions": "learned"}], ids=str)
-def test_padding_changes_nothing(
-    keep: Keep, tokens: Tensor, places: list[list[int]], model: dict[str, Any]
-) -> None:
+PADDED: list[dict[str, Any]] = [
+    {},
+    {"attention": "sdpa", "positions": "learned"},
+    {"objective": "masked"},
+    {"objective": "masked", "attention": "sdpa", "placement": "hybrid", "score_cap": None},
+    {"objective": "masked", "placement": "post", "score_cap": 2.0},
+    {"objective": "masked", "placement": "none", "attn_out_norm": True, "ffn_out_norm": True},
+]
+
+
+@pytest.mark.parametrize("model", PADDED, ids=str)
+def test_padding_changes_nothing(keep: Keep, tokens: Tensor, model: dict[str, Any]) -> None:
     run, own = keep("normformer", **model)
-    rows = [tokens[i, : len(at)] for i, at in enumerate(places)]
-    batch, mask = padded(rows, places, 8)
     folder = exported(run)
-    together = auto("AutoModelForCausalLM", folder)(input_ids=batch, attention_mask=mask).logits
+    causal = own.config.is_causal
+    loaded = auto(f"AutoModelFor{'Causal' if causal else 'Masked'}LM", folder)
     classifier = auto("AutoModelForSequenceClassification", folder, num_labels=3)
-    classes = classifier(input_ids=batch, attention_mask=mask).logits
-    for i, (row, at) in enumerate(zip(rows, places, strict=True)):
-        torch.testing.assert_close(together[i, at], own(row[None])[0], rtol=0, atol=1e-5)
-        alone = own.states(row[None])[0, -1] @ classifier.score.weight.T
-        torch.testing.assert_close(classes[i], alone, rtol=0, atol=1e-5)
+    for places in PLACES.values():
+        rows = [tokens[i, : len(at)] for i, at in enumerate(places)]
+        batch, mask = padded(rows, places, 8)
+        together = loaded(input_ids=batch, attention_mask=mask).logits
+        classes = classifier(input_ids=batch, attention_mask=mask).logits
+        for i, (row, at) in enumerate(zip(rows, places, strict=True)):
+            torch.testing.assert_close(together[i, at], own(row[None])[0], rtol=0, atol=1e-5)
+            states = own.states(row[None])[0]
+            of_text = states[-1] if causal else states.mean(0)
+            alone = of_text @ classifier.score.weight.T
+            torch.testing.assert_close(classes[i], alone, rtol=0, atol=1e-5)
+            unpadded = classifier(input_ids=row[None]).logits[0]
+            torch.testing.assert_close(unpadded, alone, rtol=0, atol=1e-5)
 
 
-def test_a_row_of_padding_alone_leaves_the_others(keep: Keep, tokens: Tensor) -> None:
-    run, own = keep()
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_a_row_of_padding_alone_leaves_the_others(
+    keep: Keep, tokens: Tensor, objective: str
+) -> None:
+    run, own = keep(objective=objective)
     mask = torch.ones_like(tokens)
     mask[1] = 0
-    logits = auto("AutoModelForCausalLM", exported(run))(tokens, attention_mask=mask).logits
+    name = f"AutoModelFor{objective.capitalize()}LM"
+    logits = auto(name, exported(run))(tokens, attention_mask=mask).logits
     torch.testing.assert_close(logits[::2], own(tokens)[::2], rtol=0, atol=1e-5)
     assert logits.isfinite().all()
 
