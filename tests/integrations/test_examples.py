@@ -20,6 +20,7 @@ PRINTS = {
     "crash": ("transformers", "does not break"),
     "accelerate_loop": ("accelerate", "grad_l1"),
     "huggingface_trainer": ("transformers", "grad_l1"),
+    "finetune_classifier": ("transformers", "verse, sum: [0, 1]"),
     "lightning_trainer": ("lightning", "grad_l1"),
     "tensorboard_sink": ("tensorboard", "tensorboard --logdir"),
     "wandb_sink": ("wandb", "grad_l1"),

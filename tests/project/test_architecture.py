@@ -52,7 +52,7 @@ EXTRAS = set().union(
     *(
         distributions(requirements)
         for extra, requirements in PYPROJECT["project"]["optional-dependencies"].items()
-        if extra not in ("dev", "peers", "integrations")
+        if extra not in ("dev", "peers", "integrations", "harness")
     )
 )
 # Reviewed: torch 2.9, the lowest that pyproject.toml allows, has these too.
