@@ -293,6 +293,23 @@ def test_one_study_alone(tmp_path: Path, text: str, made_up: Callable[..., None]
     assert invoke("--corpus", text, "--out", str(out), "--seeds", "2").exit_code == 2
 
 
+def test_beside_another(tmp_path: Path, text: str, made_up: Callable[..., None]) -> None:
+    made_up()
+    one = tmp_path / "one"
+    league = League(**{**FEW, "seeds": 2}, arch=ARCHS, only="limit", corpus=text)
+    gradlab.run_study(league, one, jobs=1)
+    few = ("--corpus", text, "--only", "limit", "--seeds", "2")
+    result = invoke(*few, "--out", str(tmp_path / "other"), "--beside", str(one))
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stdout.split())
+    assert f"Against those in {one}, the learning rate at the ramp's break is not" in said
+    assert "LR at the break 1.00 (3), highest constant LR 1.00 (3)." in said
+    wrong = invoke(*few, "--out", str(tmp_path / "third"), "--beside", f"{one}/limit")
+    assert wrong.exit_code == 2
+    assert "holds no league: make one with gradlab league" in wrong.stderr
+    assert not (tmp_path / "third").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
