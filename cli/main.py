@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gradlab.errors import GradlabError
+from gradlab.parallel.environment import tells
 
 COMMANDS = {
     "run-stability": "How high a learning rate each architecture survives.",
@@ -63,7 +64,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except GradlabError as error:
-            raise _end(f"error: {error}", 2) from None
+            raise _end(f"error: {error}", 2, said=tells(error)) from None
         except _UsageError as error:
             raise _end(f"error: {_usage_sentence(error, ctx)}", 2) from None
         except KeyboardInterrupt:
@@ -79,10 +80,12 @@ def _usage_sentence(error: Any, ctx: Any) -> str:
     return f"{message}. See {(error.ctx or ctx).command_path} --help."
 
 
-def _end(message: str, status: int) -> typer.Exit:
+def _end(message: str, status: int, *, said: bool | None = None) -> typer.Exit:
+    """The end of a command, told by one of the processes that torchrun may have started."""
     from gradlab.pages.screen import complain
 
-    complain(message)
+    if tells() if said is None else said:
+        complain(message)
     return typer.Exit(status)
 
 

@@ -5,6 +5,7 @@ import warnings
 from typing import TextIO
 
 from gradlab.errors import GradlabWarning
+from gradlab.parallel.environment import tells
 from gradlab.training.interrupt import ending_as_ctrl_c
 
 
@@ -36,7 +37,8 @@ def _show_warning(
     if issubclass(category, GradlabWarning):
         from gradlab.pages.screen import complain
 
-        complain(f"warning: {message}")
+        if tells():
+            complain(f"warning: {message}")
     else:
         _as_python_shows_it(message, category, filename, lineno, file, line)
 

@@ -17,6 +17,7 @@ from gradlab.probe_names import ProbeName
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp16-pure"]
 Events = Literal["exact", "skipped", "sampled"]
 ScheduleKind = Literal["constant", "linear", "cosine", "ramp"]
+Parallel = Literal["auto", "none", "ddp", "fsdp"]
 
 BASE_VARIANT = "base"
 """The variant of a run whose hyperparameters no study varies."""
@@ -195,6 +196,9 @@ class RunConfig(Config):
     """Batches of a validation."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:N; auto takes CUDA where there is one."""
+    parallel: Parallel = "auto"
+    """How processes that torchrun has started train together: ddp, each with the whole model; fsdp,
+    each with a part of it; none, not at all; auto is ddp where there are several."""
     compile: bool = False
     """Run the model by torch.compile, with its casts kept."""
     stop_when_destabilised: bool = True

@@ -11,7 +11,13 @@ class GradlabError(Exception):
     """A mistake that the user can mend; its message is one sentence that says what to do.
 
     The commands print it without a traceback and exit with status 2.
+
+    Attributes:
+        told_elsewhere: Of several processes that train together: whether another one tells of it;
+            None as long as that is not settled.
     """
+
+    told_elsewhere: bool | None = None
 
 
 class ConfigError(GradlabError, ValueError):

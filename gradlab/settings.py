@@ -17,6 +17,7 @@ from gradlab.config import (
     DataConfig,
     Events,
     OptimizerConfig,
+    Parallel,
     PrecisionConfig,
     PrecisionName,
     RecordConfig,
@@ -200,6 +201,7 @@ class OneRun(Settings):
     """The ramp's rise at each step."""
     val_every: int = same("val_every")
     val_batches: int = same("val_batches")
+    parallel: Parallel = same("parallel")
     precision: str = "auto"
     """Number formats: auto, fp32, bf16, fp16, fp16-pure; auto is fp32 on a CPU, bf16 on CUDA."""
     probes: Names = Field(
@@ -234,6 +236,7 @@ class OneRun(Settings):
             seed=self.seed,
             val_every=self.val_every,
             val_batches=self.val_batches,
+            parallel=self.parallel,
             stop_when_destabilised=not self.keep_going,
             **self.shared(_automatic_precision(self.device) if name == "auto" else name),
         )

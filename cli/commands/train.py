@@ -10,6 +10,7 @@ from gradlab.base_config import Config
 from gradlab.cli.terminal.live import watching
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.pages.screen import Screen, complain
+from gradlab.parallel.environment import tells
 from gradlab.settings import OneRun
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ def train(run: OneRun, folder: Folder) -> None:
     out = folder.out or Path("runs") / name
     is_new = folder.resume or not (out / "run.json").exists()
     if folder.resume and (before := run_of_before(out, config)) and before.status == "finished":
-        complain(f"{out} has finished: there is nothing to resume.")
-        show_run(before)
+        if tells():
+            complain(f"{out} has finished: there is nothing to resume.")
+            show_run(before)
         return
     try:
-        with watching(Screen(stderr=True)) as tell:
+        with watching(Screen(stderr=True, quiet=not tells())) as tell:
             tell(Planned([config]))
 
             def report(news: "Progress") -> None:
@@ -66,11 +68,13 @@ def train(run: OneRun, folder: Folder) -> None:
 
             made = train_run(config, out, resume=folder.resume, progress=report)
     except KeyboardInterrupt:
-        if is_new and (out / "run.json").exists():
+        if tells() and is_new and (out / "run.json").exists():
             show_run(load(out))
-        complain(f"interrupted: go on with the same command, --out {out} and --resume.")
+        if tells():
+            complain(f"interrupted: go on with the same command, --out {out} and --resume.")
         raise typer.Exit(130) from None
-    show_run(made)
+    if tells():
+        show_run(made)
 
 
 def show_run(run: "Run") -> None:

@@ -29,6 +29,7 @@ def train_batch(
     seq_len: int,
     micro: int = 0,
     masking: Masking | None = None,
+    rows: slice = slice(None),
 ) -> Batch:
     """One micro-batch of windows at independent, uniformly drawn offsets, with replacement.
 
@@ -45,24 +46,38 @@ def train_batch(
         seq_len: Tokens of a window, T.
         micro: 0-based micro-batch within the step.
         masking: Of a masked model, whose windows are a causal model's.
+        rows: Those of the batch that are wanted; all, unless given.
     """
     words = _generator(seed, step, micro).random_raw(batch_size)
     starts = (words % np.uint64(tokens.size - seq_len)).astype(np.int64)
-    batch = _windows(tokens, starts, seq_len)
-    return masking.apply(batch[0], _generator(seed, step, micro, _MASKS)) if masking else batch
+    if masking is None:
+        return _windows(tokens, starts[rows], seq_len)
+    windows, _ = _windows(tokens, starts, seq_len)
+    inputs, targets = masking.apply(windows, _generator(seed, step, micro, _MASKS))
+    return inputs[rows], targets[rows]
 
 
 def validation_batches(
-    tokens: Tokens, *, batch_size: int, seq_len: int, count: int, masking: Masking | None = None
+    tokens: Tokens,
+    *,
+    batch_size: int,
+    seq_len: int,
+    count: int,
+    masking: Masking | None = None,
+    rows: slice = slice(None),
 ) -> Iterator[Batch]:
     """The same `count` batches every time: windows evenly spaced from first to last token.
 
-    Their masks are the same every time too, whatever the run's seed.
+    Their masks are the same every time too, whatever the run's seed. Of each batch only the rows
+    that are wanted.
     """
     starts = np.linspace(0, tokens.size - seq_len - 1, batch_size * count).astype(np.int64)
     for number, at in enumerate(starts.reshape(count, batch_size)):
-        batch = _windows(tokens, at, seq_len)
-        yield masking.apply(batch[0], _generator(0, number)) if masking else batch
+        if masking is None:
+            yield _windows(tokens, at[rows], seq_len)
+            continue
+        inputs, targets = masking.apply(_windows(tokens, at, seq_len)[0], _generator(0, number))
+        yield inputs[rows], targets[rows]
 
 
 def _generator(seed: int, *purpose: int) -> np.random.PCG64:

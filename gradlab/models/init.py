@@ -13,6 +13,7 @@ from gradlab.errors import one_of
 from gradlab.models.config import ModelConfig
 from gradlab.models.linear import Linear
 from gradlab.models.positions import LearnedPositions
+from gradlab.parallel.spread import fill
 
 
 @runtime_checkable
@@ -134,7 +135,8 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     architecture of one `init`, whatever else the model holds, on every device.
 
     Args:
-        model: A model of gradlab, or a part of one; changed in place.
+        model: A model of gradlab, or a part of one; changed in place. Of parameters that are spread
+            over processes each fills its part.
         config: The model's.
         seed: Any integer.
 
@@ -145,7 +147,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
         for prefix, module in model.named_modules():
             for name, parameter in module.named_parameters(prefix, recurse=False):
                 generator = generator_of(seed, name)
-                parameter.copy_(_initial(module, name, parameter.shape, config, generator))
+                fill(parameter, _initial(module, name, parameter.shape, config, generator))
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:

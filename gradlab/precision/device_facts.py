@@ -46,6 +46,6 @@ def bits_depend_on(device: Mapping[str, Any]) -> dict[str, Any]:
 def changed_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """What of `bits_depend_on` has changed since, in words: nothing if the bits are the same."""
     for name in dict.fromkeys([*before, *now]):
-        was, is_now = before.get(name), now.get(name)
+        was, is_now = before.get(name, "none"), now.get(name, "none")
         if was != is_now:
             yield f"{name} was {was} and is {is_now}"

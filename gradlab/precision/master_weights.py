@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from gradlab.parallel.spread import own_part
+
 
 class MasterWeights:
     """The fp32 parameters that an optimizer holds for a model whose own are narrower.
@@ -49,7 +51,7 @@ class MasterWeights:
             taken.append(master.grad)
             given.append(weight.grad)
         if taken:
-            torch._foreach_copy_(taken, given)
+            torch._foreach_copy_([*map(own_part, taken)], [*map(own_part, given)])
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -57,8 +59,8 @@ class MasterWeights:
 
         Without `keep` the masters then become the rounded values.
         """
-        weights: list[Tensor] = [*self._weights]
-        masters: list[Tensor] = [*self.parameters]
+        weights = [*map(own_part, self._weights)]
+        masters = [*map(own_part, self.parameters)]
         torch._foreach_copy_(weights, masters)
         if not self.keep:
             torch._foreach_copy_(masters, weights)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError
+from gradlab.parallel.spread import whole
 from gradlab.probes.cadence import Cadence, log_spaced
-from gradlab.probes.distributed.shards import whole
 from gradlab.probes.probe import Probe, Reading, Subject
 from gradlab.probes.roles import role
 from gradlab.probes.selection import Patterns, select

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.probes.distributed.shards import is_spread
+from gradlab.parallel.spread import is_spread
 from gradlab.probes.faults import Fault, dtype_name, fault_rows, kind_of
 from gradlab.probes.finite import not_finite
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject

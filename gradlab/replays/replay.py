@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlab.errors import GradlabError
+from gradlab.parallel.environment import refuse_several
 from gradlab.paths import as_path
 from gradlab.replays.again import again
 from gradlab.replays.back import (
@@ -139,6 +140,7 @@ def replay(
             memory or disk cannot be used.
         KeyboardInterrupt: Passed on once everything recorded so far has been written.
     """
+    refuse_several("a replay")
     recorded = run if isinstance(run, Run) else load(run)
     if out is not None and as_path(out).exists() and not is_free(as_path(out)):
         raise GradlabError(f"{out} holds something already: choose another folder.")

@@ -26,7 +26,8 @@ def check_same(place: Path, before: RunConfig, now: RunConfig) -> None:
     Raises:
         GradlabError: The configs differ; the sentence says in what.
     """
-    if changes := list(differences(before, now)):
+    # How many processes train it changes no more than another machine does.
+    if changes := list(differences(before.replace(parallel=now.parallel), now)):
         raise GradlabError(
             f"{place} holds another run ({', '.join(changes)}): give the options that it was begun "
             "with, or choose another folder."

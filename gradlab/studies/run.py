@@ -14,6 +14,7 @@ from typing import Any
 from gradlab.config import RunConfig
 from gradlab.data.corpus import corpora_of
 from gradlab.errors import GradlabError
+from gradlab.parallel.environment import refuse_several
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.files import cannot_write
@@ -67,6 +68,7 @@ def run_study(
             text, holds something else, is being written by another process, or cannot be written.
         KeyboardInterrupt: Passed on once the running runs have saved what they have.
     """
+    refuse_several("a study")
     out = study.folder() if folder is None else as_path(folder)
     if isinstance(study, Studies):
         return _make_each(study, out, jobs=jobs, resume=resume, progress=progress)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gradlab.errors import GradlabError, GradlabWarning, in_words
+from gradlab.parallel.ranks import ALONE, Ranks
 from gradlab.runs.files import cannot_write, read_regular, write_whole
 from gradlab.runs.parts import digest
 
@@ -92,6 +93,7 @@ class Checkpoints:
         size: Bytes that it will have, about.
         first_step: Number of the next step.
         reach: Steps that the oldest kept lies before the newest, at least, once the run is so long.
+        ranks: Processes that train together: all take each checkpoint, the first writes it.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class Checkpoints:
         size: int,
         first_step: int,
         reach: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._run = run
+        self._ranks = ranks
         self._reach = reach
         self._held: Path | None = None
         self._has_broken = False
@@ -132,7 +136,8 @@ class Checkpoints:
         began = time.perf_counter()
         checkpoint = self._take()
         try:
-            self._write(step, checkpoint)
+            if self._ranks.is_first:
+                self._write(step, checkpoint)
         except (GradlabError, MemoryError) as error:
             if not self._said:
                 self._said = True
@@ -151,7 +156,7 @@ class Checkpoints:
         Args:
             broke_at: The break's step; of a run that goes on after it, always the same.
         """
-        if self._has_broken:
+        if self._has_broken or not self._ranks.is_first:
             return
         self._has_broken = True
         files = found(self._run)
@@ -161,6 +166,8 @@ class Checkpoints:
 
     def end(self) -> None:
         """Remove all but what is held: a run that has finished does not go on. Others stay."""
+        if not self._ranks.is_first:
+            return
         with contextlib.suppress(OSError, GradlabError):  # they do no harm where they are
             remove([path for path in found(self._run) if path != self._held])
             if self._held is None:

@@ -1,13 +1,14 @@
 """The built-in training loop: one run of a model on a corpus, recorded and judged."""
 
 import platform
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import gradlab.probes
@@ -17,16 +18,20 @@ from gradlab.data.corpus import Corpus, corpora_of
 from gradlab.data.entropy import unigram_entropy
 from gradlab.errors import ConfigError, in_words
 from gradlab.models.loss import token_loss
+from gradlab.parallel.launch import device_name, joined, lost_in_words
+from gradlab.parallel.model import put_away
+from gradlab.parallel.ranks import ALONE, Ranks
 from gradlab.paths import as_path
 from gradlab.precision.device_facts import bits_depend_on, device_facts
 from gradlab.probe_names import PROBES
+from gradlab.probes.distributed.processes import Processes, processes_of
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder, recorded_of
-from gradlab.probes.probe import Probe
+from gradlab.probes.probe import Columns, Probe
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run, run_of_before
 from gradlab.runs.tokenizer_file import keep_tokenizer, kept_tokenizer
-from gradlab.runs.verdict import Reason
+from gradlab.runs.verdict import Reason, Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.training.checkpoint import LEAD, Checkpoint, Checkpoints
 from gradlab.training.compiled import check_probes, compiler_in_words
@@ -72,6 +77,9 @@ def train(
             that is full.
         KeyboardInterrupt: Passed on once everything recorded so far has been written, and a
             checkpoint.
+
+    Under torchrun every process calls it. The first writes, and has the rows that this returns;
+    those of the others are empty.
     """
     if resume and out is None:
         raise ConfigError("resume needs out, the folder of the run that is to go on.")
@@ -80,13 +88,26 @@ def train(
     before = run_of_before(as_path(out), config) if resume and out else None
     if before is not None and before.status == "finished":
         return before
-    device = resolve_device(config.device)
+    with joined(config) as ranks:
+        return _train(config, out, ranks, resume, before, progress, between_steps)
+
+
+def _train(
+    config: RunConfig,
+    out: str | Path | None,
+    ranks: Ranks,
+    resume: bool,
+    before: Run | None,
+    progress: Callable[[Progress], None] | None,
+    between_steps: Callable[[], None],
+) -> Run:
+    device = resolve_device(device_name(config.device, ranks.size))
     check_format(config.precision, device)
-    check_memory(config, device)
+    check_memory(config, device, ranks)
     (corpus,) = corpora_of([config], None if before is None else kept_tokenizer(before))
-    with repeatable(device, config.seed):
-        with memory_in_words(config, device):
-            learner = make_learner(config, device)
+    with repeatable(device, ranks.seed(config.seed)):
+        with memory_in_words(config, device, ranks):
+            learner = make_learner(config, device, ranks)
         record = config.record
         probes = chosen_probes(record)
         if config.compile:
@@ -101,13 +122,15 @@ def train(
         made_on = bits_depend_on(info["device"])
         writer: RunWriter | MemoryWriter
         saved: Checkpoint | None = None
-        if out is None:
+        if out is None or not ranks.is_first:
             writer = MemoryWriter(config, info)
         else:
             writer = RunWriter(out, config, info, resume=resume)
             keep_tokenizer(writer.path, corpus.tokenizer)
-            saved = go_on(writer, config, made_on, learner) if resume else None
+        if out is not None and resume:
+            saved = go_on(writer, config, made_on, learner)
         first_step = saved.facts["step"] if saved else 0
+        processes = processes_of(learner.model, dist.group.WORLD) if ranks.size > 1 else None
         follower = LoopFollower(
             learner.subject,
             probes,
@@ -116,29 +139,33 @@ def train(
             scaler=learner.scaler,
             first_step=first_step,
             carried=saved.facts["follower"] if saved else None,
+            processes=processes,
         )
         monitor = StabilityMonitor(config.stability, entropy)
-        judged = JudgedRun(config, follower, Recorder(writer.write), monitor)
+        write = writer.write if ranks.is_first else _write_nowhere
+        judged = JudgedRun(config, follower, Recorder(write), monitor)
         if saved:
             judged.restore(saved.facts["judged"])
         checkpoints: Checkpoints | None = None
-        if isinstance(writer, RunWriter):
+        if out is not None:
             checkpoints = Checkpoints(
-                writer.path,
+                as_path(out),
                 record.checkpoint_every,
                 partial(taken, config, made_on, learner, judged, writer),
                 size=bytes_of(learner),
                 first_step=first_step,
                 # A break is seen as late as that after its first step.
                 reach=LEAD + config.stability.patience + _window(config, device),
+                ranks=ranks,
             )
         reason: Reason = "completed"
-        with closing(follower):
+        with closing(follower), _together(processes):
             try:
                 # Opened once here: entering it costs more than a small model's product.
                 with (
-                    memory_in_words(config, device),
+                    memory_in_words(config, device, ranks),
                     compiler_in_words(),
+                    lost_in_words(ranks),
                     learner.precision.arithmetic(),
                 ):
                     run_steps(
@@ -147,19 +174,38 @@ def train(
                         learner,
                         judged,
                         checkpoints=checkpoints,
-                        progress=progress,
+                        progress=progress if ranks.is_first else None,
                         between_steps=between_steps,
                     )
                 if config.record.keep_weights and isinstance(writer, RunWriter):
                     save_weights(writer.path, learner.model)
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
-                save_what_there_is(writer, judged, reason, error)
+                if processes is not None and reason == "error":
+                    processes.hurry()
+                # To the others of a process that dies torchrun sends SIGTERM.
+                with interrupt_between_steps() if processes is not None else nullcontext():
+                    save_what_there_is(writer, judged, reason, error)
                 raise
-        writer.finish("finished", judged.verdict(reason))
+        verdict = Verdict(**ranks.from_first(judged.verdict(reason).model_dump()))
+        writer.finish("finished", verdict)
         if checkpoints:
             checkpoints.end()
     return writer.run()
+
+
+def _write_nowhere(table: str, columns: Columns) -> None:
+    """Take rows that the first process has written."""
+
+
+@contextmanager
+def _together(processes: Processes | None) -> Iterator[None]:
+    """Within, the processes put together what they see; nobody waits for this one afterwards."""
+    try:
+        yield
+    finally:
+        if processes is not None:
+            processes.leave()
 
 
 def run_steps(
@@ -190,36 +236,43 @@ def run_steps(
     Raises:
         KeyboardInterrupt: After a checkpoint has been saved.
     """
-    device = learner.precision.device
+    device, ranks = learner.precision.device, learner.ranks
     end = config.steps if until is None else min(until, config.steps)
     window = _window(config, device)
+    broke = judged.broke
     with interrupt_between_steps() as check_interrupt:
         for step in range(judged.follower.next_step, end):
-            if judged.broke and config.stop_when_destabilised:
+            if broke and config.stop_when_destabilised:
                 break
-            batches = step_batches(config, corpus, device, batch_of(step))
+            batches = step_batches(config, corpus, device, batch_of(step), ranks)
             training_step(learner, batches, config.lr(step), note=judged.note)
             if config.validates_after(step):
                 judged.note_validation(_validate(config, corpus, device, learner))
             is_looked_at = (step + 1) % window == 0 or step + 1 == end
             if is_looked_at and judged.look() and checkpoints:
                 checkpoints.hold(judged.broke_at)
+            stopped: KeyboardInterrupt | None = None
             try:
                 if is_looked_at and progress and (news := judged.progress()):
                     progress(news)
                 check_interrupt()
                 between_steps()
-            except KeyboardInterrupt:
-                if checkpoints:
-                    checkpoints.save(step + 1)
-                raise
-            if judged.recorder.unwritten >= config.record.window:
-                judged.recorder.flush()
+            except KeyboardInterrupt as error:
+                stopped = error
             # Only where it looks anyway: what probes see may depend on when they learn of it.
             may_save = is_looked_at and step + 1 < end
-            if may_save and checkpoints and checkpoints.due(step + 1):
+            due = may_save and checkpoints is not None and checkpoints.due(step + 1)
+            # The first process sees the whole batch; a signal may reach any.
+            broke, due, stops = ranks.any(
+                ranks.is_first and judged.broke, ranks.is_first and due, stopped is not None
+            )
+            if checkpoints and (due or stops):
                 checkpoints.save(step + 1)
-    judged.end(broke=judged.broke)
+            if stops:
+                raise stopped or KeyboardInterrupt
+            if judged.recorder.unwritten >= config.record.window:
+                judged.recorder.flush()
+    judged.end(broke=broke)
 
 
 def _window(config: RunConfig, device: torch.device) -> int:
@@ -243,8 +296,10 @@ def save_what_there_is(
         error.add_note(f"The run could not be closed either: {second}")
 
 
-def step_batches(config: RunConfig, corpus: Corpus, device: torch.device, step: int) -> list[Batch]:
-    """A step's micro-batches, on the device."""
+def step_batches(
+    config: RunConfig, corpus: Corpus, device: torch.device, step: int, ranks: Ranks = ALONE
+) -> list[Batch]:
+    """A step's micro-batches, on the device: of several processes each one's share of them."""
     return [
         _to_device(
             train_batch(
@@ -255,6 +310,7 @@ def step_batches(config: RunConfig, corpus: Corpus, device: torch.device, step: 
                 seq_len=config.model.max_seq_len,
                 micro=micro,
                 masking=corpus.masking,
+                rows=ranks.share(config.batch_size),
             ),
             device,
         )
@@ -273,7 +329,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 @torch.no_grad()
 def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: Learner) -> Tensor:
     """Mean loss over the validation batches, a 0-dim tensor on the device."""
-    model, precision = learner.model, learner.precision
+    model, precision, ranks = learner.model, learner.precision, learner.ranks
     model.eval()
     losses = []
     with precision.arithmetic(), precision.autocast():
@@ -283,11 +339,13 @@ def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: 
             seq_len=config.model.max_seq_len,
             count=config.val_batches,
             masking=corpus.masking,
+            rows=ranks.share(config.batch_size),
         ):
             inputs, targets = _to_device(batch, device)
             losses.append(token_loss(model(inputs), targets))
+    put_away(model, ranks)
     model.train()
-    return torch.stack(losses).mean()
+    return ranks.mean(torch.stack(losses).mean())
 
 
 def chosen_probes(record: RecordConfig) -> list[Probe]:
@@ -300,6 +358,8 @@ def recorded_facts(corpus: Corpus, device: torch.device, learner: Learner) -> di
     """What `run.json` says of a run beside its config."""
     with learner.precision.arithmetic():
         facts = device_facts(device)
+    if learner.ranks.size > 1:
+        facts["processes"] = f"{learner.ranks.size} ({learner.ranks.kind})"
     return {
         "device": {"name": platform.processor() or platform.machine(), **facts},
         "corpus": corpus.facts(),

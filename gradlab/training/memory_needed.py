@@ -10,23 +10,27 @@ import torch
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.models.cost import parameter_count
+from gradlab.parallel.ranks import ALONE, Ranks
 
 _BYTES_PER_PARAMETER = 2 + 2
 """Weights and gradients in their smallest format: less than any run takes."""
 
 
-def check_memory(config: RunConfig, device: torch.device) -> None:
+def check_memory(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
     """Refuse a run that cannot fit, by what it takes at the very least.
 
     A run that passes may still run out of memory: only weights, gradients, one matrix of logits and
-    the tokens of a step are counted; `memory_in_words` is for that.
+    the tokens of a step are counted; `memory_in_words` is for that. Of several processes each is
+    taken to have a device of its own.
 
     Raises:
         GradlabError: It takes more than the device has.
     """
     model = config.model
-    sequences = config.batch_size * model.max_seq_len
+    sequences = config.batch_size // ranks.size * model.max_seq_len
     needed = _BYTES_PER_PARAMETER * parameter_count(model)
+    if ranks.kind == "fsdp":
+        needed //= ranks.size
     needed += 2 * sequences * max(model.vocab_size, model.d_model, model.d_ff)
     needed += 16 * sequences * config.accumulation
     if config.val_every:
@@ -49,7 +53,9 @@ def check_bytes(needed: int, device: torch.device, what: str) -> None:
 
 
 @contextmanager
-def memory_in_words(config: RunConfig, device: torch.device) -> Iterator[None]:
+def memory_in_words(
+    config: RunConfig, device: torch.device, ranks: Ranks = ALONE
+) -> Iterator[None]:
     """Say what to lower where memory runs out within.
 
     Raises:
@@ -61,10 +67,12 @@ def memory_in_words(config: RunConfig, device: torch.device) -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # which hold on to what filled it
+        more = "" if ranks.size == 1 else ", or more processes"
+        more += " with parallel = 'fsdp'" * (ranks.kind == "ddp")
         raise GradlabError(
             f"{device.type} ran out of memory{_held_by_others(device)}: choose a smaller "
             f"batch_size (it is {config.batch_size}; accumulation makes up for it), max_seq_len "
-            f"({config.model.max_seq_len}) or model."
+            f"({config.model.max_seq_len}) or model{more}."
         ) from error
 
 

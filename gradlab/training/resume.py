@@ -6,6 +6,7 @@ the schedule there is nothing to keep but the number of the next step.
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.parallel.ranks import Ranks
+from gradlab.parallel.spread import fill, is_spread, whole
 from gradlab.precision.device_facts import changed_facts
+from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.same import check_same
 from gradlab.runs.writer import RunWriter
 from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, remove, step_of
@@ -26,16 +30,16 @@ def taken(
     made_on: Mapping[str, Any],
     learner: Learner,
     judged: JudgedRun,
-    writer: RunWriter | None = None,
+    writer: RunWriter | MemoryWriter | None = None,
 ) -> Checkpoint:
-    """A run's checkpoint, between two steps.
+    """A run's checkpoint, between two steps. A collective call, if several processes train.
 
     Args:
         config: Of the run.
         made_on: What decides its bits beside the config (`bits_depend_on`).
         learner: What is trained.
         judged: Its record, which looks at what it has not seen yet, and writes its rows.
-        writer: Where to; None if nobody is to go on with its rows.
+        writer: Where to; in memory or None if nobody is to go on with its rows.
     """
     judged.look()
     state = judged.state()
@@ -46,9 +50,10 @@ def taken(
         "scaler": learner.scaler.state_dict(),
         "judged": state,
         "follower": judged.follower.carried(),
-        "written": writer.mark() if writer else {},
+        "written": writer.mark() if isinstance(writer, RunWriter) else {},
     }
-    return Checkpoint(facts, {name: x.detach().cpu() for name, x in _tensors(learner).items()})
+    tensors = {name: whole(x.detach()).cpu() for name, x in _tensors(learner).items()}
+    return Checkpoint(facts, tensors)
 
 
 def bytes_of(learner: Learner) -> int:
@@ -58,14 +63,18 @@ def bytes_of(learner: Learner) -> int:
 
 
 def go_on(
-    writer: RunWriter, config: RunConfig, made_on: Mapping[str, Any], learner: Learner
+    writer: RunWriter | MemoryWriter,
+    config: RunConfig,
+    made_on: Mapping[str, Any],
+    learner: Learner,
 ) -> Checkpoint | None:
     """Make a run's folder and the learner what they were at its newest checkpoint.
 
     Where the bits may differ, a warning says so in a sentence.
 
     Args:
-        writer: Of the folder; given up if there is no way to go on.
+        writer: Of the folder; given up if there is no way to go on. In memory in all processes but
+            the first, which says where they go on.
         config: Of the run.
         made_on: As of `taken`, here and now.
         learner: At its initial values.
@@ -77,16 +86,21 @@ def go_on(
         GradlabError: None of those that there are can be used, or they are another run's.
     """
     try:
-        if (checkpoint := _go_back(writer, config)) is not None:
-            put_back(checkpoint, learner)
-            _warn_of_other_bits(checkpoint.facts["made_on"], made_on)
+        found_here = _go_back(writer, config) if isinstance(writer, RunWriter) else None
+        path = learner.ranks.from_first(found_here and str(found_here[0]))
+        if path is None:
+            return None
+        checkpoint = found_here[1] if found_here else read(Path(path))
+        put_back(checkpoint, learner)
+        _warn_of_other_bits(checkpoint.facts["made_on"], made_on)
         return checkpoint
     except BaseException:
-        writer.give_up()
+        if isinstance(writer, RunWriter):
+            writer.give_up()
         raise
 
 
-def _go_back(writer: RunWriter, config: RunConfig) -> Checkpoint | None:
+def _go_back(writer: RunWriter, config: RunConfig) -> tuple[Path, Checkpoint] | None:
     """The newest checkpoint of a run that can be used; its tables are made as they were then."""
     refused: dict[str, str] = {}
     for path in (files := found(writer.path)):
@@ -106,7 +120,7 @@ def _go_back(writer: RunWriter, config: RunConfig) -> Checkpoint | None:
                 GradlabWarning,
                 stacklevel=2,
             )
-        return checkpoint
+        return path.resolve(), checkpoint
     if refused:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise GradlabError(
@@ -128,20 +142,47 @@ def put_back(checkpoint: Checkpoint, learner: Learner) -> None:
     given = {name: x for name, x in tensors.items() if name.startswith(("model.", "master."))}
     if _shapes(weights) != _shapes(given):
         raise GradlabError("the checkpoint is of another model than this version of gradlab makes.")
-    with torch.no_grad():
-        for name, x in weights.items():
-            x.copy_(given[name])
+    for name, x in weights.items():
+        fill(x, given[name])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = x
+            moments.setdefault(int(index), {})[key] = _as_trained(x, learner.trained[int(index)])
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     learner.scaler.load_state_dict(checkpoint.facts["scaler"])
-    torch.default_generator.set_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and learner.precision.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["random.cuda"], learner.precision.device)
+    _put_back_random(checkpoint, learner)
+
+
+def _as_trained(x: Tensor, parameter: Tensor) -> Tensor:
+    """What an optimizer keeps of a parameter, spread over the processes if that is."""
+    if not is_spread(parameter) or x.shape != parameter.shape:
+        return x
+    part = torch.empty_like(parameter, dtype=x.dtype)
+    fill(part, x)
+    return part
+
+
+def _put_back_random(checkpoint: Checkpoint, learner: Learner) -> None:
+    """Dropout goes on where it was in each process, and begins anew where their number changed."""
+    ranks, device = learner.ranks, learner.precision.device
+    on_cuda = "random.cuda" in checkpoint.tensors and device.type == "cuda"
+    states = checkpoint.tensors["random.cpu"]
+    if states.numel() // states.shape[-1] != ranks.size:
+        seed = ranks.seed(checkpoint.facts["config"]["seed"] + checkpoint.facts["step"])
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):  # torch.manual_seed reseeds those of all devices
+                torch.cuda.manual_seed(seed)
+        return
+    torch.default_generator.set_state(_own(states, ranks))
+    if on_cuda:
+        torch.cuda.set_rng_state(_own(checkpoint.tensors["random.cuda"], ranks), device)
+
+
+def _own(states: Tensor, ranks: Ranks) -> Tensor:
+    return states.reshape(-1, states.shape[-1])[ranks.rank].clone()
 
 
 def _warn_of_other_bits(made_on: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -168,9 +209,10 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
     named = weights_of(learner)
     for index, state in learner.optimizer.state_dict()["state"].items():
         named |= {f"optimizer.{index}.{key}": x for key, x in state.items()}
-    named["random.cpu"] = torch.default_generator.get_state()
+    named["random.cpu"] = learner.ranks.stacked(torch.default_generator.get_state())
     if learner.precision.device.type == "cuda":
-        named["random.cuda"] = torch.cuda.get_rng_state(learner.precision.device)
+        state = torch.cuda.get_rng_state(learner.precision.device)
+        named["random.cuda"] = learner.ranks.stacked(state)
     return named
 
 

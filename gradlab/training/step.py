@@ -1,6 +1,7 @@
 """One training step, the same on CPU and CUDA, for every architecture and precision."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,9 @@ from gradlab.config import RunConfig
 from gradlab.models.build import build_model
 from gradlab.models.loss import token_loss, z_loss
 from gradlab.models.transformer import Transformer
+from gradlab.parallel.model import reducing, sharded_model, unreduced
+from gradlab.parallel.ranks import ALONE, Ranks
+from gradlab.parallel.spread import own_part
 from gradlab.precision.master_weights import MasterWeights
 from gradlab.precision.precision import Precision, resolve
 from gradlab.probes.probe import Subject
@@ -31,6 +35,7 @@ class Learner:
     masters: MasterWeights | None
     clip_norm: float | None
     z_loss: float
+    ranks: Ranks = ALONE
 
     @property
     def trained(self) -> list[Tensor]:
@@ -55,7 +60,8 @@ class StepResult:
     """What a step has shown before it changes the weights: 0-dim tensors, still on the device.
 
     Attributes:
-        loss: Mean over the micro-batches, nats a token, fp32; without the z-loss.
+        loss: Mean over the micro-batches, nats a token, fp32; without the z-loss. Of several
+            processes each has that of its share.
         grad_norm: L2 norm of the gradient: unscaled, before clipping, after accumulation.
     """
 
@@ -63,10 +69,11 @@ class StepResult:
     grad_norm: Tensor
 
 
-def make_learner(config: RunConfig, device: torch.device) -> Learner:
+def make_learner(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> Learner:
     """The model at its initial values for `config.seed`, and a fused AdamW over all of it."""
     precision = resolve(config.precision, device)
-    model = build_model(config.model, device=device, dtype=precision.weight_dtype, seed=config.seed)
+    make = sharded_model if ranks.kind == "fsdp" else build_model
+    model = make(config.model, device=device, dtype=precision.weight_dtype, seed=config.seed)
     narrow = precision.weight_dtype is torch.float16
     masters = MasterWeights(model, config.precision.master_weights) if narrow else None
     settings = config.optimizer
@@ -78,7 +85,7 @@ def make_learner(config: RunConfig, device: torch.device) -> Learner:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    forward = compiled(model) if config.compile else model
+    forward = compiled(model) if config.compile else reducing(model, ranks)
     return Learner(
         model,
         forward,
@@ -88,6 +95,7 @@ def make_learner(config: RunConfig, device: torch.device) -> Learner:
         masters,
         settings.clip_norm,
         settings.z_loss,
+        ranks,
     )
 
 
@@ -106,7 +114,7 @@ def training_step(
     Args:
         learner: Changed in place.
         batches: Micro-batches (inputs, targets), each (B, T) on the model's device; the loss is
-            their mean.
+            their mean. Of several processes each gives its share of them.
         lr: This step's learning rate.
         note: Called with the result before the optimizer steps or skips.
     """
@@ -117,22 +125,26 @@ def training_step(
         learner.model.zero_grad()
     else:
         optimizer.zero_grad()  # the same, without a walk through the modules
-    losses = []
+    losses: list[Tensor] = []
     with learner.precision.arithmetic():
         for inputs, targets in batches:
-            with learner.precision.autocast():
-                logits = learner.forward(inputs)
-            objective = loss = token_loss(logits, targets) / len(batches)
-            if learner.z_loss:
-                objective = loss + learner.z_loss * z_loss(logits, targets) / len(batches)
-            del logits  # the largest tensor of all, which no backward pass needs
-            scaler.scale(objective).backward()
+            is_last = len(losses) + 1 == len(batches)
+            with nullcontext() if is_last else unreduced(learner.forward):
+                with learner.precision.autocast():
+                    logits = learner.forward(inputs)
+                objective = loss = token_loss(logits, targets) / len(batches)
+                if learner.z_loss:
+                    objective = loss + learner.z_loss * z_loss(logits, targets) / len(batches)
+                del logits  # the largest tensor of all, which no backward pass needs
+                if learner.ranks.size > 1:  # the batch's objective is the sum of theirs
+                    objective = objective / learner.ranks.size
+                scaler.scale(objective).backward()
             losses.append(loss.detach())
     if masters:
         masters.take_gradients()
     scaler.unscale_(optimizer)
-    gradients = [g for p in learner.trained if (g := p.grad) is not None]
-    grad_norm = total_norm(gradients)
+    gradients = [own_part(g) for p in learner.trained if (g := p.grad) is not None]
+    grad_norm = learner.ranks.norm(total_norm(gradients))
     if learner.clip_norm is not None:
         clip_by_norm(gradients, grad_norm, learner.clip_norm)
     result = StepResult(torch.stack(losses).sum(), grad_norm)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from gradlab.probes.distributed.shards import is_spread
+from gradlab.parallel.spread import is_spread
 
 MASKING = -1e4
 """What is filled in or added to mask: this or less. Biases by distance stay well above it."""

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.parallel.spread import is_spread
 from gradlab.probes.attention.bounds import MASKING, FusedCall, aside, fused_call
-from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.compiled import in_compiled_call
 from gradlab.probes.residual_sums import take_off
 from gradlab.probes.sites import in_backward

@@ -19,8 +19,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
 from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.parallel.spread import is_spread
 from gradlab.probes.distributed.message import from_bytes, to_bytes
-from gradlab.probes.distributed.shards import is_spread
 from gradlab.probes.engine.window import HostStep
 from gradlab.probes.selection import clean_name, unwrapped
 

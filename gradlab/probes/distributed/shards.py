@@ -1,31 +1,14 @@
 """Statistics of tensors that are spread over processes: what FSDP2's parameters are."""
 
-import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+from gradlab.parallel.spread import is_spread
 
 Statistics = Callable[[Sequence[Tensor]], Tensor]
-
-
-def is_spread(x: Any) -> "TypeGuard[DTensor]":
-    """Whether a tensor is spread over processes."""
-    if type(x) is Tensor or type(x) is nn.Parameter:
-        return False
-    # Importing that module takes as long as torch, and without it there can be no such tensor.
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(x, module.DTensor)
-
-
-def whole(x: Tensor) -> Tensor:
-    """The tensor as one process would have it. A collective call, on every process that has it."""
-    return x.full_tensor() if is_spread(x) else x
 
 
 def over_shards(tensors: Sequence[Tensor], statistics: Statistics) -> Tensor:

@@ -13,7 +13,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.probes.distributed.shards import is_spread
+from gradlab.parallel.spread import is_spread
 from gradlab.probes.engine.captured import Captured
 
 

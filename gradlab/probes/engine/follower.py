@@ -13,10 +13,10 @@ from torch.utils.hooks import RemovableHandle
 from gradlab.config import Events
 from gradlab.crash.keeper import Keeper
 from gradlab.errors import GradlabWarning
+from gradlab.parallel.spread import whole
 from gradlab.probes.arguments import loss_of
 from gradlab.probes.cadence import Cadence, due
 from gradlab.probes.distributed.processes import Processes
-from gradlab.probes.distributed.shards import whole
 from gradlab.probes.engine.again import Again
 from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.engine.backward_end import BackwardEnd

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab.fp16 import FP16_OVERFLOW
-from gradlab.probes.distributed.shards import is_spread
+from gradlab.parallel.spread import is_spread
 from gradlab.probes.selection import clean_name
 from gradlab.probes.sites import HANDED, floats_of, has_extremes
 from gradlab.probes.statistics import extremes

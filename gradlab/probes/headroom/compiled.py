@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.probes.distributed.shards import is_spread
+from gradlab.parallel.spread import is_spread
 from gradlab.probes.sites import floats_of
 
 Act: TypeAlias = Callable[[str, Tensor], None]

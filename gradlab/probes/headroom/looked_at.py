@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradlab.models.attention import Scores
-from gradlab.probes.distributed.shards import is_spread
+from gradlab.parallel.spread import is_spread
 
 
 def plain(x: Tensor) -> Tensor:

@@ -1,0 +1,3 @@
+from tiny_runs import corpus_file, make_config, one_thread
+
+__all__ = ["corpus_file", "make_config", "one_thread"]
