@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -18,7 +19,7 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def is_left_over(name: str) -> bool:
-    """Whether a file is one that a killed `write_whole` left."""
+    """Whether a file is one that a killed `write_whole` left, or a folder likewise."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -55,7 +56,10 @@ def remove_left_over(folder: Path) -> None:
     try:
         for path in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
             if is_left_over(path.name):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
 

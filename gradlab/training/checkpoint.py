@@ -3,25 +3,29 @@
     checkpoints/step-00001200.9f3c1a7be0d24c55.safetensors
 
 holds tensors and, in the header's metadata, what else there is as JSON: nothing that is executed as
-it is read. The name has how many steps had been taken, and a digest of the bytes.
+it is read. The name has how many steps had been taken, and a digest of the bytes. Where processes
+hold parts of a model it is a folder (`gradlab.training.sharded`).
 """
 
 import contextlib
 import json
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from gradlab.errors import GradlabError, GradlabWarning, in_words
 from gradlab.parallel.ranks import ALONE, Ranks
+from gradlab.parallel.spread import is_spread
 from gradlab.runs.files import cannot_write, read_regular, write_whole
 from gradlab.runs.parts import digest
 
@@ -40,8 +44,11 @@ _SHARE = 0.01
 _BEFORE_MEASURED = 0.1, 1e8
 """Seconds and bytes a second that the first one is reckoned to take: no fast disk."""
 
+Like: TypeAlias = Callable[[str, torch.Size, torch.dtype], Tensor]
+"""Makes the tensor that one of that name, shape and dtype is read into."""
+
 _FORMAT = "2"
-_NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})\.safetensors")
+_NAME = re.compile(r"step-(\d+)\.([0-9a-f]{16})(?:\.safetensors)?")
 _LARGEST = 1 << 42
 
 
@@ -51,7 +58,7 @@ class Checkpoint:
 
     Attributes:
         facts: What JSON can hold; numbers that are not finite included.
-        tensors: By name, on the CPU.
+        tensors: By name; on the CPU, but for those of which each process holds a part.
     """
 
     facts: Mapping[str, Any]
@@ -136,8 +143,7 @@ class Checkpoints:
         began = time.perf_counter()
         checkpoint = self._take()
         try:
-            if self._ranks.is_first:
-                self._write(step, checkpoint)
+            self._write(step, checkpoint)
         except (GradlabError, MemoryError) as error:
             if not self._said:
                 self._said = True
@@ -174,19 +180,29 @@ class Checkpoints:
                 (self._run / FOLDER).rmdir()
 
     def _write(self, step: int, checkpoint: Checkpoint) -> None:
-        write(self._run, step, checkpoint)
+        write(self._run, step, checkpoint, self._ranks)
+        if not self._ranks.is_first:
+            return
         with contextlib.suppress(GradlabError):
             spare = _spare(found(self._run), self._reach)
             remove([path for path in spare if path != self._held])
 
 
-def write(run: Path, step: int, checkpoint: Checkpoint) -> None:
-    """Save a checkpoint in a run's folder.
+def write(run: Path, step: int, checkpoint: Checkpoint, ranks: Ranks = ALONE) -> None:
+    """Save a checkpoint in a run's folder: the first of several processes, or each its part.
 
     Raises:
         GradlabError: It cannot be written.
     """
-    folder, content = run / FOLDER, checkpoint.to_bytes()
+    folder = run / FOLDER
+    if any(map(is_spread, checkpoint.tensors.values())):
+        from gradlab.training.sharded import write_parts  # which takes a second to import
+
+        write_parts(folder, step, checkpoint.facts, checkpoint.tensors, ranks)
+        return
+    if not ranks.is_first:
+        return
+    content = checkpoint.to_bytes()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -231,13 +247,20 @@ def remove(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         try:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(path, error) from error
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, like: Like | None = None) -> Checkpoint:
     """A checkpoint, if it is what was saved.
+
+    Args:
+        path: Of its file or folder.
+        like: Makes what the tensors of a folder are read into; whole ones unless given.
 
     Raises:
         GradlabError: It is damaged or has been changed, or cannot be read.
@@ -245,6 +268,10 @@ def read(path: Path) -> Checkpoint:
     named = _NAME.fullmatch(path.name)
     if named is None:
         raise GradlabError("its name has no digest of its content")
+    if path.is_dir():
+        from gradlab.training.sharded import read_facts, read_tensors
+
+        return Checkpoint(read_facts(path, named[2]), read_tensors(path, like))
     try:
         content = read_regular(path, at_most=_LARGEST)
     except FileNotFoundError as error:

@@ -6,6 +6,7 @@ the schedule there is nothing to keep but the number of the next step.
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from torch import Tensor
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.parallel.ranks import Ranks
-from gradlab.parallel.spread import fill, is_spread, whole
+from gradlab.parallel.spread import fill, is_spread, own_part
 from gradlab.precision.device_facts import changed_facts
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.same import check_same
 from gradlab.runs.writer import RunWriter
-from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, remove, step_of
+from gradlab.training.checkpoint import FOLDER, Checkpoint, Like, found, read, remove, step_of
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.step import Learner
 
@@ -52,13 +53,13 @@ def taken(
         "follower": judged.follower.carried(),
         "written": writer.mark() if isinstance(writer, RunWriter) else {},
     }
-    tensors = {name: whole(x.detach()).cpu() for name, x in _tensors(learner).items()}
-    return Checkpoint(facts, tensors)
+    found = {name: x.detach() for name, x in _tensors(learner).items()}
+    return Checkpoint(facts, {n: x if is_spread(x) else x.cpu() for n, x in found.items()})
 
 
 def bytes_of(learner: Learner) -> int:
     """How large a checkpoint will be, about: the optimizer makes its two moments with a step."""
-    trained = sum(3 * x.numel() * x.element_size() for x in learner.trained)
+    trained = sum(3 * own_part(x).numel() * x.element_size() for x in learner.trained)
     return trained if learner.masters is None else trained * 7 // 6  # and the fp16 weights
 
 
@@ -85,12 +86,13 @@ def go_on(
     Raises:
         GradlabError: None of those that there are can be used, or they are another run's.
     """
+    like = partial(_like, learner)
     try:
-        found_here = _go_back(writer, config) if isinstance(writer, RunWriter) else None
+        found_here = _go_back(writer, config, like) if isinstance(writer, RunWriter) else None
         path = learner.ranks.from_first(found_here and str(found_here[0]))
         if path is None:
             return None
-        checkpoint = found_here[1] if found_here else read(Path(path))
+        checkpoint = found_here[1] if found_here else read(Path(path), like)
         put_back(checkpoint, learner)
         _warn_of_other_bits(checkpoint.facts["made_on"], made_on)
         return checkpoint
@@ -100,12 +102,12 @@ def go_on(
         raise
 
 
-def _go_back(writer: RunWriter, config: RunConfig) -> tuple[Path, Checkpoint] | None:
+def _go_back(writer: RunWriter, config: RunConfig, like: Like) -> tuple[Path, Checkpoint] | None:
     """The newest checkpoint of a run that can be used; its tables are made as they were then."""
     refused: dict[str, str] = {}
     for path in (files := found(writer.path)):
         try:
-            checkpoint = read(path)
+            checkpoint = read(path, like)
             check_same(path, RunConfig.from_mapping(checkpoint.facts["config"]), config)
             writer.go_back(checkpoint.facts["written"])
         except GradlabError as error:
@@ -155,9 +157,19 @@ def put_back(checkpoint: Checkpoint, learner: Learner) -> None:
     _put_back_random(checkpoint, learner)
 
 
+def _like(learner: Learner, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """What a tensor of a checkpoint is read into: spread over the processes if the learner's is."""
+    x = weights_of(learner).get(name)
+    if name.startswith("optimizer."):
+        x = learner.trained[int(name.split(".", 2)[1])]
+    if x is None or x.shape != shape or not is_spread(x):
+        return torch.empty(shape, dtype=dtype)
+    return torch.empty_like(x, dtype=dtype, requires_grad=False)
+
+
 def _as_trained(x: Tensor, parameter: Tensor) -> Tensor:
     """What an optimizer keeps of a parameter, spread over the processes if that is."""
-    if not is_spread(parameter) or x.shape != parameter.shape:
+    if not is_spread(parameter) or is_spread(x) or x.shape != parameter.shape:
         return x
     part = torch.empty_like(parameter, dtype=x.dtype)
     fill(part, x)
