@@ -3,6 +3,8 @@
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from tiny_runs import config_of
+from torch.profiler import ProfilerActivity, profile
 from two_processes import one_of_two, run_in_two
 
 import gradlab
 from gradlab.config import OptimizerConfig, PrecisionConfig, RecordConfig, RunConfig
 from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.models.build import build_model
+from gradlab.models.presets import model_config
+from gradlab.parallel.model import sharded_model
+from gradlab.parallel.spread import own_part
 from gradlab.training.checkpoint import found, read
 from gradlab.training.loop import train
 
@@ -56,6 +63,7 @@ def begin(config: RunConfig, out: Path) -> None:
 def work(rank: str, port: str, size: str, folder: str, corpus: str, *todo: str) -> None:
     """One of the processes: makes whole runs, begins some, and goes on with others."""
     with one_of_two(rank, port, int(size)):
+        check_initial_values()
         for what in todo:
             how, kind, name = what.split(":")
             out, asked = Path(folder) / name, config(Path(corpus), kind)
@@ -63,6 +71,24 @@ def work(rank: str, port: str, size: str, folder: str, corpus: str, *todo: str) 
                 begin(asked, out)
             else:
                 train(asked, out, resume=how == "resume")
+
+
+def check_initial_values() -> None:
+    """Those of one process, made without the memory that it takes: a part, and some parameters."""
+    model = model_config("normformer", "nano", n_layers=12)
+    made = partial(sharded_model, model, device=torch.device("cpu"), dtype=torch.float32, seed=1)
+    made()  # what a process makes once, as groups, is no part of a model
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        parts = made()
+    events = profiled.profiler.kineto_results.events()
+    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    most = max(accumulate(nbytes for _, nbytes in memory))
+    whole = build_model(model, seed=1)
+    own = sum(own_part(x).nbytes for x in parts.parameters())
+    assert own < 0.6 * sum(x.nbytes for x in whole.parameters())
+    assert own < most < own + 4 * max(x.nbytes for x in whole.parameters())
+    for part, x in zip(parts.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(part.full_tensor(), x)
 
 
 def tables(run: Path) -> Sequence[pd.DataFrame]:
