@@ -64,13 +64,22 @@ HELP_ALL = _eager(
 _METAVARS = {str: "NAME", int: "N", float: "X", Path: "PATH"}
 
 
-class Place(Config):
+class Makers(Config, title="Several machines"):
+    """What makes a study's runs."""
+
+    engine: str = "local"
+    """Where runs train: local, or ray, on the nodes of a Ray cluster."""
+    ray_address: str | None = None
+    """The cluster, as 10.0.0.1:6379; by default that of RAY_ADDRESS, or this machine's."""
+
+
+class Place(Makers):
     """Where a study is made, and how it is gone about."""
 
     out: Path | None = None
     """The study's folder; one in studies/ by default."""
     jobs: int | None = None
-    """Runs at the same time; by default one a core, one on CUDA."""
+    """Runs at the same time; one a core, or one on CUDA."""
     resume: bool = False
     """Go on with the study there, and in the middle of its runs."""
 
@@ -171,8 +180,9 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 
 
 def group_of(name: str) -> str | None:
-    """The group of an option: that of the part of a run that has the field."""
-    return next((part.model_config["title"] for part in PARTS if name in part.model_fields), None)
+    """The group of an option: that of the part of a run, or of a study, that has the field."""
+    parts = (*PARTS, Makers)
+    return next((part.model_config["title"] for part in parts if name in part.model_fields), None)
 
 
 def _paragraphs(text: str) -> str:
@@ -225,7 +235,7 @@ class Command(TyperCommand):
         return not ctx.meta.get(_ALL) and any(option in _TITLES for option in options)
 
 
-_TITLES = {part.model_config["title"] for part in PARTS}
+_TITLES = {part.model_config["title"] for part in (*PARTS, Makers)}
 
 
 def _in_one_line(names: list[str]) -> str:

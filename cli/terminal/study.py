@@ -58,8 +58,8 @@ def make_study(
             study was interrupted.
 
     Raises:
-        GradlabError: A setting, the corpus, the device, the number of jobs or the folder cannot be
-            used.
+        GradlabError: A setting, the corpus, the device, the number of jobs, the engine or the
+            folder cannot be used.
         typer.Exit: With status 1 if runs failed, 130 after Ctrl-C.
     """
     from gradlab.runs.study import find_studies
@@ -68,7 +68,15 @@ def make_study(
     out = place.out or study.folder()
     try:
         with watching(Screen(stderr=True)) as tell:
-            record = run_study(study, out, jobs=place.jobs, resume=place.resume, progress=tell)
+            record = run_study(
+                study,
+                out,
+                jobs=place.jobs,
+                resume=place.resume,
+                engine=place.engine,
+                ray_address=place.ray_address,
+                progress=tell,
+            )
     except KeyboardInterrupt:
         begun = find_studies(out)
         if begun and begun.has_table:

@@ -95,7 +95,7 @@ def opening(config: RunConfig | None, info: Mapping[str, Any]) -> dict[str, Any]
         "config": None if config is None else config.model_dump(mode="json"),
         "seed": None if config is None else config.seed,
         "precision": None if config is None else config.precision.name,
-        "versions": _versions(),
+        "versions": versions(),
         "started": _now(),
         "ended": None,
         "tables": _tables(config),
@@ -152,7 +152,8 @@ def _tables(config: RunConfig | None) -> list[str]:
     return list(dict.fromkeys(["steps", *(t for name in probes for t in PROBES[name].tables)]))
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run computes and how it is kept."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

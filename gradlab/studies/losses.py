@@ -27,7 +27,7 @@ class LossStudy(Study):
     width: int | None = None
     """Take the size at this width."""
     schedule: str = "linear"
-    """After the warm-up: constant, linear, cosine."""
+    """After warm-up: constant, linear, cosine."""
     warmup: int = 30
     """Steps of linear warm-up from 0."""
     val_every: int = Field(default=0, ge=0)

@@ -1,13 +1,13 @@
 """Making a study: its runs, several at a time, in one folder (`gradlab.runs.study`).
 
-Every run has a process of its own with one thread on a CPU, so that the number of jobs changes
-no result, and a run that fails takes no other down. The study's table is rewritten whenever a run
+Every run has one thread on a CPU, so that neither the number of jobs nor where they are changes a
+result, and a run that fails takes no other down. The study's table is rewritten whenever a run
 ends.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gradlab.runs.files import cannot_write
 from gradlab.runs.lock import FolderLock
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study, run_name
+from gradlab.studies.engine import Engine, engine_of
 from gradlab.studies.folder import check_folder, claim, claim_set
 from gradlab.studies.news import News, Planned, RunUpdate, StudyBegun, Tell
 from gradlab.studies.several import Studies
@@ -30,6 +31,30 @@ from gradlab.studies.workers import Job, run_jobs
 from gradlab.training.device import resolve_device
 from gradlab.training.memory_needed import check_memory
 from gradlab.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class LocalPool:
+    """Processes of this machine, one for each run: the engine `local`."""
+
+    def limit(self, jobs: int | None, device: str) -> int:
+        """A core each on a CPU and one on a GPU, unless told."""
+        return check_jobs(jobs, resolve_device(device).type)
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse what this machine's memory cannot hold."""
+        check_memory(config, resolve_device(config.device))
+
+    def run_jobs(
+        self,
+        jobs: Sequence[Job],
+        *,
+        limit: int,
+        on_progress: Callable[[str, Progress], None],
+        on_end: Callable[[str, str | None], None],
+    ) -> None:
+        """Make the runs in new processes."""
+        run_jobs(jobs, limit=limit, on_progress=on_progress, on_end=on_end)
 
 
 def _tell_nobody(_: News) -> None:
@@ -42,6 +67,8 @@ def run_study(
     *,
     jobs: int | None = None,
     resume: bool = False,
+    engine: str = "local",
+    ray_address: str | None = None,
     progress: Tell = _tell_nobody,
 ) -> StudyRecord:
     """Train the runs of a study that have not finished yet, several at a time.
@@ -53,9 +80,13 @@ def run_study(
         study: Which runs it is, as `gradlab.studies.Stability(lr_step=2e-4)`. Those of the claims
             and of a league are made one after another, each in a folder of its own.
         folder: Where it is kept; `study.folder()` if None.
-        jobs: Runs at the same time; a core each if None, one on CUDA.
+        jobs: Runs at the same time; a core each if None, one on CUDA. With Ray one for each CPU,
+            or GPU, of the cluster.
         resume: Go on with the study that lies in the folder: finished runs are kept, others go on
             from their newest checkpoint. There may be more of them than before.
+        engine: `local`, processes of this machine, or `ray`, the nodes of a Ray cluster.
+        ray_address: The cluster's, as 10.0.0.1:6379; if None that of RAY_ADDRESS, or of the cluster
+            that runs on this machine.
         progress: Told of every change.
 
     Returns:
@@ -65,15 +96,22 @@ def run_study(
     Raises:
         GradlabError: A setting, the corpus, the device or the number of jobs cannot be used; the
             folder holds a study and `resume` is false, holds another study or one on another
-            text, holds something else, is being written by another process, or cannot be written.
+            text, holds something else, is being written by another process, or cannot be written;
+            the cluster does not answer, or cannot make these runs.
         KeyboardInterrupt: Passed on once the running runs have saved what they have.
     """
     refuse_several("a study")
     out = study.folder() if folder is None else as_path(folder)
-    if isinstance(study, Studies):
-        return _make_each(study, out, jobs=jobs, resume=resume, progress=progress)
-    device = resolve_device(study.device)
-    limit = check_jobs(jobs, device.type)
+    with engine_of(engine, ray_address, local=LocalPool()) as maker:
+        if isinstance(study, Studies):
+            return _make_each(study, out, jobs, resume, maker, progress)
+        return _make(study, out, jobs, resume, maker, progress)
+
+
+def _make(
+    study: Study, out: Path, jobs: int | None, resume: bool, engine: Engine, progress: Tell
+) -> StudyRecord:
+    limit = engine.limit(jobs, study.device)
     configs, notes = study.begin(out, resume=resume, tell=progress)
     corpora_of(configs)  # that the text cannot be used is said before any run starts
     if resume and (out / STUDY_FILE).exists():
@@ -87,6 +125,7 @@ def run_study(
             resume=resume,
             table=study.table,
             notes={**study.command().note(), **notes},
+            engine=engine,
             progress=progress,
         )
         planned, configs = len(configs), _with_more(study, configs, out)
@@ -108,7 +147,7 @@ def _with_more(study: Study, configs: Sequence[RunConfig], out: Path) -> list[Ru
 
 
 def _make_each(
-    several: Studies, out: Path, *, jobs: int | None, resume: bool, progress: Tell
+    several: Studies, out: Path, jobs: int | None, resume: bool, engine: Engine, progress: Tell
 ) -> StudyRecord:
     """Make the studies; that none of them can be begun is said before the first is."""
     studies = several.as_begun(out) if resume else several.studies()
@@ -119,7 +158,7 @@ def _make_each(
     told: dict[str, str] = {}
     for name, study in studies.items():
         progress(StudyBegun(f"{study.command().line} --out {out / name}"))
-        made = run_study(study, out / name, jobs=jobs, resume=resume, progress=progress)
+        made = _make(study, out / name, jobs, resume, engine, progress)
         told |= {f"{name}/{run}": reason for run, reason in made.told.items()}
     return replace(load_study(out), told=told)
 
@@ -132,6 +171,7 @@ def train_runs(
     jobs: int = 1,
     resume: bool = False,
     notes: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
     progress: Tell = _tell_nobody,
 ) -> dict[str, str]:
     """Train every run that has not finished yet, `jobs` at a time, in the order given.
@@ -140,9 +180,10 @@ def train_runs(
         configs: The runs; their names must differ.
         out: The study's folder.
         table: What the study's own table says of each run.
-        jobs: Processes at the same time.
+        jobs: Runs at the same time.
         resume: As of `run_study`.
         notes: Kept in the study's file beside the runs, by name.
+        engine: Where they are made; processes of this machine if None.
         progress: Told of every change.
 
     Returns:
@@ -152,11 +193,12 @@ def train_runs(
         GradlabError: As of `run_study`.
         KeyboardInterrupt: Passed on once the running runs have saved what they have.
     """
+    engine = engine or LocalPool()
     plan = {run_name(config): config for config in configs}
     if len(plan) < len(configs):
         raise GradlabError("two runs of the study have the same name: vary only what names show.")
     for config in configs:
-        check_memory(config, resolve_device(config.device))
+        engine.check(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -184,7 +226,7 @@ def train_runs(
                 failed[name] = message
             progress(RunUpdate(name, "finished" if message is None else "failed", None, message))
 
-        run_jobs(
+        engine.run_jobs(
             [Job(name, plan[name], out / name) for name in waiting],
             limit=jobs,
             on_progress=on_progress,

@@ -27,7 +27,8 @@ from gradlab.training.progress import Progress
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
-_SECONDS_BETWEEN_NEWS = 0.25
+SECONDS_BETWEEN_NEWS = 0.25
+"""How often a run tells of itself at most."""
 
 _IMPORTED = ["gradlab.training.loop", "torch._dynamo"]
 """What a run imports: the second when its optimizer is made."""
@@ -185,7 +186,7 @@ def _work(job: Work, connection: Connection, environment: dict[str, str]) -> Non
         latest = news
         try:
             now = time.monotonic()
-            if now - last_sent > _SECONDS_BETWEEN_NEWS:
+            if now - last_sent > SECONDS_BETWEEN_NEWS:
                 last_sent = now
                 connection.send_bytes(_packed(news))
         except OSError:  # the study is gone: nobody waits for this run any more
