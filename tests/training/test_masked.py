@@ -149,7 +149,7 @@ def test_a_text_too_short_for_a_sequence_is_refused(make_config: Make, tmp_path:
 
 
 def test_what_a_run_is_and_how_to_make_it_again_say_that_it_is_masked(make_config: Make) -> None:
-    config = OneRun(objective="masked", steps=2, device="cpu").config()
+    config = OneRun(model={"objective": "masked"}, steps=2, device="cpu").config()
     assert (config.model.objective, config.model.vocab_size) == ("masked", 257)
     assert config.named == "pre-ln, masked nano, fp32, seed 0"
     line = train_line(config)
@@ -157,7 +157,7 @@ def test_what_a_run_is_and_how_to_make_it_again_say_that_it_is_masked(make_confi
     assert "--objective masked" in line
     assert "vocab" not in line
     assert OneRun.of(config).config() == config
-    larger = OneRun(objective="masked", vocab_size=300, device="cpu").config()
+    larger = OneRun(model={"objective": "masked", "vocab_size": 300}, device="cpu").config()
     assert larger.model.vocab_size == 300
     assert OneRun.of(larger).config() == larger
     run = train(make_config(model=MASKED, steps=2))
