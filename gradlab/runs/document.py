@@ -5,6 +5,7 @@ import math
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -95,7 +96,7 @@ def opening(config: RunConfig | None, info: Mapping[str, Any]) -> dict[str, Any]
         "config": None if config is None else config.model_dump(mode="json"),
         "seed": None if config is None else config.seed,
         "precision": None if config is None else config.precision.name,
-        "versions": versions(),
+        "versions": dict(versions()),
         "started": _now(),
         "ended": None,
         "tables": _tables(config),
@@ -152,6 +153,7 @@ def _tables(config: RunConfig | None) -> list[str]:
     return list(dict.fromkeys(["steps", *(t for name in probes for t in PROBES[name].tables)]))
 
 
+@cache  # to look one up takes as long as a short step
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide what a run computes and how it is kept."""
     found = {"python": platform.python_version()}

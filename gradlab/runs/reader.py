@@ -125,7 +125,7 @@ class Run:
         rows = _frame(pa.concat_tables([read.empty_table(), *parts]))
         if not rows["step"].is_monotonic_increasing:  # what led to an overflow is written after it
             rows = rows.sort_values("step", kind="stable", ignore_index=True)
-        return rows[wanted]
+        return rows if wanted == read.names else rows[wanted]
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -293,8 +293,10 @@ def _frame(rows: pa.Table) -> "pd.DataFrame":
 
     frame: pd.DataFrame = rows.to_pandas()
     # A missing integer would turn the column into floats, and only in some runs.
-    optional = [f.name for f in rows.schema if f.nullable and pa.types.is_integer(f.type)]
-    return frame.astype(dict.fromkeys(optional, pd.Int64Dtype()))
+    for field in rows.schema:
+        if field.nullable and pa.types.is_integer(field.type):
+            frame[field.name] = frame[field.name].astype(pd.Int64Dtype())
+    return frame
 
 
 def run_of_before(folder: Path, config: RunConfig) -> Run | None:
