@@ -1,13 +1,16 @@
 """A test file run as a script by two processes, which train together through gloo."""
 
+import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,27 +19,41 @@ PROCESSES = 2
 
 
 def run_in_two(script: str, *settings: str, processes: int = PROCESSES) -> None:
-    """Run a file in two processes, each with its rank, a port and the settings as arguments."""
+    """Run a file in two processes, each with its rank, a port and the settings as arguments.
+
+    They are made by a server that has imported what they need.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(["gradlab.training.loop", "torch._dynamo"])
     port = str(free_port())
-    path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, script, str(rank), port, *settings],
-            stderr=subprocess.PIPE,
-            env=os.environ
-            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))},
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    try:
-        errors = [process.communicate(timeout=200)[1] for process in running]
-        ends = [process.returncode for process in running]
-        assert not any(ends), "\n\n".join((f"exit statuses {ends}", *errors))
-    finally:
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / str(rank) for rank in range(processes)]
+        running = [
+            context.Process(target=_run, args=(log, script, str(rank), port, *settings))
+            for rank, log in enumerate(logs)
+        ]
         for process in running:
-            process.kill()
-            process.communicate()
+            process.start()
+        try:
+            for process in running:
+                process.join(200)
+            ends = [process.exitcode for process in running]
+            assert ends == [0] * processes, "\n\n".join(
+                (f"exit statuses {ends}", *(log.read_text() for log in logs if log.exists()))
+            )
+        finally:
+            for process in running:
+                process.kill()
+                process.join()
+
+
+def _run(log: Path, script: str, *arguments: str) -> None:
+    """A process's whole life; what it says goes into the log."""
+    with log.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
 
 
 @contextmanager
