@@ -169,7 +169,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("parameter", "site"), FAULTS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+)
 def test_the_producer_is_the_site_whose_weight_was_scaled(
     parameter: str, site: str, seed: int
 ) -> None:
