@@ -115,7 +115,7 @@ def test_the_median_is_a_bound_where_a_censored_run_could_move_it(
     assert row["censored"] == len(censored)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.integers(0, 9)), min_size=1, max_size=6)
 )

@@ -38,7 +38,12 @@ def page(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path
     return out
 
 
-LOOKS = [(width, scheme) for width in (390, 1000, 1400) for scheme in ("light", "dark")]
+FEW = [(390, "dark"), (1000, "light"), (1400, "dark")]
+LOOKS = [
+    pytest.param(width, scheme, marks=[] if (width, scheme) in FEW else pytest.mark.long)
+    for width in (390, 1000, 1400)
+    for scheme in ("light", "dark")
+]
 
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)

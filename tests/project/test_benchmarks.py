@@ -38,8 +38,14 @@ def test_each_benchmark_is_run() -> None:
     assert scripts == set(SMALLEST)
 
 
+IN_PROCESSES = "digits"  # one for each setting
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.long if n == IN_PROCESSES else []) for n in SMALLEST],
+)
 def test_the_smallest_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, printed = SMALLEST[name]
     threads = torch.get_num_threads()
