@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ def text(tmp_path: Path) -> str:
 def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     # Pytest loads readline, which leaves a terminal's width to child processes: xdist's workers.
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and not rendered, which takes most of the time: each is an SVG of its own.
+
+    They are rendered in `test_figures.py`, `test_report_html.py` and `test_run_stability.py`.
+    """
+    numbers = count()
+    for module in ("gradlab.figures.save", "gradlab.pages.pictures"):
+        monkeypatch.setattr(
+            f"{module}.rendered", lambda figure, form: f"<svg>{next(numbers)}</svg>".encode()
+        )
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from gradlab.studies import step_times as times_module
 from gradlab.studies.equal_time import steps_in_time, with_steps
 from gradlab.studies.step_times import StepTime
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = [
     *("ablate", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
     *("--max-seq-len", "8", "--batch-size", "2", "--jobs", "1", "--steps", "12", "--warmup", "2"),

@@ -44,6 +44,7 @@ def test_the_pages_options_make_the_architecture(arch: str) -> None:
     assert model_config("pre-ln", "nano", **fields(rows()[arch])) == model_config(arch, "nano")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_each_option_of_the_page_is_one_of_the_commands(tmp_path: Path) -> None:
     switches = PAGE[PAGE.index("## Switches") : PAGE.index("## Where the papers")]
     options = set(re.findall(r"`(--[^`]+)`", switches))

@@ -21,6 +21,8 @@ from gradlab.studies.claims import AT_WIDTH, STUDIES
 from gradlab.studies.step_times import StepTime
 from gradlab.studies.study import Study
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 WORTH = dict(zip(TABLE_4, [0.0, 0.1, 0.2, -0.3, 0.1, 0.1, 0.5], strict=True))
 SMALL: dict[str, Any] = {
     "n_layers": 2,

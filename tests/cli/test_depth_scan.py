@@ -17,6 +17,8 @@ from gradlab.runs.reader import load
 from gradlab.studies import DepthScan
 from gradlab.studies.step_memory import step_bytes
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = ("--width", "16", "--max-seq-len", "8", "--batch-size", "2", "--device", "cpu")
 
 

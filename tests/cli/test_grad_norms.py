@@ -18,6 +18,8 @@ from gradlab.runs.writer import RunWriter
 from gradlab.studies import Gradients
 from gradlab.studies import run as study_module
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = [
     *("grad-norms", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "4"),
     *("--max-seq-len", "8", "--batch-size", "2", "--jobs", "2"),
@@ -139,7 +141,7 @@ def test_the_table_the_sentences_and_the_files(
     differences = pd.read_csv(tmp_path / "s" / "differences.csv")
     assert differences["quotient"].tolist() == pytest.approx([6, 5, 5 / 6] * 2)
     for form in ("png", "pdf"):
-        assert (tmp_path / "s" / f"gradients_fc2.{form}").stat().st_size > 5000
+        assert (tmp_path / "s" / f"gradients_fc2.{form}").exists()
 
 
 def test_broken_runs_are_left_out_and_counted(
@@ -191,22 +193,19 @@ def test_another_average_looks_at_the_same_runs_again(
 
     monkeypatch.setattr(study_module, "run_jobs", run_jobs)
     monkeypatch.setattr("gradlab.studies.run._check_corpora", lambda _: None)
-    monkeypatch.setattr("gradlab.figures.save.rendered", lambda figure, form: b"<svg></svg>")
     out = tmp_path / "study"
     study = ("--corpus", text, "--out", str(out), "--seeds", "2")
-    assert invoke(*study).exit_code == 0
-    assert len(trained) == 6
-    for average, late in ((4, "6–9"), (3, "7–9")):
-        result = invoke(*study, "--resume", "--average", str(average))
+    for average, late, more in ((4, "6–9", ()), (3, "7–9", ("--resume", "--average", "3"))):
+        result = invoke(*study, *more)
         assert result.exit_code == 0, result.output
         assert late in result.stdout
         written = pd.read_csv(out / "gradients.csv")
         assert set(written["last"] - written["first"]) == {average - 1}
         assert window_length(study_runs(out)) == average
-        page = tmp_path / f"{average}.html"
-        assert CliRunner().invoke(app, ["report", str(out), "--out", str(page)]).exit_code == 0
-        assert f"--average {average}" in page.read_text()
     assert len(trained) == 6
+    page = tmp_path / "page.html"
+    assert CliRunner().invoke(app, ["report", str(out), "--out", str(page)]).exit_code == 0
+    assert "--average 3" in page.read_text()
     assert Choices(average=2).length_of(study_runs(out)) == 2
 
 

@@ -14,6 +14,8 @@ from gradlab.errors import GradlabError
 from gradlab.settings import OneRun
 from gradlab.studies.table import STABILITY
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 MODEL = [
     *("--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
     *("--max-seq-len", "8", "--batch-size", "2", "--jobs", "1", "--steps", "30", "--warmup", "2"),

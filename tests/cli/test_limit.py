@@ -17,6 +17,8 @@ from gradlab.runs.writer import RunWriter
 from gradlab.studies import Limit
 from gradlab.studies import run as study_module
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = ("--width", "16", "--n-layers", "2", "--max-seq-len", "8", "--device", "cpu")
 RATES = ("--lowest", "1e-3", "--highest", "0.256", "--factor", "2")
 LIMITS = {"pre-ln": 0.02, "normformer": 0.07}

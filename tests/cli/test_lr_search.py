@@ -12,6 +12,8 @@ from gradlab.models.presets import model_config
 from gradlab.runs.reader import load
 from gradlab.studies import LrSearch
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = [
     *("lr-search", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
     *("--max-seq-len", "8", "--batch-size", "2", "--jobs", "2", "--steps", "6", "--warmup", "2"),

@@ -167,6 +167,7 @@ def test_the_sentences_are_those_of_the_analysis(page: Page, whole: Path) -> Non
     assert row["pairs"] == 2
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_differs_is_marked(tmp_path: Path, write_run: WriteRun) -> None:
     write_run(tmp_path / "light")
     write_run(tmp_path / "heavy", optimizer=OptimizerConfig(weight_decay=0.1))
@@ -188,6 +189,7 @@ def test_every_run_has_a_section_with_all_that_inspect_says(page: Page, whole: P
     assert {"run0", "run1", "run2", "run3"} <= set(places) & set(page.ids)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_claims_have_their_verdicts(tmp_path: Path, write_run: WriteRun) -> None:
     write_study(tmp_path / "claims" / "stability", write_run)
     page = make(tmp_path / "report.html", tmp_path / "claims")
@@ -224,6 +226,7 @@ def test_names_cannot_break_the_page(tmp_path: Path, write_run: WriteRun) -> Non
     assert folder.name in cells
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_bad_run_is_a_sentence_and_the_rest_is_made(study: Path, tmp_path: Path) -> None:
     (study / "bad").mkdir()
     (study / "bad" / "run.json").write_text("{")
@@ -239,6 +242,7 @@ def test_a_bad_run_is_a_sentence_and_the_rest_is_made(study: Path, tmp_path: Pat
     assert page.svgs == 5
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_damaged_table_costs_its_own_figure_only(study: Path, tmp_path: Path) -> None:
     for part in study.glob("normformer_*/headroom/*"):
         part.write_bytes(part.read_bytes()[:100])
@@ -256,6 +260,7 @@ def test_a_run_without_the_table_says_which_probe_makes_it(
     assert "FP16 headroom by layer" not in page.headings
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_that_nobody_writes_any_more(tmp_path: Path, write_run: WriteRun) -> None:
     page = make(tmp_path / "report.html", write_run(tmp_path / "run", reason=None))
     assert "Killed, or kept from writing, before its end" in page.words
@@ -290,6 +295,7 @@ def trained(tmp_path: Path, write_run: WriteRun, **fields: Any) -> list[Path]:
     ]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_gradients_of_runs_that_reached_their_end(tmp_path: Path, write_run: WriteRun) -> None:
     page = make(tmp_path / "report.html", *trained(tmp_path, write_run))
     assert "Gradients by layer" in page.headings
@@ -299,6 +305,7 @@ def test_gradients_of_runs_that_reached_their_end(tmp_path: Path, write_run: Wri
     assert mismatch[1][4] == "1.5 (1.5 to 1.5)"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_gradients_that_are_never_finite_are_a_sentence(
     tmp_path: Path, write_run: WriteRun
 ) -> None:
@@ -316,6 +323,7 @@ def test_a_run_of_a_loop_of_its_own(tmp_path: Path) -> None:
     assert "to the bit" not in page.words
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_given_twice_is_one_and_twins_are_left_out(
     tmp_path: Path, write_run: WriteRun
 ) -> None:
@@ -326,6 +334,7 @@ def test_a_run_given_twice_is_one_and_twins_are_left_out(
     assert "b/run is the same run as a/run" in page.words
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_runs_of_a_study_that_have_not_begun(study: Path, tmp_path: Path) -> None:
     names = [file.parent.name for file in study.glob("*/run.json")]
     (study / "study.json").write_text(json.dumps({"runs": dict.fromkeys([*names, "x", "y"])}))
@@ -334,6 +343,7 @@ def test_runs_of_a_study_that_have_not_begun(study: Path, tmp_path: Path) -> Non
     assert [row[0] for row in page.runs[1:]] == names  # in the study's order
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_new_kind_of_figure_is_on_the_page(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +367,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_nothing_is_overwritten_unless_asked(tmp_path: Path, write_run: WriteRun) -> None:
     out = tmp_path / "report.html"
     out.write_text("mine")

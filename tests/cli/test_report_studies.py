@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = ("--seeds", "2", "--steps", "6", "--warmup", "2", "--width", "16", "--max-seq-len", "8")
 STUDIES = {
     "lr-search": ("--arch", "pre-ln", "--arch", "normformer", "--lr", "1e-3", "--lr", "1e-2"),

@@ -17,6 +17,8 @@ from gradlab.studies import step_times as times_module
 from gradlab.studies.step_times import StepTime
 from gradlab.studies.variant import VARIANTS, read_variant
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = [
     *("variants", "--device", "cpu", "--size", "nano", "--width", "16", "--n-layers", "2"),
     *("--max-seq-len", "8", "--batch-size", "2", "--jobs", "1", "--steps", "30", "--warmup", "2"),
