@@ -181,11 +181,10 @@ def recorded(
     return {name: probes.table(name) for name in ("headroom", "overflows", "faults")}
 
 
-# Each way to compile the plain model, and each kind of model with the backend that traces most; all
-# of them in `make test-long`.
-WAYS = [(compile, Net) for compile in (whole("eager"), whole("aot_eager"), in_place, blocks_only)]
-KINDS = [Checkpointed, Twice, Several]
-WAYS += [(whole("aot_eager"), kind) for kind in KINDS]
+# A model compiled in parts, and each kind of model with the backend that traces most; all of them
+# in `make test-long`. (What is compiled in place is seen below, too.)
+KINDS = [Net, Checkpointed, Twice, Several]
+WAYS = [(blocks_only, Net), *((whole("aot_eager"), kind) for kind in KINDS)]
 MORE_WAYS = [(compile, kind) for compile in (whole("eager"), in_place) for kind in KINDS]
 
 
@@ -256,7 +255,7 @@ def test_an_evaluation_in_other_modes_makes_no_graph_but_its_own() -> None:
 
 def test_passes_may_overlap() -> None:
     def run(compile: Compile) -> pd.DataFrame:
-        model, optimizer = made()
+        model, optimizer = made(Short)
         with gradlab.attach(model, optimizer, probes=[Headroom()]) as probes:
             net = compile(model)
             first, second = net(batch(0)).sum(), net(batch(1)).square().sum()
@@ -294,25 +293,25 @@ def test_an_overflow_is_recorded_with_what_caused_it_off_cadence_too() -> None:
     assert (first["step"], first["site"], first["producer"]) == (1, "two.fc2", "two.fc2")
 
 
-def poisoned_weight(model: Net, x: Tensor) -> Tensor:
+def poisoned_weight(model: Short, x: Tensor) -> Tensor:
     with torch.no_grad():
-        model.two.fc1.weight[0, 0] = torch.nan
+        model.last.weight[0, 0] = torch.nan
     return x
 
 
-def poisoned_input(model: Net, x: Tensor) -> Tensor:
+def poisoned_input(model: Short, x: Tensor) -> Tensor:
     x[0, 0] = torch.inf
     return x
 
 
-def poisoned_loss(model: Net, x: Tensor) -> Tensor:
+def poisoned_loss(model: Short, x: Tensor) -> Tensor:
     return x
 
 
 @pytest.mark.parametrize("poison", [poisoned_weight, poisoned_input, poisoned_loss])
 def test_what_is_not_finite_is_blamed_on_the_same(poison: Any) -> None:
     def run(compile: Compile) -> pd.DataFrame:
-        model, optimizer = made()
+        model, optimizer = made(Short)
         with gradlab.attach(model, optimizer, probes=[Headroom()]) as probes:
             net = compile(model)
             out = net(poison(model, batch(0)))
