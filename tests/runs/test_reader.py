@@ -230,7 +230,7 @@ def test_a_notebook_shows_what_the_run_is_and_how_it_ended(
     writer = RunWriter(tmp_path / "<run>", config.replace(arch="<b>&"))
     writer.finish("finished", Verdict(reason="loss_rise", step=7, lr=1.4e-3, detected_step=8))
     shown = writer.run()._repr_html_()
-    for text in ("&lt;b&gt;&amp; nano fp32, seed 2", "finished: loss_rise", "step 7, lr 0.0014"):
+    for text in ("&lt;b&gt;&amp;, nano, fp32, seed 2", "finished: loss_rise", "step 7, lr 0.0014"):
         assert text in shown
     assert "<b>" not in shown
     assert "&lt;run&gt;" in shown
