@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -46,6 +46,7 @@ def _is_plain(x: Tensor) -> bool:
         and not torch._C._is_tracing()
         and not torch._C._len_torch_function_stack()
         and not is_functorch_wrapped_tensor(x)
+        and not is_legacy_batchedtensor(x)
         and forward_ad._current_level < 0
     )
 
@@ -62,7 +63,14 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (hidden,) = ctx.saved_tensors
-        return _Kept.apply(gradient, hidden), None  # type: ignore[no-untyped-call]
+        return _kept(gradient, hidden), None
+
+
+def _kept(gradient: Tensor, hidden: Tensor) -> Tensor:
+    if not _is_plain(gradient):  # several at a time, as for a Jacobian
+        return gradient.masked_fill(hidden, 0.0)
+    result: Tensor = _Kept.apply(gradient, hidden)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Kept(torch.autograd.Function):
@@ -77,4 +85,4 @@ class _Kept(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (hidden,) = ctx.saved_tensors
-        return _Kept.apply(gradient, hidden), None  # type: ignore[no-untyped-call]
+        return _kept(gradient, hidden), None

@@ -78,8 +78,16 @@ def mapped(mask: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.vmap(torch.func.grad(total))(x)
 
 
+def many_at_once(mask: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+    def per_row(x: Tensor) -> Tensor:
+        return mask(x, HIDDEN).softmax(-1).square().sum((0, 2))
+
+    found: Tensor = torch.autograd.functional.jacobian(per_row, x, vectorize=True)
+    return found
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of its own use of torch.jit
-@pytest.mark.parametrize("how", [directional, mapped])
+@pytest.mark.parametrize("how", [directional, mapped, many_at_once])
 def test_other_ways_to_differentiate(how: Callable[..., Tensor]) -> None:
     x = torch.randn(3, 7, 7)
     assert torch.equal(how(masked, x), how(filled, x))
