@@ -211,8 +211,9 @@ def league_differences(seeds: pd.DataFrame, *, baseline: str = BASELINE) -> pd.D
         One row per measure and other architecture: columns measure, baseline, arch, pairs (seeds
         of both, without those of which the baseline's is a lower bound), difference (a ratio where
         the measure is geometric, else arch's − the baseline's), low, high (Student's t interval at
-        95 %), bound (a lower one), distinguished (whether the interval lies
-        wholly on one side of no difference: the upper one where it is a bound).
+        95 %), bound (a lower one), distinguished (whether the interval lies wholly on one side of
+        no difference: the upper one where it is a bound, the lower one where the baseline's is a
+        bound in a seed).
     """
     theirs = seeds[seeds["arch"] == baseline].drop(columns="arch")
     return _differences(seeds[seeds["arch"] != baseline], theirs).assign(baseline=baseline)
@@ -243,11 +244,11 @@ def league_beside(mine: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 def _differences(mine: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """A row a measure and architecture, against the same seed of one, or of the same of several."""
     key = [name for name in ("arch", "seed", "measure") if name in theirs]
-    exact = theirs.loc[~theirs["bound"], [*key, "value"]]
-    both = mine.merge(exact, on=key, suffixes=("", "_baseline"))
+    both = mine.merge(theirs[[*key, "value", "bound"]], on=key, suffixes=("", "_baseline"))
     rows = [
         {"measure": name, "arch": arch, **_compared(pairs, MEASURES[str(name)])}
         for (name, arch), pairs in both.groupby(["measure", "arch"], sort=False)
+        if not pairs["bound_baseline"].all()
     ]
     return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
 
@@ -287,19 +288,25 @@ def _spearman(one: "pd.Series[float]", other: "pd.Series[float]") -> float:
     return float(np.corrcoef(one.rank(), other.rank())[0, 1])
 
 
-def _compared(pairs: pd.DataFrame, measure: Measure) -> dict[str, Any]:
-    """The difference over pairs: columns value, value_baseline and bound."""
+def _compared(both: pd.DataFrame, measure: Measure) -> dict[str, Any]:
+    """The difference over pairs: columns value, bound, and the baseline's.
+
+    Where the baseline's is a bound, it may lie anywhere above: such a pair has no difference, and
+    arch is not told to be higher, nor lower if its own is a bound there too.
+    """
+    pairs = both[~both["bound_baseline"]]
     mine, theirs = pairs["value"], pairs["value_baseline"]
     apart = mine / theirs if measure.geometric else mine - theirs
     middle, low, high = _interval(apart, measure)
-    bound = bool(pairs["bound"].any())
+    is_higher = low > measure.none and len(pairs) == len(both)
+    is_lower = high < measure.none and not both["bound"].any()
     return {
         "pairs": len(pairs),
         "difference": middle,
         "low": low,
         "high": high,
-        "bound": bound,
-        "distinguished": bool(low > measure.none or (high < measure.none and not bound)),
+        "bound": bool(pairs["bound"].any()),
+        "distinguished": bool(is_higher or is_lower),
     }
 
 

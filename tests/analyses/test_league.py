@@ -72,6 +72,22 @@ def test_a_lower_bound_is_said_and_no_reference() -> None:
     assert summary.loc[("peri-ln", "ramp"), "bound"]
 
 
+@pytest.mark.parametrize(("shift", "told"), [(0.3, False), (-0.3, True)])
+def test_nothing_is_above_a_baseline_that_may_lie_higher(shift: float, told: bool) -> None:
+    bounds = (("pre-ln", 1, "limit"),)
+    for free in ((), bounds):
+        table = made(0, bounds=free)
+        table = table[table["measure"] == "limit"]
+        other = table["arch"] != "pre-ln"
+        of_seed = dict(table.loc[~other, ["seed", "value"]].to_numpy().tolist())
+        table.loc[other, "value"] = [
+            of_seed[row.seed] * np.exp(shift + 0.01 * row.seed) for row in table[other].itertuples()
+        ]
+        assert league_differences(table)["distinguished"].eq(told or not free).all()
+    both = table.assign(bound=table["bound"] | (other & (table["seed"] == 1)))
+    assert not league_differences(both)["distinguished"].any()
+
+
 def test_the_rank_agreement_is_spearmans() -> None:
     table = made(1)
     found = rank_agreement(table, "ramp", "limit")
