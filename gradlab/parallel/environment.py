@@ -25,6 +25,22 @@ def has_launcher() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def check() -> None:
+    """See that what processes need to meet is there.
+
+    Raises:
+        ConfigError: It is not, or no number where it has to be.
+    """
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in names if not os.environ.get(name)]:
+        raise ConfigError(
+            f"the environment says that {processes()} processes train together (WORLD_SIZE), but "
+            f"not {', '.join(missing)}: start them by torchrun, or give parallel = 'none'."
+        )
+    _number("RANK", 0)
+    _number("MASTER_PORT", 0)
+
+
 def tells(error: GradlabError | None = None) -> bool:
     """Whether this process is the one that says something: the first, or the one that was chosen.
 
@@ -32,7 +48,8 @@ def tells(error: GradlabError | None = None) -> bool:
         error: That is to be said; None for anything else.
     """
     if error is None or error.told_elsewhere is None:
-        return rank() == 0
+        given = os.environ.get("RANK", "0")
+        return not given.isdigit() or int(given) == 0  # that it is no number has to be said, too
     return not error.told_elsewhere
 
 

@@ -15,6 +15,7 @@ from gradlab.errors import ConfigError, GradlabError, GradlabWarning, in_words
 from gradlab.parallel import environment
 from gradlab.parallel.ranks import ALONE, Kind, Ranks
 from gradlab.runs.same import differences
+from gradlab.training.device import resolve_device
 
 
 @contextmanager
@@ -26,7 +27,8 @@ def joined(config: RunConfig) -> Iterator[Ranks]:
     are the first one's alone.
 
     Raises:
-        ConfigError: The run cannot be trained by them.
+        ConfigError: The run cannot be trained by them, or the environment does not say how they
+            meet.
         GradlabError: One of the others has failed, or is gone.
     """
     there = dist.get_world_size() if dist.is_initialized() else environment.processes()
@@ -36,7 +38,9 @@ def joined(config: RunConfig) -> Iterator[Ranks]:
     _check(config, kind, there)
     is_ours = not dist.is_initialized()
     if is_ours:
-        _initialise(device_name(config.device, there))
+        device = resolve_device(device_name(config.device, there))
+        environment.check()
+        _initialise(device)
     ranks = Ranks(dist.get_rank(), there, kind)
     try:
         with warnings.catch_warnings(), _one_tells(), lost_in_words(ranks):
@@ -139,12 +143,19 @@ def _check_same(config: RunConfig, ranks: Ranks) -> None:
         )
 
 
-def _initialise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=torch.device(device))
-    else:
-        dist.init_process_group("gloo")
+def _initialise(device: torch.device) -> None:
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+        else:
+            dist.init_process_group("gloo")
+    except dist.DistError as error:
+        raise GradlabError(
+            f"the processes do not meet at {os.environ['MASTER_ADDR']}, port "
+            f"{os.environ['MASTER_PORT']}: start all of them by torchrun, on a port that is free "
+            f"({in_words(error)})."
+        ) from error
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """What several processes cannot train is refused before anything begins."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gradlab
 from gradlab.config import RecordConfig, RunConfig
@@ -30,6 +32,7 @@ REFUSED = [
     ({"model": {"objective": "masked"}}, "masked"),
     ({"record": RecordConfig(keep_weights=True), "parallel": "fsdp"}, "keep_weights"),
     ({"device": "cuda:0"}, "device 'cuda:0' would be that of all 2 processes"),
+    ({}, "not MASTER_ADDR, MASTER_PORT: start them by torchrun"),
 ]
 
 
@@ -80,6 +83,27 @@ def test_an_environment_that_is_none_of_torchruns(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'two'"):
         environment.processes()
+    monkeypatch.setenv("RANK", "two")
+    assert environment.tells()
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="there is a second GPU")
+def test_a_gpu_that_is_not_there_is_refused(make_config: Callable[..., RunConfig]) -> None:
+    with pytest.raises(ConfigError, match="device 'cuda:1'"), joined(make_config(device="cuda")):
+        pass
+
+
+@pytest.mark.usefixtures("two")
+def test_a_port_that_is_taken_is_said(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(GradlabError, match="do not meet at 127"), joined(make_config()):
+            pass
 
 
 @pytest.mark.usefixtures("two")
