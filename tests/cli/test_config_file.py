@@ -158,7 +158,7 @@ def test_no_field_of_a_run_is_forgotten() -> None:
     assert set(RunConfig.model_fields) == {
         *("arch", "size", "model", "schedule", "steps", "seed", "batch_size", "accumulation"),
         *("optimizer", "precision", "stability", "data", "record", "val_every", "val_batches"),
-        *("device", "compile", "stop_when_destabilised"),
+        *("device", "compile", "parallel", "stop_when_destabilised"),
         "variant",  # what a study calls what the others say
     }, "a new field of RunConfig needs an option, and a place in OneRun.of"
 

@@ -29,7 +29,7 @@ def read(command: str) -> Any:
     program, name, *words = shlex.split(command)
     assert program == "gradlab"
     params = load_command(name).make_context(name, words).params
-    others = {"out", "jobs", "resume"}
+    others = {"out", "jobs", "resume", "engine", "ray_address"}
     return SETTINGS[name](**{name: v for name, v in params.items() if name not in others})
 
 

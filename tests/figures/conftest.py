@@ -1,13 +1,7 @@
-from collections.abc import Iterator
-
 import matplotlib as mpl
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def no_screen() -> Iterator[None]:
+def no_screen() -> None:
     mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    yield
-    plt.close("all")

@@ -118,7 +118,7 @@ def test_every_listed_name_is_an_operation():
 )
 @pytest.mark.parametrize("inference", [False, True])
 def test_what_is_built_on_products_reaches_them(monkeypatch, compute, inference):
-    def refuse(*operands):
+    def refuse(*operands, **_):
         raise GradlabError("reached")
 
     monkeypatch.setattr(contractions, "matrix_product", refuse)
