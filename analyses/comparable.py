@@ -66,6 +66,11 @@ def what_differs(one: Run, other: Run, *, free: Collection[str] = ()) -> str | N
     return next((word for word in differing if word not in free), None)
 
 
+def loss_differs(one: Run, other: Run) -> str | None:
+    """The first thing that makes the losses of two runs losses of different things, in a word."""
+    return what_differs(one, other, free=_SAME.keys() - {"objectives", "tokenizers", "corpora"})
+
+
 def comparable_groups(runs: Iterable[Run], *, free: Collection[str] = ()) -> list[list[Run]]:
     """The runs sorted into groups that compare, in the order in which each group's first comes.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradlab.analyses.comparable import loss_differs
 from gradlab.analyses.league import (
     MEASURES,
     league_beside,
@@ -22,6 +23,9 @@ from gradlab.runs.study import StudySet
 
 _SAME = ("ramp", "limit")
 """The two measures whose order is compared."""
+
+_OF_LOSSES = ("loss", "sensitivity")
+"""The measures in nats a token of a text."""
 
 
 def league_sentences(league: StudySet) -> list[str]:
@@ -53,13 +57,25 @@ def beside_sentences(mine: StudySet, other: StudySet) -> list[str]:
         f"({row['architectures']})"
         for row in order_kept(*tables).to_dict("records")
     ]
-    sentences = difference_sentences(league_beside(*tables), against=f"those in {other.folder}")
+    beside = league_beside(*tables)
+    if word := _losses_differ(mine, other):
+        beside = beside[~beside["measure"].isin(_OF_LOSSES)]
+    sentences = difference_sentences(beside, against=f"those in {other.folder}")
+    if word:
+        sentences.append(f"The losses do not compare with those there: the {word} differ.")
     if kept:
         sentences.append(
             "Whether the architectures stand in the same order there, as a rank correlation "
             f"(Spearman; architectures): {', '.join(kept)}."
         )
     return sentences
+
+
+def _losses_differ(mine: StudySet, other: StudySet) -> str | None:
+    """What makes the losses of two leagues losses of different things, in a word."""
+    searches = [league.studies.get("lr-search") for league in (mine, other)]
+    runs = [search.runs for search in searches if search]
+    return loss_differs(runs[0][0], runs[1][0]) if len(runs) == 2 and all(runs) else None
 
 
 def difference_sentences(differences: pd.DataFrame, *, against: str = "") -> list[str]:

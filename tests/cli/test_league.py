@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 import gradlab
 from gradlab.analyses.league import MEASURES, league_seeds, step_costs, summarise_league
+from gradlab.analyses.league_words import beside_sentences
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
 from gradlab.data.corpus import load_corpus
@@ -384,3 +385,22 @@ def test_trained_it_has_every_measure(
     assert gradlab.inspect(result).sentences
     drawn = gradlab.draw(result, only=["league", "limit"])
     assert "league" in drawn
+
+
+def test_losses_of_another_objective_do_not_compare(
+    tmp_path: Path, text: str, made_up: Callable[..., None]
+) -> None:
+    made_up()
+    leagues = []
+    for objective in ("causal", "masked"):
+        settings = {**FEW, "seeds": 2, "objective": objective}
+        league = League(**settings, arch=ARCHS, only="lr-search", corpus=text)
+        record = gradlab.run_study(league, tmp_path / objective, jobs=1)
+        assert isinstance(record, StudySet)
+        leagues.append(record)
+    apart, alike = (" ".join(beside_sentences(leagues[0], other)) for other in leagues[::-1])
+    assert "The losses do not compare with those there: the objectives differ." in apart
+    assert "the best learning rate is" in apart
+    assert "validation loss" not in apart
+    assert "validation loss" in alike
+    assert "do not compare" not in alike
