@@ -10,6 +10,7 @@ from gradlab.exports.tokenizer_files import CONFIG_FILE
 from gradlab.exports.trained import Trained, trained
 from gradlab.exports.transformers_folder import transformers_files
 from gradlab.paths import as_path
+from gradlab.runs.document import RUN_FILE
 from gradlab.runs.files import cannot_write, write_whole
 from gradlab.runs.reader import Run
 from gradlab.runs.tokenizer_file import TOKENIZER_FILE
@@ -56,7 +57,7 @@ def export(
 
     Raises:
         GradlabError: The run has no weights, the library cannot express its model, or the folder
-            holds something already or cannot be written.
+            holds something already, holds a run, or cannot be written.
     """
     files_of = one_of("library", to, LIBRARIES)
     source = trained(run)
@@ -66,14 +67,19 @@ def export(
             f"{folder} is there already: name another folder, or write over the files of the same "
             "names with --force (in Python, force=True)."
         )
+    if (folder / RUN_FILE).exists():
+        raise GradlabError(
+            f"{folder} holds a run, whose tokenizer and weights have the same names: choose "
+            "another folder."
+        )
     files, notes = files_of(source)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (TOKENIZER_FILE, CONFIG_FILE):
+            if name not in files:  # of an export before, whose tokenizer is not this model's
+                (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    for name in (TOKENIZER_FILE, CONFIG_FILE):
-        if name not in files:  # of an export before, whose tokenizer is not this model's
-            (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         write_whole(folder / name, content)
     return Export(folder, tuple(files), (*_of_its_end(source), *notes))

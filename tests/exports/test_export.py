@@ -64,6 +64,15 @@ def test_nothing_is_overwritten_unless_asked(keep: Keep, tmp_path: Path) -> None
     assert file.read_text() == "precious"
 
 
+def test_a_run_is_not_written_over(keep: Keep) -> None:
+    run, other = keep()[0], keep(name="other")[0]
+    before = {file: file.read_bytes() for file in other.glob("*.json")}
+    for source in (run, other):
+        with pytest.raises(GradlabError, match="other holds a run"):
+            gradlab.export(source, out=other, force=True)
+    assert {file: file.read_bytes() for file in other.glob("*.json")} == before
+
+
 def test_what_an_earlier_export_left_does_not_stay(keep: Keep, tmp_path: Path) -> None:
     gradlab.export(keep()[0], out=tmp_path / "out")
     (tmp_path / "out/mine.txt").write_text("precious")
