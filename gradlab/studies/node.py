@@ -10,6 +10,7 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def do(job: Job, home: Home, mailbox: Any, on_gpu: bool) -> str | None:
         KeyboardInterrupt: Ray was told to cancel it; what there is has been saved.
     """
     import ray
+    from ray.exceptions import RayActorError
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # by which Ray cancels
     if reason := look(home):
@@ -118,5 +120,6 @@ def do(job: Job, home: Home, mailbox: Any, on_gpu: bool) -> str | None:
         traceback.print_exc()  # into Ray's log
         return in_words(error)
     if latest is not None:  # before the study learns of the end
-        ray.get(mailbox.put.remote(job.name, latest))
+        with suppress(RayActorError):  # it died: the run has finished all the same
+            ray.get(mailbox.put.remote(job.name, latest))
     return None
