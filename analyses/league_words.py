@@ -136,7 +136,7 @@ def overflow_sentences(sites: pd.DataFrame) -> list[str]:
     if overflowed:
         sentences.append(f"The ramp broke at an FP16 overflow in {', '.join(overflowed)}.")
     if spared:
-        sentences.append(f"It broke without one in {', '.join(spared)}.")
+        sentences.append(f"The ramp broke without an FP16 overflow in {', '.join(spared)}.")
     return sentences
 
 

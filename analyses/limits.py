@@ -157,6 +157,8 @@ def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[st
         summary: A table of `summarise_limits`.
         differences: A table of `compare_limits`.
     """
+    if summary.empty:
+        return ["No run has ended: there is nothing to compare."]
     sentences = [
         f"{row['arch']}: the highest constant learning rate survived is {limit_text(row, 'low')}, "
         f"the ramp broke at {limit_text(row, 'ramp')}."

@@ -129,4 +129,5 @@ def _sentence(row: dict[Any, Any]) -> str:
     if not row["reached"]:
         return f"{row['arch']} never has {goal}, in {counted(row['seeds'], 'seed')}."
     apart = "" if row["distinguished"] else ", not distinguished from all of them"
-    return f"{row['arch']} has {goal} after {steps_text(row)} of its steps{apart}."
+    when = f"at the validation after {steps_text(row)} of its steps{apart}"
+    return f"{row['arch']} first has {goal} {when}."

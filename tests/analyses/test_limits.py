@@ -46,3 +46,8 @@ def test_a_ramp_that_breaks_at_its_first_step_has_no_rate() -> None:
     assert math.isclose(summarise_limits(zero).iloc[0]["ramp"], 0.3)
     assert "ramp broke at its first step in 1 of 2 seeds" in said(zero)
     assert math.isnan(summarise_limits(zero[:1]).iloc[0]["ramp"])
+
+
+def test_a_study_without_a_run_that_ended_is_said() -> None:
+    empty = pd.DataFrame()
+    assert limit_sentences(empty, empty) == ["No run has ended: there is nothing to compare."]

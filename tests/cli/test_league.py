@@ -242,7 +242,7 @@ def test_every_number_of_every_architecture(
 
     said = " ".join(result.stdout.split())
     assert "pre-ln (3 of 3, first at blocks.1.attention.scores)" in said
-    assert "It broke without one in peri-ln (3)." in said
+    assert "The ramp broke without an FP16 overflow in peri-ln (3)." in said
     assert "rank the 3 architectures alike to a correlation of 1.00 (Spearman)" in said
     assert (out / "league.png").exists()
     assert str(gradlab.inspect(out)).count("peri-ln") >= 3
