@@ -133,8 +133,9 @@ def _set_axis(ax: Axes, here: pd.DataFrame, *, geometric: bool) -> None:
     low, high = values.min() - 0.35 * span, values.max() + 0.35 * span
     if geometric:
         ax.set_xscale("log")
-        subs = (1.0,) if high - low > 6 else (1.0, 2.0, 5.0) if high - low > 1.2 else range(1, 10)
-        ax.xaxis.set_major_locator(LogLocator(subs=tuple(map(float, subs)), numticks=5))
+        subs = (1.0,) if high - low > 6 else (1.0, 2.0, 5.0)
+        decades = LogLocator(subs=subs, numticks=5)
+        ax.xaxis.set_major_locator(decades if high - low > 1.2 else MaxNLocator(4))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
     else:
