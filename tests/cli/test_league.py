@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from scipy import stats
 from typer.testing import CliRunner, Result
 
 import gradlab
-from gradlab.analyses.league import MEASURES, league_seeds, step_costs, summarise_league
+from gradlab.analyses.league import league_seeds, step_costs, summarise_league
 from gradlab.analyses.league_words import beside_sentences
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
@@ -367,24 +366,6 @@ def test_the_help_is_a_screen() -> None:
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) <= 50
     assert "gradlab league --width 768" in result.stdout
-
-
-def test_trained_it_has_every_measure(
-    tmp_path: Path, text: str, trained_here: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = partial(times_module.step_times, least=2, most=2)
-    monkeypatch.setattr(times_module, "step_times", few)
-    rates: dict[str, Any] = {"highest": 100.0, "factor": 100.0, "lr_step": 10.0, "ramp_steps": 12}
-    league = League(**{**FEW, **rates, "lr": [1e-3, 1e-2]}, arch=ARCHS[:2], corpus=text)
-    result = gradlab.run_study(league, tmp_path / "s", jobs=1)
-    assert not result.failed
-    assert isinstance(result, StudySet)
-    table = summarise_league(league_seeds(result), step_costs(result))
-    for arch in ("pre-ln", "peri-ln"):
-        assert set(table.loc[table["arch"] == arch, "measure"]) >= {*MEASURES} - {"ramp", "limit"}
-    assert gradlab.inspect(result).sentences
-    drawn = gradlab.draw(result, only=["league", "limit"])
-    assert "league" in drawn
 
 
 def test_losses_of_another_objective_do_not_compare(

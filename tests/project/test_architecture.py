@@ -59,6 +59,7 @@ EXTRAS = set().union(
 PRIVATE_TO_TORCH = {
     "torch._C._dynamo.eval_frame",
     "torch._C._functorch.is_functorch_wrapped_tensor",
+    "torch._C._functorch.is_legacy_batchedtensor",
     "torch._C._functorch.peek_interpreter_stack",
     "torch._ops.OpOverload",
     "torch._utils._flatten_dense_tensors",
