@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,9 @@ def test_of_another_process(tmp_path: Path, end: str) -> None:
             time.sleep(0.05)
         words = [sys.executable, "-m", "gradlab.cli", "inspect", str(folder), "--follow"]
         pipe = subprocess.PIPE
-        watcher = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True)
+        # Where the tests run in a shell's background, Ctrl-C is ignored, and that is inherited.
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        watcher = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard)
         assert watcher.stdout is not None
         assert watcher.stdout.readline().startswith("step 1  ")
         (watcher.send_signal(signal.SIGINT) if end == "ctrl-c" else loop.kill())
