@@ -180,8 +180,9 @@ class Setting:
 def on_model(name: str, setting: Setting) -> Training:
     shape, device = setting.shape, setting.device
     torch.manual_seed(0)
-    model = (PlainGPT(shape) if shape.vocab else Chain(shape)).to(device)
-    tokens = torch.randint(shape.vocab or 1, (shape.batch, shape.length + 1)).to(device)
+    with device:  # a GPU draws all values at once, where a CPU takes seconds a model
+        model = PlainGPT(shape) if shape.vocab else Chain(shape)
+        tokens = torch.randint(shape.vocab or 1, (shape.batch, shape.length + 1))
     numbers = torch.randn(shape.batch, shape.width, device=device)
     dtype = AUTOCAST.get(setting.precision)
 

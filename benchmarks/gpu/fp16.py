@@ -8,7 +8,8 @@ Products: the same random operands on both. `over` counts entries further from t
 `inf` those infinite on one side only, though the exact result is further than that from 65520;
 `differ` is the share that is not equal to the bit, which the order of sums decides.
 
-Ramps: the LR stability test of nano, all three architectures from the same seeds, on both.
+Ramps: the LR stability test of nano, all three architectures from the same seeds, on both, so steep
+(1e-3 a step) that they end in a minute.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def start_ramps(device: str, out: Path, options: argparse.Namespace) -> subproce
     steps = 4 if options.tiny else options.steps
     size = "--n-layers 1 --max-seq-len 8 --batch-size 2" if options.tiny else ""
     line = (
-        f"run-stability --size nano {size} --lr-step 2e-4 --steps {steps} "
+        f"run-stability --size nano {size} --lr-step 1e-3 --steps {steps} "
         f"--seeds {1 if options.tiny else options.seeds} --jobs {2 if options.tiny else 9} "
         f"--device {device} --resume"
     )
