@@ -59,7 +59,8 @@ def seeds_text(row: Mapping[Any, Any]) -> str:
 def number_text(row: Mapping[Any, Any]) -> str:
     """A claim's number with its interval, to two digits of the interval's half-width.
 
-    To more where an end would be rounded onto the edge of the claim's side, and seem to touch it.
+    To more where an end would be rounded onto the edge of the claim's side, and seem to touch it. An
+    interval that spans powers of ten has two digits of each end.
     """
     ends = [row[name] for name in ("number", "low", "high")]
     if math.isnan(row["low"]):
@@ -69,4 +70,6 @@ def number_text(row: Mapping[Any, Any]) -> str:
     edges = [edge for edge in (row["above"], row["below"]) if math.isfinite(edge)]
     while digits < 9 and any(round(end, digits) == edge != end for end in ends for edge in edges):
         digits += 1
-    return wording.spread_text(*(wording.number_text(end, f".{digits}f") for end in ends))
+    spans = ends[1] * ends[2] > 0 and any(round(end, digits) == 0 for end in ends)
+    form = ".2g" if spans else f".{digits}f"
+    return wording.spread_text(*(wording.number_text(end, form) for end in ends))

@@ -227,6 +227,7 @@ def test_other_claims_stand_beside(tmp_path: Path, fake_jobs: Callable[..., None
         (1.2345, float("nan"), float("nan"), {}, "1.23"),
         (float("nan"), float("nan"), float("nan"), {}, "–"),
         (2.0, 2.0, 2.0, {"above": 1.0}, "2.000 (2.000 to 2.000)"),
+        (8.86e-7, 6.45e-10, 0.00122, {"below": 1.0}, "8.9e−07 (6.5e−10 to 0.0012)"),
     ],
 )
 def test_numbers_have_the_digits_that_their_interval_gives(
