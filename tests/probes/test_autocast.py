@@ -54,7 +54,9 @@ def test_looks_inside_the_region(device: str, dtype: torch.dtype, region: torch.
         for number in range(300):  # more than a new buffer holds
             taken.take(torch.tensor([-1.0, number], dtype=dtype, device=device))
         counts = details(torch.tensor([1.0, -float("inf"), 0.0], dtype=dtype, device=device))
-    numbers, rows = taken.together()
+    low, high, rows = taken.together()
     as_read = torch.arange(300).to(dtype).tolist()
-    assert [numbers[row].tolist() for row in rows] == [[-1.0, number] for number in as_read]
+    assert [[float(low[row]), float(high[row])] for row in rows] == [
+        [-1.0, number] for number in as_read
+    ]
     assert counts.tolist() == [1, 1, 0, 2, 2]

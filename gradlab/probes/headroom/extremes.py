@@ -1,6 +1,7 @@
 """A step's extremes on their way to the host: a few tensors, not hundreds."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ class Extremes:
     """Those of the tensor taken last, if it is on a CPU; else numbers that are finite and not 0."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[torch.device, torch.dtype], _OnHost | _OnDevice] = {}
+        self._host = _OnHost()
+        self._devices: dict[tuple[torch.device, torch.dtype], _OnDevice] = {}
         # Not one list of pairs: objects that stay are work for Python's garbage collector.
         self._taken: list[_OnHost | _OnDevice] = []
         self._rows: list[int] = []
@@ -35,8 +37,9 @@ class Extremes:
     def clear(self) -> None:
         """Forget what was taken."""
         self._taken.clear()
-        self._rows.clear()
-        for kept in self._kept.values():
+        self._rows = []
+        self._host.clear()
+        for kept in self._devices.values():
             kept.clear()
 
     def take(self, x: Tensor) -> bool:
@@ -45,7 +48,7 @@ class Extremes:
         Returns:
             False if it is on a CPU, where nothing waits for this look, and not finite.
         """
-        kept = self._kept.get((x.device, x.dtype)) or self._start(x)
+        kept = self._host if x.is_cpu else self._of_device(x)
         self._taken.append(kept)
         self._rows.append(kept.used)
         self.last = low, high = kept.take(x)
@@ -61,34 +64,36 @@ class Extremes:
             Whether it was taken: not if the tensor is not fp32 and on a CPU, or its entries are so
             small (all zero, too), so large or so many that their squares do not say that.
         """
-        kept = self._kept.get((x.device, x.dtype)) or self._start(x)
-        if not isinstance(kept, _OnHost) or (bound := _bound(x)) is None:
+        if not x.is_cpu or (bound := _bound(x)) is None:
             return False
-        self._taken.append(kept)
-        self._rows.append(kept.used)
+        self._taken.append(self._host)
+        self._rows.append(self._host.used)
         self.last = -bound, bound
-        kept.put(-bound, bound)
+        self._host.put(-bound, bound)
         return True
 
-    def together(self) -> tuple[Tensor, list[int]]:
+    def together(self) -> tuple[list[float] | Tensor, list[float] | Tensor, list[int]]:
         """What was taken since `clear`, something at least.
 
         Returns:
-            (n, 2), low and high, those of one dtype and device together; and for each tensor, in
-            the order of taking, its row in there.
+            Lows and highs, (n,) each: on the host already if all tensors were on a CPU. And for
+            each tensor, in the order of taking, its row in there.
         """
-        first: dict[_OnHost | _OnDevice, int] = {}
-        parts: list[Tensor] = []
-        for kept in self._kept.values():
+        if self._host.used == len(self._rows):
+            return *self._host.numbers(), self._rows
+        first: dict[_OnHost | _OnDevice, int] = {self._host: 0}
+        parts = [torch.tensor(self._host.numbers(), dtype=torch.float64).T]
+        for kept in self._devices.values():
             first[kept] = sum(map(len, parts))
             parts.append(kept.numbers())
-        whole = torch.cat([part.to(parts[0].device) for part in parts])
+        whole = torch.cat([part.to(parts[-1].device) for part in parts])
         places = zip(self._taken, self._rows, strict=True)
-        return whole, [first[kept] + row for kept, row in places]
+        return whole[:, 0], whole[:, 1], [first[kept] + row for kept, row in places]
 
-    def _start(self, x: Tensor) -> "_OnHost | _OnDevice":
-        kept = _OnHost(x.dtype) if x.is_cpu else _OnDevice(x.device, x.dtype)
-        self._kept[x.device, x.dtype] = kept
+    def _of_device(self, x: Tensor) -> "_OnDevice":
+        key = (x.device, x.dtype)
+        if (kept := self._devices.get(key)) is None:
+            kept = self._devices[key] = _OnDevice(*key)
         return kept
 
 
@@ -102,26 +107,24 @@ def _bound(x: Tensor) -> float | None:
 
 
 class _OnHost:
-    """Numbers of one dtype, read as they are taken: one pair of tensors serves all.
+    """Numbers read as they are taken: one pair of tensors a dtype serves all.
 
     Attributes:
         used: How many tensors were taken.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        pair = torch.empty(2, dtype=dtype)
-        self._low, self._high = self._pair = pair.unbind()
-        # NumPy has no bfloat16.
-        self._read = None if dtype is torch.bfloat16 else pair.numpy().tolist
+    def __init__(self) -> None:
+        self._readers: dict[torch.dtype, tuple[tuple[Tensor, ...], Callable[[], list[float]]]] = {}
         self.clear()
 
     def clear(self) -> None:
-        self._found: list[float] = []
+        self._found: list[float] = []  # low and high in turn
         self.used = 0
 
     def take(self, x: Tensor) -> tuple[float, float]:
-        torch.aminmax(x, out=self._pair)
-        low, high = self._read() if self._read else (self._low.item(), self._high.item())
+        pair, read = self._readers.get(x.dtype) or self._start(x.dtype)
+        torch.aminmax(x, out=pair)
+        low, high = read()
         self.put(low, high)
         return low, high
 
@@ -129,8 +132,15 @@ class _OnHost:
         self._found += low, high
         self.used += 1
 
-    def numbers(self) -> Tensor:
-        return torch.tensor(self._found, dtype=torch.float64).view(-1, 2)
+    def numbers(self) -> tuple[list[float], list[float]]:
+        return self._found[::2], self._found[1::2]
+
+    def _start(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Callable[[], list[float]]]:
+        pair = torch.empty(2, dtype=dtype)
+        # NumPy has no bfloat16.
+        read = pair.tolist if dtype is torch.bfloat16 else pair.numpy().tolist
+        self._readers[dtype] = reader = pair.unbind(), read
+        return reader
 
 
 class _OnDevice:

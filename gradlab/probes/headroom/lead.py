@@ -3,8 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from gradlab.probes.headroom.rows import Rows, rows_of
-from gradlab.probes.sites import SiteStep
+from gradlab.probes.headroom.rows import ReadStep, Rows, rows_of
 
 
 class Lead:
@@ -15,25 +14,25 @@ class Lead:
     """
 
     def __init__(self, most: int) -> None:
-        self._steps: deque[SiteStep | Rows] = deque(maxlen=most)
+        self._steps: deque[ReadStep | Rows] = deque(maxlen=most)
 
     def clear(self) -> None:
         """Forget them."""
         self._steps.clear()
 
-    def add(self, sites: SiteStep) -> None:
-        """Hold back one more."""
-        self._steps.append(sites)
+    def add(self, step: ReadStep) -> None:
+        """Hold back one more, as it was read: most are never written."""
+        self._steps.append(step)
 
-    def taken(self) -> list[SiteStep | Rows]:
-        """All of them, which are held back no longer."""
-        steps = list(self._steps)
+    def taken(self) -> list[Rows]:
+        """The rows of each, which are held back no longer."""
+        rows = self.state()
         self.clear()
-        return steps
+        return rows
 
     def state(self) -> list[Rows]:
-        """The rows of each, made only now: most are never written."""
-        return [rows_of(step) for step in self._steps]
+        """The rows of each."""
+        return [rows_of(x.sites) if isinstance(x, ReadStep) else x for x in self._steps]
 
     def restore(self, rows: Sequence[Rows]) -> None:
         """Hold back what `state` gave."""

@@ -31,14 +31,13 @@ from gradlab.probes.headroom.lead import Lead
 from gradlab.probes.headroom.looked_at import Arguments, entries, has_unused, plain
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
-from gradlab.probes.headroom.rows import headroom_rows, joined_columns, site_step, tightest
+from gradlab.probes.headroom.rows import ReadStep, headroom_rows, joined_columns, rows_of, tightest
 from gradlab.probes.headroom.seen import Look, Seen, SharedSeen
 from gradlab.probes.operations.finder import Operations
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
 from gradlab.probes.sites import (
     HANDED,
-    SiteStep,
     floats_of,
     hook_gradient,
     in_backward,
@@ -122,7 +121,7 @@ class Headroom(Probe):
         self._arguments = Arguments(subject.model)
         self._lead.clear()
         self._operations = Operations(subject.model, self._every_operation)
-        self.latest: SiteStep | None = None
+        self.latest: ReadStep | None = None
         yield from self._operations.hooks()
         for looks in (*self._inputs, self._returned):
             yield from looks.handles
@@ -206,20 +205,20 @@ class Headroom(Probe):
         """Whether a tensor was not finite, masks aside."""
         if math.isfinite(sum(columns["low"])) and math.isfinite(sum(columns["high"])):
             return False
-        return not all(map((sites := site_step(0, columns)).finite, sites.order))
+        return not all(map((sites := ReadStep(0, columns).sites).finite, sites.order))
 
     def between(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """None; the step may turn out to have led to an overflow."""
-        sites = site_step(step.step, columns)
-        if not sites.bounded:
-            self.latest = sites
-        self._lead.add(sites)
+        read = ReadStep(step.step, columns)
+        if not columns["bounded"]:
+            self.latest = read
+        self._lead.add(read)
         return {}
 
     def rows(self, step: Step, columns: Columns) -> Mapping[str, Columns]:
         """Overflow events; headroom at a sampled step, or of all steps that led to an overflow."""
-        sites = site_step(step.step, columns)
-        self.latest = sites
+        self.latest = read = ReadStep(step.step, columns)
+        sites = read.sites
         events = overflows(sites)
         tables = {}
         due = bool(sites.sampled or step.event)
@@ -228,10 +227,10 @@ class Headroom(Probe):
         if events:
             tables["overflows"] = overflow_rows(sites, events, step)
         elif not due:
-            self._lead.add(sites)
+            self._lead.add(read)
             return tables
         led = self._lead.taken() if events else []
-        if rows := headroom_rows([*led, sites]):
+        if rows := headroom_rows([*led, rows_of(sites)]):
             tables["headroom"] = rows
         return tables
 
@@ -241,7 +240,7 @@ class Headroom(Probe):
 
     def standing(self) -> Mapping[str, Any]:
         """The tightest site."""
-        bits, site = tightest(self.latest) if self.latest else (None, None)
+        bits, site = tightest(self.latest.sites) if self.latest else (None, None)
         return {"least_headroom": bits, "tightest_site": site}
 
     def _on_forward(

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +13,19 @@ from gradlab.probes.headroom.overflows import site_label
 from gradlab.probes.probe import Columns
 from gradlab.probes.roles import role
 from gradlab.probes.sites import Details, Place, SiteStep
+
+
+@dataclass(frozen=True)
+class ReadStep:
+    """A step as its numbers came to the host, of which most are never asked for more."""
+
+    step: int
+    columns: Columns
+
+    @cached_property
+    def sites(self) -> SiteStep:
+        """What it showed."""
+        return site_step(self.step, self.columns)
 
 
 def site_step(step: int, columns: Columns) -> SiteStep:
@@ -155,10 +169,8 @@ Rows: TypeAlias = Sequence[Sequence[Any]]
 """A step's rows of `headroom`, in the order of its columns."""
 
 
-def rows_of(step: SiteStep | Rows) -> Rows:
+def rows_of(step: SiteStep) -> Rows:
     """A step's rows: those of every place that it passed, but for mere bounds."""
-    if not isinstance(step, SiteStep):
-        return step
     return [
         _headroom_row(step, index, step.places[index])
         for index in step.order
@@ -166,9 +178,9 @@ def rows_of(step: SiteStep | Rows) -> Rows:
     ]
 
 
-def headroom_rows(steps: Iterable[SiteStep | Rows]) -> Columns:
+def headroom_rows(steps: Iterable[Rows]) -> Columns:
     """The rows of several steps, by column; nothing if there are none."""
-    rows = [row for step in steps for row in rows_of(step)]
+    rows = [row for step in steps for row in step]
     return dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True)) if rows else {}
 
 

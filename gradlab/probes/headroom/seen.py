@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gradlab.probes.headroom.extremes import Extremes
-from gradlab.probes.probe import Columns, Reading
+from gradlab.probes.probe import Reading
 from gradlab.probes.sites import Direction, Place
 from gradlab.probes.statistics import details, small_counts
 
@@ -133,8 +133,8 @@ class Seen:
         """
         if not self._order:
             return None
-        numbers, rows = self.extremes.together()
-        labels: Columns = {
+        low, high, rows = self.extremes.together()
+        labels: dict[str, Sequence[Any]] = {
             "places": tuple(self._places),
             "order": [self._sums.get(index, index) for index in self._order],
             "rows": rows,
@@ -150,7 +150,12 @@ class Seen:
             "operation": operation,
             "sampled": [self._sampled],
         }
-        values = {"low": numbers[:, 0], "high": numbers[:, 1]}
+        values: dict[str, Tensor] = {}
+        for name, numbers in (("low", low), ("high", high)):
+            if isinstance(numbers, Tensor):
+                values[name] = numbers
+            else:
+                labels[name] = numbers
         if self._counts:
             first = self._counts[0].device
             for x in self._counts:

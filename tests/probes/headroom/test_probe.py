@@ -52,7 +52,7 @@ def observe(
     follower.close()
     list(follower.collect())
     assert probe.latest is not None
-    return probe.latest
+    return probe.latest.sites
 
 
 def obvious(model: nn.Module, scale: float) -> dict[tuple[str, str], Tensor]:
