@@ -59,8 +59,8 @@ def seeds_text(row: Mapping[Any, Any]) -> str:
 def number_text(row: Mapping[Any, Any]) -> str:
     """A claim's number with its interval, to two digits of the interval's half-width.
 
-    To more where an end would be rounded onto the edge of the claim's side, and seem to touch it. An
-    interval that spans powers of ten has two digits of each end.
+    To more where an end would be rounded onto the edge of the claim's side, and seem to touch it.
+    An interval that spans powers of ten has two digits of each end.
     """
     ends = [row[name] for name in ("number", "low", "high")]
     if math.isnan(row["low"]):
