@@ -12,6 +12,11 @@ CHOSEN = 0.15
 """Share of the tokens that a masked model finds again (Devlin et al., 2019; RoBERTa)."""
 
 
+def chosen_of(tokens: int) -> int:
+    """How many of a batch's tokens are chosen: 15 %, rounded, and at least one."""
+    return max(1, round(CHOSEN * tokens))
+
+
 @dataclass(frozen=True)
 class Masking:
     """What is put in the place of tokens.
@@ -29,10 +34,9 @@ class Masking:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Choose 15 % of the tokens, and replace eight of ten by the mask, one by a random token.
 
-        How many are chosen is 15 % of all, rounded, and at least one: each micro-batch has as many,
-        so that the mean over micro-batches is the mean over tokens. (fairseq rounds up or down by
-        chance, sequence by sequence.) Which, and what becomes of each, is drawn by raw words, as
-        offsets are (`train_batch`).
+        Each micro-batch has as many chosen ones (`chosen_of`), so that the mean over micro-batches
+        is the mean over tokens. (fairseq rounds up or down by chance, sequence by sequence.) Which,
+        and what becomes of each, is drawn by raw words, as offsets are (`train_batch`).
 
         Args:
             windows: Tokens, (B, T) int64.
@@ -42,7 +46,7 @@ class Masking:
             Inputs; and targets, the tokens at the chosen places and `UNCHOSEN` at all others. Both
             (B, T) int64.
         """
-        count = max(1, round(CHOSEN * windows.numel()))
+        count = chosen_of(windows.numel())
         order = np.argsort(generator.random_raw(windows.numel()), kind="stable")
         places = torch.from_numpy(order[:count])
         becomes = generator.random_raw(count) % np.uint64(10)

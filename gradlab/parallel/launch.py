@@ -117,16 +117,6 @@ def _check(config: RunConfig, kind: Kind, size: int) -> None:
             "norm = 'batchnorm' takes its statistics over a batch, of which each process would see "
             "its share alone: choose another norm, or start without torchrun."
         )
-    if config.model.objective == "masked":
-        raise ConfigError(
-            "objective = 'masked' chooses its tokens over a whole batch, of which each process "
-            "would have another number: start without torchrun."
-        )
-    if kind == "fsdp" and config.record.keep_weights:
-        raise ConfigError(
-            "keep_weights would put the whole model together in one process: choose parallel = "
-            "'ddp', or leave it out."
-        )
     if kind == "fsdp" and config.model.init == "admin":
         raise ConfigError(
             "init = 'admin' needs a pass through the whole model in each process: choose "

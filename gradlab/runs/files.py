@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from gradlab.errors import GradlabError
@@ -23,10 +24,14 @@ def is_left_over(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file under a hidden temporary name beside it, sync it, and rename it into place.
 
     A process killed at any moment leaves the old file or the new one, never a part of one.
+
+    Args:
+        path: Of the file.
+        content: All of it, or one part after the other.
 
     Raises:
         GradlabError: The disk is full or the folder cannot be written; the old file, if there
@@ -35,7 +40,7 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

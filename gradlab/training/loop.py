@@ -177,8 +177,8 @@ def _train(
                         progress=progress if ranks.is_first else None,
                         between_steps=between_steps,
                     )
-                if config.record.keep_weights and isinstance(writer, RunWriter):
-                    save_weights(writer.path, learner.model)
+                    if config.record.keep_weights and out is not None:
+                        save_weights(as_path(out), learner.model, ranks)
             except BaseException as error:
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
                 if processes is not None and reason == "error":
@@ -342,7 +342,7 @@ def _validate(config: RunConfig, corpus: Corpus, device: torch.device, learner: 
             rows=ranks.share(config.batch_size),
         ):
             inputs, targets = _to_device(batch, device)
-            losses.append(token_loss(model(inputs), targets))
+            losses.append(token_loss(model(inputs), targets, learner.targets_in_share(targets)))
     put_away(model, ranks)
     model.train()
     return ranks.mean(torch.stack(losses).mean())

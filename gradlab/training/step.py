@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradlab.config import RunConfig
+from gradlab.data.masking import chosen_of
 from gradlab.models.build import build_model
 from gradlab.models.loss import token_loss, z_loss
 from gradlab.models.transformer import Transformer
@@ -54,6 +55,23 @@ class Learner:
             (self.optimizer,),
         )
 
+    def targets_in_share(self, targets: Tensor) -> float | None:
+        """What a share's losses are divided by: their mean over processes is the whole batch's.
+
+        Shares of a masked model's batch have each another number of targets: it is the mean of
+        these numbers, which is known without asking.
+
+        Args:
+            targets: Of this process's share of a batch, (B, T).
+
+        Returns:
+            None if it is the number of targets there.
+        """
+        size = self.ranks.size
+        if size == 1 or self.model.config.is_causal:
+            return None
+        return chosen_of(targets.numel() * size) / size
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -61,7 +79,7 @@ class StepResult:
 
     Attributes:
         loss: Mean over the micro-batches, nats a token, fp32; without the z-loss. Of several
-            processes each has that of its share.
+            processes each has that of its share, and their mean is the whole batch's.
         grad_norm: L2 norm of the gradient: unscaled, before clipping, after accumulation.
     """
 
@@ -132,9 +150,11 @@ def training_step(
             with nullcontext() if is_last else unreduced(learner.forward):
                 with learner.precision.autocast():
                     logits = learner.forward(inputs)
-                objective = loss = token_loss(logits, targets) / len(batches)
+                count = learner.targets_in_share(targets)
+                objective = loss = token_loss(logits, targets, count) / len(batches)
                 if learner.z_loss:
-                    objective = loss + learner.z_loss * z_loss(logits, targets) / len(batches)
+                    z = z_loss(logits, targets, count)
+                    objective = loss + learner.z_loss * z / len(batches)
                 del logits  # the largest tensor of all, which no backward pass needs
                 if learner.ranks.size > 1:  # the batch's objective is the sum of theirs
                     objective = objective / learner.ranks.size

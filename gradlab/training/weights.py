@@ -6,9 +6,12 @@ holds each tensor of the model under `model.` and its own name, in its own dtype
 there once: logits have no weights of their own.
 """
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -16,23 +19,62 @@ from gradlab.errors import GradlabError, in_words
 from gradlab.models.build import build_model
 from gradlab.models.config import ModelConfig
 from gradlab.models.transformer import Transformer
+from gradlab.parallel.ranks import ALONE, Ranks
+from gradlab.parallel.spread import whole
 from gradlab.runs.files import read_regular, write_whole
 
 WEIGHTS_FILE = "model.safetensors"
 
 _PREFIX = "model."
 _LARGEST = 1 << 42
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
 
 
-def save_weights(folder: Path, model: Transformer) -> None:
-    """Write a model's weights into a folder.
+def save_weights(folder: Path, model: Transformer, ranks: Ranks = ALONE) -> None:
+    """Write a model's weights into a folder. A collective call, if several processes train it.
+
+    The first process writes. Of a model that is spread over them no process ever has more than its
+    part and one parameter, which all of them put together for the first.
 
     Raises:
         GradlabError: They cannot be written.
     """
-    tensors = {f"{_PREFIX}{name}": x.cpu() for name, x in model.state_dict().items()}
+    tensors = {f"{_PREFIX}{name}": x for name, x in model.state_dict().items()}
+    tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    if ranks.is_first:
+        write_whole(folder / WEIGHTS_FILE, _content(tensors))
+        return
+    for x in tensors.values():
+        whole(x)
+
+
+def _content(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """A safetensors file, a tensor at a time: safetensors itself would have all of them at once.
+
+    Args:
+        tensors: The wider come first, so that each begins at a multiple of its entries' size.
+    """
     # Whose tensors they are: what other readers of such files ask for.
-    write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(tensors, {"format": "pt"}))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, x in tensors.items():
+        begin, end = end, end + x.numel() * x.itemsize
+        header[name] = {
+            "dtype": _DTYPES[x.dtype],
+            "shape": [*x.shape],
+            "data_offsets": [begin, end],
+        }
+    told = json.dumps(header, separators=(",", ":")).encode()
+    told += b" " * (-len(told) % 8)
+    yield len(told).to_bytes(8, "little") + told
+    for x in tensors.values():
+        yield whole(x).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def read_weights(folder: Path) -> bytes:

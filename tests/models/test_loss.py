@@ -61,3 +61,17 @@ def test_a_loss_is_over_the_chosen_places_and_has_no_gradient_at_others() -> Non
         (gradient,) = torch.autograd.grad(part, logits)
         assert torch.equal(gradient[targets == UNCHOSEN], torch.zeros(7, 7).double())
         assert (gradient[targets != UNCHOSEN] != 0).all()
+
+
+def test_parts_of_a_batch_divided_by_its_count_add_up_to_its_mean() -> None:
+    logits = torch.randn(4, 5, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.full((4, 5), UNCHOSEN)
+    targets[0, :3] = torch.tensor([1, 0, 6])  # and none in the second half
+    for loss in (token_loss, z_loss):
+        first, second = (loss(logits[at], targets[at], 3) for at in (slice(0, 2), slice(2, 4)))
+        assert second.item() == 0
+        torch.testing.assert_close(first + second, loss(logits, targets))
+        found, expected = (
+            torch.autograd.grad(x, logits)[0] for x in (first + second, loss(logits, targets))
+        )
+        torch.testing.assert_close(found, expected)

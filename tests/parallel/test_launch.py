@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradlab
-from gradlab.config import RecordConfig, RunConfig
+from gradlab.config import RunConfig
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.parallel import environment
 from gradlab.parallel.launch import device_name, joined
@@ -29,8 +29,6 @@ REFUSED = [
     ({"compile": True}, "compile"),
     ({"model": {"norm": "batchnorm"}}, "batchnorm"),
     ({"model": {"init": "admin", "res_scale": "both"}, "parallel": "fsdp"}, "admin"),
-    ({"model": {"objective": "masked"}}, "masked"),
-    ({"record": RecordConfig(keep_weights=True), "parallel": "fsdp"}, "keep_weights"),
     ({"device": "cuda:0"}, "device 'cuda:0' would be that of all 2 processes"),
     ({}, "not MASTER_ADDR, MASTER_PORT: start them by torchrun"),
 ]

@@ -21,9 +21,11 @@ from gradlab.errors import GradlabError, GradlabWarning
 from gradlab.models.build import build_model
 from gradlab.models.presets import model_config
 from gradlab.parallel.model import sharded_model
+from gradlab.parallel.ranks import Ranks
 from gradlab.parallel.spread import own_part
 from gradlab.training.checkpoint import found, read
 from gradlab.training.loop import train
+from gradlab.training.weights import read_weights, save_weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,7 +65,7 @@ def begin(config: RunConfig, out: Path) -> None:
 def work(rank: str, port: str, size: str, folder: str, corpus: str, *todo: str) -> None:
     """One of the processes: makes whole runs, begins some, and goes on with others."""
     with one_of_two(rank, port, int(size)):
-        check_initial_values()
+        check_initial_values(Ranks(int(rank), int(size), "fsdp"), Path(folder))
         for what in todo:
             how, kind, name = what.split(":")
             out, asked = Path(folder) / name, config(Path(corpus), kind)
@@ -73,8 +75,11 @@ def work(rank: str, port: str, size: str, folder: str, corpus: str, *todo: str) 
                 train(asked, out, resume=how == "resume")
 
 
-def check_initial_values() -> None:
-    """Those of one process, made without the memory that it takes: a part, and some parameters."""
+def check_initial_values(ranks: Ranks, folder: Path) -> None:
+    """Those of one process, made without the memory that it takes: a part, and some parameters.
+
+    The file of them is that of one process, too.
+    """
     model = model_config("normformer", "nano", n_layers=12)
     made = partial(sharded_model, model, device=torch.device("cpu"), dtype=torch.float32, seed=1)
     made()  # what a process makes once, as groups, is no part of a model
@@ -89,6 +94,11 @@ def check_initial_values() -> None:
     assert own < most < own + 4 * max(x.nbytes for x in whole.parameters())
     for part, x in zip(parts.parameters(), whole.parameters(), strict=True):
         assert torch.equal(part.full_tensor(), x)
+    save_weights(folder, parts, ranks)
+    if ranks.is_first:
+        written = read_weights(folder)
+        save_weights(folder, whole)
+        assert written == read_weights(folder)
 
 
 def tables(run: Path) -> Sequence[pd.DataFrame]:

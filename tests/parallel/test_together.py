@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import torch.distributed as dist
 from tiny_runs import config_of
 from two_processes import one_of_two, run_in_two
@@ -28,7 +29,12 @@ pytestmark = [
 ]
 
 # A gradient that is zero but for rounding, the key's bias's, moves nothing with such an ε.
-ADAM = {"eps": 1e-4}
+ADAM: Mapping[str, Any] = {"eps": 1e-4}
+
+RECORD: Mapping[str, Any] = {
+    "probes": ("headroom", "grad_norms", "scales", "scores", "optimizer", "entropy", "states"),
+    "every": 3,
+}
 
 WAYS: Mapping[str, dict[str, Any]] = {
     "fifty": {"steps": 50},
@@ -38,6 +44,17 @@ WAYS: Mapping[str, dict[str, Any]] = {
         "val_every": 3,
         "val_batches": 2,
         "optimizer": OptimizerConfig(clip_norm=0.3, z_loss=1e-3, **ADAM),
+        "record": RecordConfig(**RECORD, keep_weights=True),
+    },
+    # Of the two tokens that are chosen from 12, one process may have none.
+    "masked": {
+        "model": {"objective": "masked", "max_seq_len": 6},
+        "batch_size": 2,
+        "accumulation": 2,
+        "steps": 7,
+        "val_every": 3,
+        "val_batches": 3,
+        "optimizer": OptimizerConfig(z_loss=1e-3, **ADAM),
     },
     # The first step's loss scale is too high for FP16, and soon the rate for anything.
     "breaking": {
@@ -61,7 +78,6 @@ KEYS = {
     "optimizer": ["step", "param"],
     "entropy": ["step", "site", "head"],
 }
-PROBES = ("headroom", "grad_norms", "scales", "scores", "optimizer", "entropy", "states")
 
 
 def config(corpus: Path, way: str, kind: str) -> RunConfig:
@@ -70,7 +86,7 @@ def config(corpus: Path, way: str, kind: str) -> RunConfig:
         "optimizer": OptimizerConfig(**ADAM),
         "schedule": ScheduleConfig(lr=3e-3),
         "precision": PrecisionConfig(name="fp32"),
-        "record": RecordConfig(probes=PROBES, every=3),
+        "record": RecordConfig(**RECORD),
         "parallel": kind,
     }
     return config_of(corpus)(**settings | WAYS[way])
@@ -119,9 +135,20 @@ def check_tables(folder: Path, kind: str, way: str) -> None:
     assert run.info["device"]["processes"] == f"2 ({kind})"
 
 
+@pytest.mark.parametrize("way", ["accumulated", "masked"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_table_is_that_of_one_process(kind: str, folder: Path) -> None:
-    check_tables(folder, kind, "accumulated")
+def test_every_table_is_that_of_one_process(kind: str, way: str, folder: Path) -> None:
+    check_tables(folder, kind, way)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_weights_that_are_kept_are_those_of_one_process(kind: str, folder: Path) -> None:
+    found, alone = (gradlab.load_model(folder / f"{k}-accumulated") for k in (kind, "none"))
+    for (name, x), (expected_name, expected) in zip(
+        found.state_dict().items(), alone.state_dict().items(), strict=True
+    ):
+        assert name == expected_name
+        torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.long
