@@ -12,6 +12,7 @@ loads the same without running what lies in the folder.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ with needs_extra("transformers", "gradlab.integrations.modeling_gradlab", "trans
         SequenceClassifierOutput,
     )
     from transformers.utils import can_return_tuple
+
+_NOT_TAKEN = ("inputs_embeds", "position_ids", "past_key_values")
+"""What changes what a model of transformers says, and has no meaning here."""
 
 
 class GradlabConfig(PretrainedConfig):
@@ -99,16 +103,76 @@ class GradlabPreTrainedModel(PreTrainedModel):
         """Replace them."""
         self.model.embed = value
 
-    def states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def states(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, ...]]]:
         """(B, T) → (B, T, d_model): each row as if its padding were not there, on either side.
 
-        Positions count the tokens that are not padding; the states of padding mean nothing.
+        Positions count the tokens that are not padding; what is given of padding means nothing.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 where a token is padding.
+            output_hidden_states: Whether to give the stream of all layers; None: as the config has.
+            output_attentions: Whether to give all probabilities; None: as the config has.
+            others: What models of transformers may be given: some of it these cannot take.
+
+        Returns:
+            The states; and what is asked for beside them. `hidden_states`: the stream before each
+            block, and the states. `attentions`: of each block (B, n_heads, T, T), each row 1 in
+            sum.
 
         Raises:
-            GradlabError: The mask has another shape than the tokens, or they are too long.
+            GradlabError: The mask has another shape than the tokens, they are too long, or
+                something is given or asked for that these models have not.
         """
-        if attention_mask is None:
-            return self.model.states(input_ids)
+        if given := [name for name in _NOT_TAKEN if others.get(name) is not None]:
+            raise GradlabError(
+                f"a model of gradlab takes no {given[0]}: give its tokens' input_ids."
+            )
+        if input_ids is None:
+            raise GradlabError("a model of gradlab needs input_ids, the (B, T) ids of its tokens.")
+        config, order, visible = self.config, None, None
+        if attention_mask is not None:
+            order, visible = self._tokens_first(input_ids, attention_mask)
+        hidden = (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        probable = config.output_attentions if output_attentions is None else output_attentions
+        streams: list[Tensor] = []
+        probabilities: list[Tensor] = []
+        with ExitStack() as hooks:
+            for block in self.model.blocks if hidden else ():
+                hook = block.register_forward_pre_hook(lambda _, given: streams.append(given[0]))
+                hooks.callback(hook.remove)
+            for softmax in self._softmaxes() if probable else ():
+                hook = softmax.register_forward_hook(lambda *seen: probabilities.append(seen[2]))
+                hooks.callback(hook.remove)
+            tokens = input_ids if order is None else input_ids.gather(1, order)
+            streams.append(self.model.states(tokens, visible))
+        if order is not None:
+            at = order.argsort(dim=1)
+            streams = [x.gather(1, at[..., None].expand_as(x)) for x in streams]
+            probabilities = [
+                x.gather(2, at[:, None, :, None].expand_as(x)).gather(
+                    3, at[:, None, None].expand_as(x)
+                )
+                for x in probabilities
+            ]
+        more = {"hidden_states": tuple(streams)} if hidden else {}
+        if probable:
+            more["attentions"] = tuple(probabilities)
+        return streams[-1], more
+
+    def _tokens_first(
+        self, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T) where each row's tokens stand, then its padding; and what a masked model sees."""
         if attention_mask.shape != input_ids.shape:
             raise GradlabError(
                 f"the attention_mask is {tuple(attention_mask.shape)}, the input_ids are "
@@ -116,12 +180,21 @@ class GradlabPreTrainedModel(PreTrainedModel):
             )
         # Behind a row's tokens, padding has later positions, which a causal model does not see.
         order = (attention_mask == 0).long().argsort(dim=1, stable=True)
-        visible = None
-        if not self.model.config.is_causal:
-            visible = attention_mask.gather(1, order) != 0
-            visible[:, 0] = True  # a row of padding alone has something to see, too
-        states = self.model.states(input_ids.gather(1, order), visible)
-        return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
+        if self.model.config.is_causal:
+            return order, None
+        visible = attention_mask.gather(1, order) != 0
+        visible[:, 0] = True  # a row of padding alone has something to see, too
+        return order, visible
+
+    def _softmaxes(self) -> list[Any]:
+        """Of each block, what gives its attention's probabilities."""
+        if self.model.config.attention != "materialised":
+            raise GradlabError(
+                f"output_attentions: the kernel of attention = {self.model.config.attention!r} "
+                "shows no probabilities. Leave it out, or load the model with the same weights and "
+                "a config whose .model['attention'] is 'materialised'."
+            )
+        return [block.attention.softmax for block in self.model.blocks]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Make what no file has: buffers, and the classifier of a model that had none."""
@@ -151,7 +224,7 @@ class GradlabForCausalLM(GradlabPreTrainedModel, GenerationMixin):
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
@@ -162,19 +235,21 @@ class GradlabForCausalLM(GradlabPreTrainedModel, GenerationMixin):
             input_ids: (B, T).
             attention_mask: (B, T), 0 where a token is padding.
             labels: (B, T), the same tokens, with −100 where the loss leaves them out.
-            kwargs: Of transformers' loss, as num_items_in_batch.
+            kwargs: Of `states`, and of transformers' loss, as num_items_in_batch.
         """
-        logits = self.model.logits(self.states(input_ids, attention_mask))
+        states, more = self.states(input_ids, attention_mask, **kwargs)
+        logits = self.model.logits(states)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
-        return CausalLMOutput(loss=loss, logits=logits)
+        return CausalLMOutput(loss=loss, logits=logits, **more)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The whole text so far."""
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+        """The whole text so far, and what is asked for beside the logits."""
+        asked = {name: kwargs.get(name) for name in ("output_hidden_states", "output_attentions")}
+        return {"input_ids": input_ids, "attention_mask": attention_mask, **asked}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -200,7 +275,7 @@ class GradlabForMaskedLM(GradlabPreTrainedModel):
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
@@ -211,13 +286,14 @@ class GradlabForMaskedLM(GradlabPreTrainedModel):
             input_ids: (B, T).
             attention_mask: (B, T), 0 where a token is padding.
             labels: (B, T), the tokens to find, with −100 where the loss leaves them out.
-            kwargs: Of transformers' loss, as num_items_in_batch.
+            kwargs: Of `states`, and of transformers' loss, as num_items_in_batch.
         """
-        logits = self.model.logits(self.states(input_ids, attention_mask))
+        states, more = self.states(input_ids, attention_mask, **kwargs)
+        logits = self.model.logits(states)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **kwargs)
-        return MaskedLMOutput(loss=loss, logits=logits)
+        return MaskedLMOutput(loss=loss, logits=logits, **more)
 
 
 class GradlabForSequenceClassification(GradlabPreTrainedModel):
@@ -235,7 +311,7 @@ class GradlabForSequenceClassification(GradlabPreTrainedModel):
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
@@ -246,16 +322,19 @@ class GradlabForSequenceClassification(GradlabPreTrainedModel):
             input_ids: (B, T).
             attention_mask: (B, T), 0 where a token is padding.
             labels: (B,) classes, (B,) or (B, num_labels) numbers, as transformers has them.
-            kwargs: Of transformers' loss, as num_items_in_batch.
+            kwargs: Of `states`, and of transformers' loss, as num_items_in_batch.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        logits = self.score(self._of_text(self.states(input_ids, mask), mask != 0))
+        states, more = self.states(input_ids, attention_mask, **kwargs)
+        is_token = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        if attention_mask is not None:
+            is_token = attention_mask != 0
+        logits = self.score(self._of_text(states, is_token))
         loss = None
         if labels is not None:
             loss = self.loss_function(
                 labels=labels, pooled_logits=logits, config=self.config, **kwargs
             )
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(loss=loss, logits=logits, **more)
 
     def _of_text(self, states: Tensor, is_token: Tensor) -> Tensor:
         """(B, T, d_model) states → (B, d_model)."""

@@ -139,6 +139,95 @@ def test_padding_changes_nothing(keep: Keep, tokens: Tensor, model: dict[str, An
             torch.testing.assert_close(unpadded, alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", [{}, {"objective": "masked"}, {"placement": "post"}], ids=str)
+def test_states_and_attentions_are_those_of_each_text_alone(
+    keep: Keep, tokens: Tensor, model: dict[str, Any]
+) -> None:
+    run, own = keep("normformer", **model)
+    loaded = auto(f"AutoModelFor{'Causal' if own.config.is_causal else 'Masked'}LM", exported(run))
+    rows = [tokens[i, : len(at)] for i, at in enumerate(PLACES["between"])]
+    batch, mask = padded(rows, PLACES["between"], 8)
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    together = loaded(batch, attention_mask=mask, **asked)
+    assert len(together.hidden_states) == own.config.n_layers + 1
+    assert len(together.attentions) == own.config.n_layers
+    for i, (row, at) in enumerate(zip(rows, PLACES["between"], strict=True)):
+        streams, probabilities = own_layers(own, row[None])
+        alone = loaded(row[None], **asked)
+        for all_of_it, alone_of_it, expected in zip(
+            together.hidden_states, alone.hidden_states, streams, strict=True
+        ):
+            torch.testing.assert_close(alone_of_it, expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(all_of_it[i, at], expected[0], rtol=0, atol=1e-5)
+        for all_of_it, alone_of_it, expected in zip(
+            together.attentions, alone.attentions, probabilities, strict=True
+        ):
+            torch.testing.assert_close(alone_of_it, expected, rtol=0, atol=1e-6)
+            there = all_of_it[i][:, at][:, :, at]
+            torch.testing.assert_close(there, expected[0], rtol=0, atol=1e-5)
+    assert not any(module._forward_hooks for module in loaded.modules())
+    assert not any(module._forward_pre_hooks for module in loaded.modules())
+
+
+def own_layers(model: Any, tokens: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """By hand the stream before each block and after the final norm, and all probabilities."""
+    x = model.config.d_model**0.5 * model.embed(tokens) + model.positions(tokens.shape[1])
+    streams, probabilities = [], []
+    for block in model.blocks:
+        streams.append(x)
+        attention = block.attention
+        given = x if model.config.placement == "post" else block.attn_norm(x)
+        q, k = (
+            linear(given).view(*x.shape[:2], attention.n_heads, -1).transpose(1, 2)
+            for linear in (attention.q, attention.k)
+        )
+        scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.shape[-1] ** 0.5
+        if model.config.is_causal:
+            scores += torch.full(scores.shape[-2:], -torch.inf).triu(1)
+        probabilities.append(scores.softmax(-1))
+        x = block(x)
+    streams.append(x if model.final_norm is None else model.final_norm(x))
+    return streams, probabilities
+
+
+def test_what_is_asked_for_by_config_or_of_generate_is_given(keep: Keep, tokens: Tensor) -> None:
+    folder = exported(keep()[0])
+    loaded = auto("AutoModelForCausalLM", folder, output_hidden_states=True)
+    assert len(loaded(tokens).hidden_states) == 3
+    assert loaded(tokens, output_hidden_states=False).hidden_states is None
+    made = loaded.generate(
+        tokens, max_new_tokens=2, return_dict_in_generate=True,
+        output_hidden_states=True, output_attentions=True,
+    )  # fmt: skip
+    assert [len(of_token) for of_token in made.hidden_states] == [3, 3]
+    assert made.attentions[1][0].shape == (3, 2, 10, 10)
+    classifier = auto("AutoModelForSequenceClassification", folder, num_labels=2)
+    assert len(classifier(tokens, output_hidden_states=True).hidden_states) == 3
+
+
+def test_what_a_model_cannot_take_or_show_is_refused(keep: Keep, tokens: Tensor) -> None:
+    folder = exported(keep(attention="sdpa")[0])
+    loaded = auto("AutoModelForCausalLM", folder)
+    for name, value in {
+        "inputs_embeds": torch.zeros(3, 9, 16),
+        "position_ids": torch.arange(9)[None],
+        "past_key_values": [(tokens, tokens)],
+    }.items():
+        with pytest.raises(GradlabError, match=f"takes no {name}: give its tokens' input_ids"):
+            loaded(tokens, **{name: value})
+        with pytest.raises(GradlabError, match=f"takes no {name}"):
+            loaded(**{name: value})
+    with pytest.raises(GradlabError, match="needs input_ids"):
+        loaded()
+    with pytest.raises(GradlabError, match="output_attentions: the kernel of attention = 'sdpa'"):
+        loaded(tokens, output_attentions=True)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    config.model["attention"] = "materialised"
+    seen = auto("AutoModelForCausalLM", folder, config=config)(tokens, output_attentions=True)
+    torch.testing.assert_close(seen.logits, loaded(tokens).logits, rtol=0, atol=1e-5)
+    assert len(seen.attentions) == 2
+
+
 @pytest.mark.parametrize("objective", ["causal", "masked"])
 def test_a_row_of_padding_alone_leaves_the_others(
     keep: Keep, tokens: Tensor, objective: str
