@@ -20,7 +20,7 @@ from gradlab.studies.cluster import Cluster
 from gradlab.studies.connection import RAY_SETTINGS, connected
 from gradlab.studies.engine import engine_of
 from gradlab.studies.news import News, RunUpdate
-from gradlab.studies.node import Home, look
+from gradlab.studies.node import Home, Mailbox, do, look
 from gradlab.studies.run import LocalPool, train_runs
 from gradlab.studies.table import STABILITY
 from gradlab.studies.workers import Job
@@ -224,6 +224,21 @@ def test_a_run_whose_worker_always_dies_is_given_up_and_the_others_finish(
     ends = make([Dies("dies", ramp(), tmp_path / "dies"), Job("run", ramp(), tmp_path / "run")])
     assert ends == {"dies": "its worker died, 4 times", "run": None}
     check_same(tmp_path / "run", ramp())
+
+
+@pytest.mark.slow
+def test_a_run_whose_last_news_find_nobody_has_finished(
+    ray_nodes: Any, ramp: Make, tmp_path: Path
+) -> None:
+    import ray
+
+    (tmp_path / "m").touch()
+    nobody = ray.remote(num_cpus=0)(Mailbox).remote()
+    ray.kill(nobody)
+    job = Job("run", ramp(steps=2), tmp_path / "run")
+    end = ray.remote(max_retries=0)(do).remote(job, home(tmp_path), nobody, False)
+    assert ray.get(end) is None
+    assert gradlab.load(tmp_path / "run").status == "finished"
 
 
 @pytest.mark.slow
