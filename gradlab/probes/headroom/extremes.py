@@ -1,13 +1,14 @@
 """A step's extremes on their way to the host: a few tensors, not hundreds."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from gradlab.fp16 import FP16_OVERFLOW
 
+_INF = math.inf
 _LARGE = 2**15
 """Entries from which a sum of squares is read in less time than extremes are."""
 _MEAN_SQUARE = 1e-30
@@ -24,7 +25,7 @@ class Extremes:
     into torch.
     """
 
-    last = (1.0, 1.0)
+    last: Sequence[float] = (1.0, 1.0)
     """Those of the tensor taken last, if it is on a CPU; else numbers that are finite and not 0."""
 
     def __init__(self) -> None:
@@ -48,11 +49,19 @@ class Extremes:
         Returns:
             False if it is on a CPU, where nothing waits for this look, and not finite.
         """
-        kept = self._host if x.is_cpu else self._of_device(x)
-        self._taken.append(kept)
-        self._rows.append(kept.used)
-        self.last = low, high = kept.take(x)
-        return -math.inf < low and high < math.inf
+        if not x.is_cpu:
+            self._take_there(x)
+            return True
+        # Few calls: a step has hundreds of looks, and most take no longer than a call does.
+        host = self._host
+        self._taken.append(host)
+        self._rows.append(len(host.low))
+        pair, read = host.readers.get(x.dtype) or host.start(x.dtype)
+        torch.aminmax(x if x.is_contiguous() else _in_order(x), out=pair)
+        self.last = low, high = read()
+        host.low.append(low)
+        host.high.append(high)
+        return low > -_INF and high < _INF
 
     def take_bound(self, x: Tensor) -> bool:
         """Take in what no entry of a large tensor exceeds: the root of the sum of their squares.
@@ -67,9 +76,10 @@ class Extremes:
         if not x.is_cpu or (bound := _bound(x)) is None:
             return False
         self._taken.append(self._host)
-        self._rows.append(self._host.used)
-        self.last = -bound, bound
-        self._host.put(-bound, bound)
+        self._rows.append(len(self._host.low))
+        self._host.low.append(-bound)
+        self._host.high.append(bound)
+        self.last = [-bound, bound]
         return True
 
     def together(self) -> tuple[list[float] | Tensor, list[float] | Tensor, list[int]]:
@@ -79,10 +89,11 @@ class Extremes:
             Lows and highs, (n,) each: on the host already if all tensors were on a CPU. And for
             each tensor, in the order of taking, its row in there.
         """
-        if self._host.used == len(self._rows):
-            return *self._host.numbers(), self._rows
+        low, high = self._host.low, self._host.high
+        if len(low) == len(self._rows):
+            return low, high, self._rows
         first: dict[_OnHost | _OnDevice, int] = {self._host: 0}
-        parts = [torch.tensor(self._host.numbers(), dtype=torch.float64).T]
+        parts = [torch.tensor([low, high], dtype=torch.float64).T]
         for kept in self._devices.values():
             first[kept] = sum(map(len, parts))
             parts.append(kept.numbers())
@@ -90,11 +101,19 @@ class Extremes:
         places = zip(self._taken, self._rows, strict=True)
         return whole[:, 0], whole[:, 1], [first[kept] + row for kept, row in places]
 
-    def _of_device(self, x: Tensor) -> "_OnDevice":
+    def _take_there(self, x: Tensor) -> None:
         key = (x.device, x.dtype)
         if (kept := self._devices.get(key)) is None:
             kept = self._devices[key] = _OnDevice(*key)
-        return kept
+        self._taken.append(kept)
+        self._rows.append(kept.used)
+        self.last = Extremes.last
+        kept.take(x)
+
+
+def _in_order(x: Tensor) -> Tensor:
+    """A tensor with its dimensions as they lie in memory: one without gaps need not be copied."""
+    return x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
 
 
 def _bound(x: Tensor) -> float | None:
@@ -110,36 +129,23 @@ class _OnHost:
     """Numbers read as they are taken: one pair of tensors a dtype serves all.
 
     Attributes:
-        used: How many tensors were taken.
+        low, high: Of the tensors taken.
+        readers: Of each dtype seen, where `aminmax` leaves its results, and what reads them.
     """
 
     def __init__(self) -> None:
-        self._readers: dict[torch.dtype, tuple[tuple[Tensor, ...], Callable[[], list[float]]]] = {}
+        self.readers: dict[torch.dtype, tuple[tuple[Tensor, ...], Callable[[], list[float]]]] = {}
         self.clear()
 
     def clear(self) -> None:
-        self._found: list[float] = []  # low and high in turn
-        self.used = 0
+        self.low: list[float] = []
+        self.high: list[float] = []
 
-    def take(self, x: Tensor) -> tuple[float, float]:
-        pair, read = self._readers.get(x.dtype) or self._start(x.dtype)
-        torch.aminmax(x, out=pair)
-        low, high = read()
-        self.put(low, high)
-        return low, high
-
-    def put(self, low: float, high: float) -> None:
-        self._found += low, high
-        self.used += 1
-
-    def numbers(self) -> tuple[list[float], list[float]]:
-        return self._found[::2], self._found[1::2]
-
-    def _start(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Callable[[], list[float]]]:
+    def start(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Callable[[], list[float]]]:
         pair = torch.empty(2, dtype=dtype)
         # NumPy has no bfloat16.
         read = pair.tolist if dtype is torch.bfloat16 else pair.numpy().tolist
-        self._readers[dtype] = reader = pair.unbind(), read
+        self.readers[dtype] = reader = pair.unbind(), read
         return reader
 
 
@@ -157,7 +163,7 @@ class _OnDevice:
     def clear(self) -> None:
         self.used = 0
 
-    def take(self, x: Tensor) -> tuple[float, float]:
+    def take(self, x: Tensor) -> None:
         if self.used == len(self._pairs):
             # Not by torch.cat, which autocast refuses where types mix.
             more = self._numbers.new_empty(2 * self.used, 2)
@@ -165,7 +171,6 @@ class _OnDevice:
             self._hold(more)
         torch.aminmax(x, out=self._pairs[self.used])
         self.used += 1
-        return Extremes.last
 
     def numbers(self) -> Tensor:
         return self._numbers[: self.used]

@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -136,7 +136,8 @@ class Headroom(Probe):
             if isinstance(chosen, nn.Parameter):
                 if chosen.is_complex():
                     continue
-                on_gradient = left_out(partial(self._on_gradient, name))
+                uses = self._used_by.setdefault(chosen, {})
+                on_gradient = left_out(partial(self._on_gradient, name, uses))
                 yield chosen.register_post_accumulate_grad_hook(on_gradient)
             else:
                 masking = masking_of(chosen)
@@ -257,10 +258,10 @@ class Headroom(Probe):
             looks.trace(output)
         elif self._is_new(name, has_graph=torch.is_grad_enabled()):
             for suffix, tensor in floats_of(output):
-                last, made = self._last_output, (weakref.ref(tensor), version_of(tensor))
-                self._last_output = made
+                last, version = self._last_output, version_of(tensor)
                 # A module may only pass on what a part of it gave, unchanged.
-                if last is None or last[0]() is not tensor or last[1] != made[1]:
+                if last is None or last[0]() is not tensor or last[1] != version:
+                    self._last_output = weakref.ref(tensor), version
                     self._on_output(name + suffix, masking, module, (args, kwargs), tensor)
 
     def _on_compiled(
@@ -366,21 +367,22 @@ class Headroom(Probe):
                 seen.zeroed.append(seen.index(look))
 
     def _on_output_gradient(self, name: str, numel: int, version: int, gradient: Tensor) -> None:
-        self._look_at_gradient(name, numel, False, gradient)
+        if self.active:
+            look: Look = (name, "backward", gradient.dtype, False, False)
+            self.seen.lost |= not self.seen.take(look, plain(gradient), numel)
 
     def _look_at_gradient(self, name: str, numel: int, outside: bool, gradient: Tensor) -> None:
         if self.active:
             look: Look = (name, "backward", gradient.dtype, False, outside)
             self.seen.lost |= not self.seen.take(look, plain(gradient), numel)
 
-    def _on_gradient(self, name: str, parameter: Tensor) -> None:
+    def _on_gradient(self, name: str, uses: Mapping[str, torch.dtype], parameter: Tensor) -> None:
         gradient = parameter.grad
         # Without FP16 it says no more than the gradient norms do, at the cost of another read.
         redundant = self.saw_forward and not self.seen.fp16
         if not self.active or redundant or gradient is None:
             return
         dtype = gradient.dtype
-        uses = self._used_by.get(cast(nn.Parameter, parameter), {})
         # Else it is a sum, of uses or of micro-batches.
         if len(uses) == 1 and not self.seen.has_gradient(name):
             (used,) = uses.values()

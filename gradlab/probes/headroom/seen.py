@@ -96,7 +96,8 @@ class Seen:
             is_finite = True
         else:
             is_finite = self.extremes.take(x)
-        self._order.append(self.index(look))
+        index = self._index.get(look)
+        self._order.append(self.index(look) if index is None else index)
         self._entries.append(numel)
         if self._counting or not is_finite:
             self._counted.append(len(self._order) - 1)
