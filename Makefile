@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 JOBS ?= 2
+WORKERS ?= 3
 DEVICE ?= cuda
 
 VENV := .venv
@@ -30,12 +31,14 @@ stability: $(INSTALLED)  ## The nano LR stability test: three architectures, thr
 test: $(DEVELOP)  ## Everything CI checks: lint, and beside it the tests that need no GPU
 	$(MAKE) --no-print-directory --jobs=2 lint pytest processors docs
 
-# One thread a process: two processes fill two cores, and sums have one order. Each begins with a
-# half of the files and takes of the other's when it is done: few are divided between both, each of
-# which would have to make what the tests of a file share.
+# One thread a process, so that sums have one order; and a process more than there are cores, as
+# tests wait for other processes, signals and a browser. Each begins with a share of the files and
+# takes of the others' when it is done: few are divided, of which each would have to make what the
+# tests of a file share. The bytecode that none has yet is compiled once before they all import it.
 pytest: export OMP_NUM_THREADS = 1
 pytest: $(DEVELOP)
-	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS) --dist worksteal
+	@$(BIN)/python -m pytest -m 'not gpu and not long' --collect-only -qq >/dev/null || true
+	$(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(WORKERS) --dist worksteal
 
 # What numbers depend on, as processors without AVX-512, or without any wide vectors, compute it:
 # products, sums and extremes, and the losses of a run. (Which site is named for what is not finite
@@ -53,15 +56,15 @@ processors: $(DEVELOP)
 	$(AVX2) $(BIN)/python -m pytest --quiet $(NUMBERS)
 
 test-processors: $(DEVELOP)  ## All tests, with torch told to do without AVX-512, and without AVX2
-	$(DEFAULT) $(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
-	$(AVX2) $(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(JOBS)
+	$(DEFAULT) $(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(WORKERS)
+	$(AVX2) $(BIN)/python -m pytest -m 'not gpu and not long' --numprocesses $(WORKERS)
 
 test-versions: $(DEVELOP)  ## All tests with the lowest and the newest dependencies, on each Python
 	$(BIN)/python tests/versions/run.py
 
 test-long: export OMP_NUM_THREADS = 1
 test-long: $(DEVELOP)  ## The tests that CI has no time for
-	$(BIN)/python -m pytest -m long --numprocesses $(JOBS)
+	$(BIN)/python -m pytest -m long --numprocesses $(WORKERS)
 
 lint: $(DEVELOP)  ## Formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -97,6 +97,8 @@ def check_stability(table: pd.DataFrame) -> pd.DataFrame:
         raise GradlabError(f"a stability table needs the column {missing[0]!r}.")
     typed = table[list(COLUMNS)].copy()
     for name, dtype in _DTYPES.items():
+        if typed.dtypes[name] == dtype:  # as in a table that was checked before
+            continue
         try:
             typed[name] = typed[name].astype(dtype)
         except (TypeError, ValueError):

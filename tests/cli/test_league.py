@@ -28,6 +28,8 @@ from gradlab.studies import run as run_module
 from gradlab.studies import step_times as times_module
 from gradlab.studies.step_times import StepTime
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SMALL = ("--width", "16", "--n-layers", "4", "--max-seq-len", "8", "--device", "cpu")
 RATES = ("--lowest", "0.001", "--highest", "0.512", "--factor", "2", "--steps", "12")
 RATES += ("--lr", "0.001", "--lr", "0.01", "--lr", "0.1", "--jobs", "1")

@@ -54,26 +54,13 @@ def work(how: str, *arguments: str) -> None:
 
 def ends(how: str, out: Path, corpus: Path, *more: str) -> list[tuple[int, str, str]]:
     """Exit status, stdout and stderr of each process."""
-    from two_processes import free_port  # which the processes do without
+    from two_processes import ended, free_port  # which the processes do without
 
     words = [*OPTIONS.split(), "--corpus", str(corpus), "--out", str(out), *more]
     told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, how, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | told | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
-            text=True,
-        )
-        for rank in "01"
-    ]
-    try:
-        return [(process.wait(200), *process.communicate()) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    told |= {"OMP_NUM_THREADS": "1"}
+    environments = [told | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    return ended(__file__, [how, *words], environments)
 
 
 def test_one_that_is_killed_ends_both(tmp_path: Path, corpus_file: Path) -> None:

@@ -6,7 +6,7 @@ import runpy
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -19,39 +19,62 @@ PROCESSES = 2
 
 
 def run_in_two(script: str, *settings: str, processes: int = PROCESSES) -> None:
-    """Run a file in two processes, each with its rank, a port and the settings as arguments.
+    """Run a file in two processes, each with its rank, a port and the settings as arguments."""
+    port = str(free_port())
+    arguments = [[str(rank), port, *settings] for rank in range(processes)]
+    found = _ended(script, arguments, [{}] * processes)
+    statuses = [status for status, *_ in found]
+    assert statuses == [0] * processes, "\n\n".join(
+        (f"exit statuses {statuses}", *(errors for *_, errors in found))
+    )
 
-    They are made by a server that has imported what they need.
-    """
+
+def ended(
+    script: str, arguments: Sequence[str], environments: Sequence[Mapping[str, str]]
+) -> list[tuple[int, str, str]]:
+    """Run a file in a process for each environment: their exit statuses, stdout and stderr."""
+    return _ended(script, [arguments] * len(environments), environments)
+
+
+def _ended(
+    script: str, arguments: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]]
+) -> list[tuple[int, str, str]]:
+    """The processes are made by a server that has imported what they need."""
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(["gradlab.training.loop", "torch._dynamo"])
-    port = str(free_port())
     with tempfile.TemporaryDirectory() as folder:
-        logs = [Path(folder) / str(rank) for rank in range(processes)]
+        said = [
+            (Path(folder) / f"{n}.out", Path(folder) / f"{n}.err") for n in range(len(arguments))
+        ]
         running = [
-            context.Process(target=_run, args=(log, script, str(rank), port, *settings))
-            for rank, log in enumerate(logs)
+            context.Process(target=_run, args=each)
+            for each in zip(said, environments, [script] * len(said), arguments, strict=True)
         ]
         for process in running:
             process.start()
         try:
             for process in running:
                 process.join(200)
-            ends = [process.exitcode for process in running]
-            assert ends == [0] * processes, "\n\n".join(
-                (f"exit statuses {ends}", *(log.read_text() for log in logs if log.exists()))
-            )
+            statuses = [process.exitcode for process in running]
+            return [
+                (status, *(file.read_text() if file.exists() else "" for file in files))
+                for status, files in zip(statuses, said, strict=True)
+            ]
         finally:
             for process in running:
                 process.kill()
                 process.join()
 
 
-def _run(log: Path, script: str, *arguments: str) -> None:
-    """A process's whole life; what it says goes into the log."""
-    with log.open("w") as file:
-        os.dup2(file.fileno(), sys.stderr.fileno())
+def _run(
+    said: tuple[Path, Path], environment: Mapping[str, str], script: str, arguments: Sequence[str]
+) -> None:
+    """A process's whole life; what it says goes into the files."""
+    for path, stream in zip(said, (sys.stdout, sys.stderr), strict=True):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    os.environ |= environment
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
 

@@ -195,6 +195,7 @@ class DiesOnce(Job):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_goes_on_from_its_checkpoint(
     ray_nodes: Any, ramp: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
