@@ -27,13 +27,11 @@ def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
         Their indices; (n, 2) fp64 of these, infinite entries and NaNs; whether they are counted.
     """
     if not tensors[0].is_cpu:
-        norms: list[Tensor] = [tensors[0]] * len(tensors)
-        for indices in _by_dtype(tensors, range(len(tensors))):
-            found = torch._foreach_norm([tensors[i] for i in indices], math.inf)
-            for index, norm in zip(indices, found, strict=True):
-                norms[index] = norm.double()
-        largest = torch.stack(norms)
-        return list(range(len(tensors))), torch.stack([largest.isinf(), largest.isnan()], 1), False
+        groups = _by_dtype(tensors, range(len(tensors)))
+        norms = [torch._foreach_norm([tensors[i] for i in of], math.inf) for of in groups]
+        largest = torch.cat([torch.stack(found).double() for found in norms])
+        found_there = torch.stack([largest.isinf(), largest.isnan()], 1)
+        return [index for of in groups for index in of], found_there, False
     suspects: list[int] = []
     small = [i for i, x in enumerate(tensors) if x.numel() <= _SMALL]
     for indices in _by_dtype(tensors, small):

@@ -61,10 +61,9 @@ class GradientNorms(Probe):
                 by_device.setdefault(gradient.device, {})[name] = gradient
         for device, gradients in by_device.items():
             found = over_shards(list(gradients.values()), gradient_statistics)
-            scale = loss_scale.to(device, found.dtype)
-            l1, squares, largest, nonfinite = found.unbind(1)
-            norms = (l1 / scale, squares.sqrt() / scale, largest / scale, nonfinite)
-            self._read.append((list(gradients), torch.stack(norms, dim=1)))
+            found[:, 1].sqrt_()
+            found[:, :3].div_(loss_scale.to(device, found.dtype))
+            self._read.append((list(gradients), found))
 
     def after_step(self) -> Reading | None:
         """A row for each parameter that got a gradient, as its last pass left it."""

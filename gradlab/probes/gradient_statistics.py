@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
+from gradlab.probes import fused
+
 _SMALL = 4096
 """Up to this many entries, gradients of one size are copied into a matrix: 100 calls become one."""
 _CHUNK = 131072
@@ -37,11 +39,17 @@ def gradient_statistics(gradients: Sequence[Tensor]) -> Tensor:
     if not gradients:
         return torch.zeros(0, 4, dtype=torch.float64)
     entries = [_dense(gradient) for gradient in gradients]
-    return _on_cpu(entries) if entries[0].device.type == "cpu" else _whole(entries)
+    return _on_cpu(entries) if entries[0].device.type == "cpu" else _on_gpu(entries)
+
+
+def _on_gpu(entries: Sequence[Tensor]) -> Tensor:
+    """All at once, if there are kernels for that; else each gradient as one piece."""
+    if (found := fused.statistics(entries)) is not None:
+        return torch.cat([found[:, :3], found[:, 3:5].sum(1, keepdim=True)], 1)
+    return _whole(entries)
 
 
 def _whole(entries: Sequence[Tensor]) -> Tensor:
-    """Each gradient as one piece, as suits a GPU."""
     rows = list(torch.zeros(len(entries), 4, dtype=torch.float64, device=entries[0].device))
     for owners, values in _pieces(entries, _WHOLE):
         for owner, row in zip(owners, _statistics(values), strict=True):
@@ -55,10 +63,7 @@ def _dense(gradient: Tensor) -> Tensor:
         gradient = (gradient.coalesce() if gradient.is_sparse else gradient).values()
     if gradient.is_complex():
         gradient = gradient.abs()
-    if not gradient.is_contiguous():
-        strides = gradient.stride()
-        gradient = gradient.permute(sorted(range(gradient.dim()), key=lambda dim: -strides[dim]))
-    return gradient
+    return fused.in_order(gradient)
 
 
 def _pieces(entries: Sequence[Tensor], chunk: int) -> Iterator[tuple[list[int], Tensor]]:

@@ -75,8 +75,8 @@ class LearnedScales(Probe):
         """Copy the values, once a step, before an optimizer changes them."""
         if self._values is not None:
             return
-        values = [whole(scale.detach()).reshape(-1).double() for scale in self._scales.values()]
-        self._values = torch.cat([value.to(values[0].device) for value in values])
+        values = [whole(scale.detach()).reshape(-1) for scale in self._scales.values()]
+        self._values = torch.cat([value.to(values[0].device) for value in values]).double()
 
     def after_step(self) -> Reading | None:
         """A row for each entry; none if the step had no backward pass."""
