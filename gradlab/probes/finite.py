@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradlab.probes import fused
 from gradlab.probes.statistics import extremes, is_finite_on_cpu
 
 _SMALL = 4096
@@ -18,7 +19,7 @@ def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
 
     On a CPU, where nothing waits for that, those that are finite are left out and the entries of
     the others counted. On a GPU no number is read on the host: it is said of all of them, and
-    whether such entries are there takes the place of their count.
+    where Triton is missing whether such entries are there takes the place of their count.
 
     Args:
         tensors: 1-D, of a floating-point type, with entries; one at least.
@@ -27,11 +28,13 @@ def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
         Their indices; (n, 2) fp64 of these, infinite entries and NaNs; whether they are counted.
     """
     if not tensors[0].is_cpu:
+        if (counted := fused.statistics(tensors)) is not None:
+            return list(range(len(tensors))), counted[:, 3:5], False
         groups = _by_dtype(tensors, range(len(tensors)))
         norms = [torch._foreach_norm([tensors[i] for i in of], math.inf) for of in groups]
-        largest = torch.cat([torch.stack(found).double() for found in norms])
-        found_there = torch.stack([largest.isinf(), largest.isnan()], 1)
-        return [index for of in groups for index in of], found_there, False
+        largest = torch.cat([torch.stack(of).double() for of in norms])
+        found = torch.stack([largest.isinf(), largest.isnan()], 1)
+        return [index for of in groups for index in of], found, False
     suspects: list[int] = []
     small = [i for i, x in enumerate(tensors) if x.numel() <= _SMALL]
     for indices in _by_dtype(tensors, small):

@@ -42,9 +42,18 @@ def statistics(entries: Sequence[Tensor]) -> Tensor | None:
         there is no kernel here, or a tensor that they do not take.
     """
     kernels = kernels_of(entries[0].device)
-    if kernels is None or not all(type(x) is Tensor and x.dtype in _TYPES for x in entries):
+    if kernels is None or not all(map(_is_plain, entries)):
         return None
     return _statistics(kernels, entries)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether `statistics` has a kernel for this tensor."""
+    return _is_plain(x) and kernels_of(x.device) is not None
+
+
+def _is_plain(x: Tensor) -> bool:
+    return type(x) is Tensor and x.dtype in _TYPES and x.layout is torch.strided
 
 
 def details(x: Tensor) -> Tensor | None:

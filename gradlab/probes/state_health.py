@@ -47,6 +47,8 @@ class _Slot:
         What is infinite there then may be a mask, made anew for a longer input.
         """
         x = self.kept[self.key]
+        if x.requires_grad and self.shape is not None:
+            return False
         before, self.shape = self.shape, x.shape
         return x.shape != before and not x.requires_grad
 

@@ -1,6 +1,5 @@
 """Looks again at a step in which a gradient was not finite: nothing has been changed by it yet."""
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.probes import fused
 from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.operations.calls import Calls
 from gradlab.probes.probe import Probe
@@ -135,16 +135,19 @@ def is_lost(held: Iterable[Mapping[str, nn.Parameter]], norm: Tensor | None) -> 
         held: The parameters of each optimizer, which a step without a loss scale will change.
         norm: L2, of all their gradients, where the loop has taken it.
     """
-    norm = total_norm(held) if norm is None else norm
-    return not (norm.is_meta or math.isfinite(norm))
+    lost = lost_gradients(held) if norm is None else ~norm.isfinite()
+    return not lost.is_meta and bool(lost)
 
 
-def total_norm(held: Iterable[Mapping[str, nn.Parameter]]) -> Tensor:
-    """L2 norm of all gradients of parameters, 0-dim."""
+def lost_gradients(held: Iterable[Mapping[str, nn.Parameter]]) -> Tensor:
+    """0-dim: above 0 if a gradient of these parameters is not finite."""
     with own_arithmetic():
         parameters = (p for of in held for p in of.values())
-        gradients = [_entries(p.grad) for p in parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        on_one = len({x.device for x in gradients}) == 1
+        if on_one and (found := fused.statistics(gradients)) is not None:
+            return found[:, 3:5].sum()
+        return ~torch.nn.utils.get_total_norm(list(map(_entries, gradients))).isfinite()
 
 
 def _entries(gradient: Tensor) -> Tensor:

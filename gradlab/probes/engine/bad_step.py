@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.crash.keeper import Keeper, Signs
-from gradlab.probes.engine.again import Again, is_lost, total_norm
+from gradlab.probes.engine.again import Again, is_lost, lost_gradients
 from gradlab.probes.engine.arithmetic import own_arithmetic
 from gradlab.probes.engine.window import host_numbers
 from gradlab.probes.gradient_norms import GradientNorms
@@ -144,5 +144,4 @@ class BadStep:
                 return probe.nonfinite()
         if not now.passes:
             return torch.zeros(())
-        norm = total_norm(self._held) if now.norm is None else now.norm
-        return ~norm.isfinite()
+        return lost_gradients(self._held) if now.norm is None else ~now.norm.isfinite()

@@ -313,7 +313,8 @@ class LoopFollower:
 
     def _look_at(self, changed: Mapping[str, nn.Parameter], *, is_unscaled: bool = False) -> None:
         """Have the probes look at gradients that are whole."""
-        one = self._one_on(min(changed.values(), key=lambda p: p.is_meta).device)
+        devices = (parameter.device for parameter in changed.values() if not parameter.is_meta)
+        one = self._one_on(next(devices, torch.device("meta")))
         self._loss_scale = one
         if self._scaler is not None and not is_unscaled:
             self._loss_scale = self._scaler.scale(one)

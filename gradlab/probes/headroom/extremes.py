@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from gradlab.fp16 import FP16_OVERFLOW
+from gradlab.probes import fused
+from gradlab.probes.headroom.together import Together
 
 _INF = math.inf
 _LARGE = 2**15
@@ -31,8 +33,9 @@ class Extremes:
     def __init__(self) -> None:
         self._host = _OnHost()
         self._devices: dict[tuple[torch.device, torch.dtype], _OnDevice] = {}
+        self.waiting = Together()
         # Not one list of pairs: objects that stay are work for Python's garbage collector.
-        self._taken: list[_OnHost | _OnDevice] = []
+        self._taken: list[_OnHost | _OnDevice | Together] = []
         self._rows: list[int] = []
 
     def clear(self) -> None:
@@ -40,6 +43,7 @@ class Extremes:
         self._taken.clear()
         self._rows = []
         self._host.clear()
+        self.waiting.clear()
         for kept in self._devices.values():
             kept.clear()
 
@@ -57,11 +61,24 @@ class Extremes:
         self._taken.append(host)
         self._rows.append(len(host.low))
         pair, read = host.readers.get(x.dtype) or host.start(x.dtype)
-        torch.aminmax(x if x.is_contiguous() else _in_order(x), out=pair)
+        torch.aminmax(x if x.is_contiguous() else fused.in_order(x), out=pair)
         self.last = low, high = read()
         host.low.append(low)
         host.high.append(high)
         return low > -_INF and high < _INF
+
+    def take_later(self, x: Tensor) -> bool:
+        """Take in a tensor that stays as it is until `waiting.read`, with others in one read.
+
+        Returns:
+            Whether it was taken: on a GPU, where there are kernels for that.
+        """
+        if not (self.waiting.is_safe and fused.takes(x)):
+            return False
+        self._taken.append(self.waiting)
+        self._rows.append(self.waiting.used)
+        self.waiting.note(x)
+        return True
 
     def take_bound(self, x: Tensor) -> bool:
         """Take in what no entry of a large tensor exceeds: the root of the sum of their squares.
@@ -92,9 +109,10 @@ class Extremes:
         low, high = self._host.low, self._host.high
         if len(low) == len(self._rows):
             return low, high, self._rows
-        first: dict[_OnHost | _OnDevice, int] = {self._host: 0}
-        parts = [torch.tensor([low, high], dtype=torch.float64).T]
-        for kept in self._devices.values():
+        first: dict[_OnHost | _OnDevice | Together, int] = {self._host: 0}
+        parts = [torch.tensor([low, high], dtype=torch.float64).T] if low else []
+        waiting = (self.waiting,) if self.waiting.used else ()
+        for kept in (*self._devices.values(), *waiting):
             first[kept] = sum(map(len, parts))
             parts.append(kept.numbers())
         whole = torch.cat([part.to(parts[-1].device) for part in parts])
@@ -109,11 +127,6 @@ class Extremes:
         self._rows.append(kept.used)
         self.last = Extremes.last
         kept.take(x)
-
-
-def _in_order(x: Tensor) -> Tensor:
-    """A tensor with its dimensions as they lie in memory: one without gaps need not be copied."""
-    return x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
 
 
 def _bound(x: Tensor) -> float | None:
@@ -169,7 +182,7 @@ class _OnDevice:
             more = self._numbers.new_empty(2 * self.used, 2)
             more[: self.used] = self._numbers
             self._hold(more)
-        torch.aminmax(x, out=self._pairs[self.used])
+        torch.aminmax(fused.in_order(x), out=self._pairs[self.used])
         self.used += 1
 
     def numbers(self) -> Tensor:

@@ -6,9 +6,13 @@ from inspect import Parameter
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gradlab.models.attention import Scores
 from gradlab.parallel.spread import is_spread
+
+_OUR_HOOKS = 2
+"""On the gradient of a parameter: of `BackwardEnd`, and of `Headroom`."""
 
 
 def plain(x: Tensor) -> Tensor:
@@ -29,6 +33,18 @@ def entries(module: nn.Module, output: Tensor) -> int:
     # A causal model never uses a score above the diagonal, nor its gradient (zero).
     length = output.shape[-1]
     return output.numel() * (length + 1) // (2 * length)
+
+
+def has_other_hooks(parameter: nn.Parameter) -> bool:
+    """Whether a hook beside ours may change its gradient, or use it up, within the pass."""
+    hooks: Any = parameter._post_accumulate_grad_hooks
+    return len(hooks or ()) > _OUR_HOOKS
+
+
+def used_by(module: nn.Module, given: Any) -> list[nn.Parameter]:
+    """The parameters that a call of a module uses: its own, and those handed to it."""
+    handed = (x for x in tree_leaves(given) if isinstance(x, nn.Parameter))
+    return [*module.parameters(recurse=False), *handed]
 
 
 class Arguments:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.errors import GradlabError
@@ -28,7 +27,14 @@ from gradlab.probes.headroom.causes import cause_of, makes_zeros
 from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, COMPILED, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.lead import Lead
-from gradlab.probes.headroom.looked_at import Arguments, entries, has_unused, plain
+from gradlab.probes.headroom.looked_at import (
+    Arguments,
+    entries,
+    has_other_hooks,
+    has_unused,
+    plain,
+    used_by,
+)
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import ReadStep, headroom_rows, joined_columns, rows_of, tightest
@@ -125,10 +131,12 @@ class Headroom(Probe):
         yield from self._operations.hooks()
         for looks in (*self._inputs, self._returned):
             yield from looks.handles
-        left_out = Captured(subject.model).left_out
+        self._captured = Captured(subject.model)
+        left_out = self._captured.left_out
         yield subject.model.register_forward_pre_hook(left_out(self._on_inputs), with_kwargs=True)
         yield subject.model.register_forward_hook(left_out(self._on_end))
         selected = select(named, self._patterns, "modules or parameters")
+        self._parameters = [x for x in selected.values() if isinstance(x, nn.Parameter)]
         if modules := [name for name, x in selected.items() if isinstance(x, nn.Module)]:
             inside = modules if CAN_LOOK_INSIDE else ()
             self._compiled = CompiledLater(subject.model, COMPILED, inside)
@@ -137,7 +145,7 @@ class Headroom(Probe):
                 if chosen.is_complex():
                     continue
                 uses = self._used_by.setdefault(chosen, {})
-                on_gradient = left_out(partial(self._on_gradient, name, uses))
+                on_gradient = partial(self._on_gradient, name, uses)
                 yield chosen.register_post_accumulate_grad_hook(on_gradient)
             else:
                 masking = masking_of(chosen)
@@ -146,7 +154,7 @@ class Headroom(Probe):
                     partial(self._on_compiled_gradient, name, chosen),
                 )
                 yield from looks.handles
-                hook = left_out(partial(self._on_forward, name, masking, looks))
+                hook = partial(self._on_forward, name, masking, looks)
                 yield chosen.register_forward_hook(hook, with_kwargs=True)
 
     def state(self) -> Mapping[str, Any]:
@@ -177,10 +185,12 @@ class Headroom(Probe):
         self._trained.clear()
         self._operations.begin()
         self._called = self._backward_seen = self._given_lost = False
+        self._waits = not dist.is_initialized() and not any(map(has_other_hooks, self._parameters))
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
         self._pass_ended = self._backward_seen = True
+        self.seen.extremes.waiting.read()
         self._operations.pass_ended(broken=self.seen.lost)
         self._trained.update(changed)
 
@@ -280,7 +290,7 @@ class Headroom(Probe):
 
     def _is_new(self, name: str, *, has_graph: bool) -> bool:
         """Whether an output is one to look at, and not computed again by checkpointing."""
-        if not self.active:
+        if not self.active or self._captured.now():
             return False
         self._called = True
         again = in_backward()
@@ -343,7 +353,8 @@ class Headroom(Probe):
         )
         if self._dtypes.get(name) is not dtype:
             self._dtypes[name] = dtype
-            self._note_use(name, module, given, dtype)
+            for parameter in used_by(module, given):
+                self._used_by.setdefault(parameter, {})[name] = dtype
         look: Look = (name, "forward", dtype, masks, False)
         finite = seen.take(look, x, numel) or (masks and seen.extremes.last[1] < math.inf)
         seen.lost |= not finite
@@ -377,10 +388,9 @@ class Headroom(Probe):
             self.seen.lost |= not self.seen.take(look, plain(gradient), numel)
 
     def _on_gradient(self, name: str, uses: Mapping[str, torch.dtype], parameter: Tensor) -> None:
-        gradient = parameter.grad
         # Without FP16 it says no more than the gradient norms do, at the cost of another read.
-        redundant = self.saw_forward and not self.seen.fp16
-        if not self.active or redundant or gradient is None:
+        known = self.saw_forward and not self.seen.fp16
+        if known or not self.active or self._captured.now() or (gradient := parameter.grad) is None:
             return
         dtype = gradient.dtype
         # Else it is a sum, of uses or of micro-batches.
@@ -389,10 +399,4 @@ class Headroom(Probe):
             dtype = used if used.itemsize < dtype.itemsize else dtype
         values = gradient.coalesce().values() if gradient.is_sparse else plain(gradient)
         look: Look = (name, "backward", dtype, False, False)
-        self.seen.take_gradient(look, values, parameter.numel())
-
-    def _note_use(self, name: str, module: nn.Module, given: Any, dtype: torch.dtype) -> None:
-        """Note in which dtype a module uses its parameters, its own or those handed to it."""
-        handed = (x for x in tree_leaves(given) if isinstance(x, nn.Parameter))
-        for parameter in (*module.parameters(recurse=False), *handed):
-            self._used_by.setdefault(parameter, {})[name] = dtype
+        self.seen.take_gradient(look, values, parameter.numel(), waits=self._waits)

@@ -58,6 +58,7 @@ class Seen:
         self._gradients: dict[str, int] = {}
         self._sums: dict[int, int] = {}  # from the place of a first look to the sum's
         self._counted: list[int] = []
+        self._counted_later: list[int] = []
         self._counts: list[Tensor] = []
         self.causes: dict[int, str] = {}
         self.ends: set[str] = set()
@@ -117,9 +118,21 @@ class Seen:
         """Whether a parameter's gradient was taken: another look sees the sum of both."""
         return name in self._gradients
 
-    def take_gradient(self, look: Look, x: Tensor, numel: int) -> None:
-        """Take in a parameter's gradient; a sum stands where the first look at it did."""
-        self.lost |= not self.take(look, x, numel)
+    def take_gradient(self, look: Look, x: Tensor, numel: int, *, waits: bool = False) -> None:
+        """Take in a parameter's gradient; a sum stands where the first look at it did.
+
+        Args:
+            look: Of it.
+            x: The gradient.
+            numel: Entries of the parameter.
+            waits: Whether nothing changes it before its backward pass ends.
+        """
+        if waits and x.numel() and self.extremes.take_later(x):
+            self._counted_later += [len(self._order)] * self._counting
+            self._order.append(self.index(look))
+            self._entries.append(numel)
+        else:
+            self.lost |= not self.take(look, x, numel)
         name, index = look[0], self.index(look)
         before = self._gradients.get(name, index)
         if before != index:
@@ -142,7 +155,7 @@ class Seen:
             "entries": self._entries,
             "bounded": self._bounded,
             "ranks": [self.rank] * len(self._order),
-            "counted": self._counted,
+            "counted": self._counted + self._counted_later,
             "caused": list(self.causes),
             "causes": list(self.causes.values()),
             "ends": list(self.ends),
@@ -157,12 +170,15 @@ class Seen:
                 values[name] = numbers
             else:
                 labels[name] = numbers
-        if self._counts:
-            first = self._counts[0].device
-            for x in self._counts:
+        counts = self._counts
+        if self._counted_later:
+            counts = [*counts, self.extremes.waiting.counts().flatten()]
+        if counts:
+            first = counts[0].device
+            for x in counts:
                 if x.is_cuda:  # a forward pass on another stream would take its memory back at once
                     x.record_stream(torch.cuda.current_stream(x.device))
-            values["counts"] = torch.cat([x.to(first) for x in self._counts])
+            values["counts"] = torch.cat([x.to(first) for x in counts])
         return Reading(labels, values)
 
 
@@ -178,7 +194,7 @@ class SharedSeen(Seen):
         with self._one_at_a_time:
             return super().take(look, x, numel)
 
-    def take_gradient(self, look: Look, x: Tensor, numel: int) -> None:
-        """As of one GPU."""
+    def take_gradient(self, look: Look, x: Tensor, numel: int, *, waits: bool = False) -> None:
+        """As of one GPU, and at once."""
         with self._one_at_a_time:
             super().take_gradient(look, x, numel)
