@@ -180,6 +180,10 @@ CONTESTANTS: dict[str, Callable[[Watched, Path], Instrument]] = {
     "gradlab, default probes": Gradlab,
     "gradlab, every=10": partial(Gradlab, every=10),
     "gradlab, 10, skipped": partial(Gradlab, every=10, events="skipped"),
+    "gradlab, 10 n+h, skipped": partial(
+        Gradlab, probes=norms_and_headroom, every=10, events="skipped"
+    ),
+    "gradlab, counting": partial(OneProbe, probes=lambda: [Headroom(count=1)]),
     "gradlab, off, skipped": partial(Gradlab, every=10**9, events="skipped"),
     "gradlab, off, kept": partial(Gradlab, every=10**9, events="skipped", keep=True),
     "gradlab, default, kept": partial(Gradlab, keep=True),

@@ -20,7 +20,8 @@ With `--compile` all models are compiled once the tools are attached, and the ba
 compiled model: `--compile --only Headroom`.
 
 On a GPU, as with `--model 125M --device cuda --precision bf16`, a step's time ends when the device
-is done. On a CPU times are of the wall clock, which on two threads needs two idle cores: where
+is done. With few tokens it waits for Python's next call; `--batch 32` shows what is left where it
+does not. On a CPU times are of the wall clock, which on two threads needs two idle cores: where
 something else runs, each operation waits for a thread that it has displaced. There, `--threads 1
 --clock cpu`.
 """
@@ -253,6 +254,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="which time is taken")
     parser.add_argument("--model", choices=SHAPES, default="14M", help="chain, or a GPT")
     parser.add_argument("--width", type=int, help="of the model, a multiple of its heads")
+    parser.add_argument("--batch", type=int, help="sequences of a step: many keep a GPU busy")
     parser.add_argument("--device", default="cpu", help="where to train: cpu, or cuda")
     parser.add_argument("--precision", choices=["fp32", *AUTOCAST], default="fp32", help="autocast")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names with a WORD")
@@ -267,8 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.compile:  # else a model with hooks may take the graph of one without
         torch._dynamo.config.skip_nnmodule_hook_guards = False
     shape = SHAPES[options.model]
-    if options.width:
-        shape = replace(shape, width=options.width)
+    shape = replace(
+        shape, width=options.width or shape.width, batch=options.batch or shape.batch
+    )
     names = [
         name
         for name in CONTESTANTS
