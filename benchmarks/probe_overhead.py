@@ -269,9 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.compile:  # else a model with hooks may take the graph of one without
         torch._dynamo.config.skip_nnmodule_hook_guards = False
     shape = SHAPES[options.model]
-    shape = replace(
-        shape, width=options.width or shape.width, batch=options.batch or shape.batch
-    )
+    shape = replace(shape, width=options.width or shape.width, batch=options.batch or shape.batch)
     names = [
         name
         for name in CONTESTANTS
