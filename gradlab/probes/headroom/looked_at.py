@@ -35,8 +35,8 @@ def entries(module: nn.Module, output: Tensor) -> int:
     return output.numel() * (length + 1) // (2 * length)
 
 
-def has_other_hooks(parameter: nn.Parameter) -> bool:
-    """Whether a hook beside ours may change its gradient, or use it up, within the pass."""
+def hooked(parameter: nn.Parameter) -> bool:
+    """Whether others have hooks on its gradient: they may change it, or use it up, in the pass."""
     hooks: Any = parameter._post_accumulate_grad_hooks
     return len(hooks or ()) > _OUR_HOOKS
 

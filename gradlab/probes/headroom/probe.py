@@ -27,14 +27,7 @@ from gradlab.probes.headroom.causes import cause_of, makes_zeros
 from gradlab.probes.headroom.compiled import CAN_LOOK_INSIDE, COMPILED, CompiledLooks
 from gradlab.probes.headroom.faults import site_faults
 from gradlab.probes.headroom.lead import Lead
-from gradlab.probes.headroom.looked_at import (
-    Arguments,
-    entries,
-    has_other_hooks,
-    has_unused,
-    plain,
-    used_by,
-)
+from gradlab.probes.headroom.looked_at import Arguments, entries, has_unused, hooked, plain, used_by
 from gradlab.probes.headroom.masks import Masking, is_square, masking_of
 from gradlab.probes.headroom.overflows import overflow_rows, overflows
 from gradlab.probes.headroom.rows import ReadStep, headroom_rows, joined_columns, rows_of, tightest
@@ -185,7 +178,7 @@ class Headroom(Probe):
         self._trained.clear()
         self._operations.begin()
         self._called = self._backward_seen = self._given_lost = False
-        self._waits = not dist.is_initialized() and not any(map(has_other_hooks, self._parameters))
+        self._waits = not dist.is_initialized() and not any(map(hooked, self._parameters))
 
     def after_backward(self, changed: Mapping[str, nn.Parameter], loss_scale: Tensor) -> None:
         """The next forward pass is another one."""
