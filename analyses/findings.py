@@ -60,7 +60,7 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
             steps, tables["overflows"], headroom, run.verdict, faults, exact=exact
         )
         if faults is None or never_cleared(faults).empty:  # else it is what helps
-            found += overflow_remedies(tables["overflows"], steps)
+            found += overflow_remedies(tables["overflows"], steps, run.verdict)
     if faults is not None:
         found += input_findings(faults)
         found += state_findings(faults, steps, grad_norms, top=top)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradlab.analyses.ending import CAUSES
 from gradlab.analyses.finding import (
     Finding,
     bits,
@@ -19,7 +20,7 @@ from gradlab.analyses.finding import (
 )
 from gradlab.analyses.findings_faults import BETWEEN, came_from
 from gradlab.analyses.headroom import not_finite
-from gradlab.runs.verdict import Verdict
+from gradlab.runs.verdict import NOT_LOOKED_AT, Verdict
 
 _BEFORE, _AFTER = 3, 1
 """Sites around the one that overflowed, in execution order."""
@@ -50,14 +51,30 @@ def overflow_findings(
     """
     if overflows.empty:
         return _none_at_all(headroom, faults, exact=exact)
-    events = overflows.sort_values(["step", "order"], kind="stable")
-    broke = verdict.step if verdict is not None and verdict.broke else None
-    at_break = events[events["step"] == broke]
-    event = (events if at_break.empty else at_break).to_dict("records")[0]
-    found = [_first(event, steps, events["step"], broke)]
-    if headroom is not None:
+    event, led = overflow_of(overflows, verdict)
+    found = [_first(event, steps, overflows["step"], verdict, led=led)]
+    if headroom is not None and led:
         found += _lead_up(event, steps, headroom)
     return found
+
+
+def overflow_of(overflows: pd.DataFrame, verdict: Verdict | None) -> tuple[Mapping[Any, Any], bool]:
+    """The overflow that a run is told by, and whether it may have led to the run's break.
+
+    Of a run that broke it is the first one from the break's step on, where the streak begins that
+    ended the run; without one, or where the loss alone rose, the run's first overflow, which led
+    to nothing. Of a run that did not break it is the first one too.
+
+    Args:
+        overflows: The run's `overflows`, not empty.
+        verdict: The run's verdict.
+    """
+    events = overflows.sort_values(["step", "order"], kind="stable")
+    if verdict is None or not verdict.broke or verdict.step is None:
+        return events.iloc[0].to_dict(), True
+    in_streak = events[events["step"] >= verdict.step]
+    led = len(in_streak) > 0 and verdict.reason != "loss_rise"
+    return (in_streak if led else events).iloc[0].to_dict(), led
 
 
 def _none_at_all(
@@ -109,7 +126,12 @@ def _not_finite(row: "pd.Series[Any]", looks: "pd.Series[int]", *, narrow: bool)
 
 
 def _first(
-    event: Mapping[Any, Any], steps: pd.DataFrame, all_steps: "pd.Series[int]", broke: int | None
+    event: Mapping[Any, Any],
+    steps: pd.DataFrame,
+    all_steps: "pd.Series[int]",
+    verdict: Verdict | None,
+    *,
+    led: bool,
 ) -> Finding:
     at = steps[steps["step"] == event["step"]]
     facts = [f"step {event['step']}{on_rank(event)}"]
@@ -132,17 +154,32 @@ def _first(
     else:
         sentence = f"{producer} ({', '.join(facts)}): {_kind(event)}"
     sentence += made_by(event)
+    broke = verdict.step if verdict is not None and verdict.broke else None
     before = all_steps[all_steps < event["step"]].unique().tolist()
     after = all_steps[all_steps > event["step"]].nunique()
     if before:
         sentence += (
             f"; before the break, {counted(len(before), 'step')} overflowed: {spans(before)}"
         )
-    elif after and broke != event["step"]:
+    elif after and (broke is None or not led):
         sentence += f"; {counted(after, 'later step')} overflowed too"
-    if broke is not None and broke != event["step"]:
-        sentence += f"; none at step {broke}, where the run broke"
+    if verdict is not None and broke is not None:
+        sentence = _of_the_break(sentence, verdict, at_break=broke == event["step"], led=led)
     return Finding("first overflow", f"{sentence}.")
+
+
+def _of_the_break(sentence: str, verdict: Verdict, *, at_break: bool, led: bool) -> str:
+    """What an overflow's sentence has to do with the break, unless it is the break's own."""
+    unseen = verdict.first_overflow == NOT_LOOKED_AT
+    if led:
+        was = NOT_LOOKED_AT if unseen else "without one"
+        began = f"; step {verdict.step}, where the break began, was {was}"
+        return sentence if at_break else sentence + began
+    if unseen:
+        told = f"Step {verdict.step}, where the run broke, was {NOT_LOOKED_AT}"
+    else:
+        told = f"None led to the break at step {verdict.step}: {CAUSES[verdict.reason]}"
+    return f"{told}. The run's first: {sentence}"
 
 
 def from_the_loss(site: str, step: int, held: str, kind: str | None) -> str:

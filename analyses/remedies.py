@@ -3,18 +3,23 @@
 import pandas as pd
 
 from gradlab.analyses.finding import Finding
+from gradlab.analyses.findings_overflow import overflow_of
+from gradlab.runs.verdict import Verdict
 
 
-def overflow_remedies(overflows: pd.DataFrame, steps: pd.DataFrame) -> list[Finding]:
-    """What helps against a run's first overflow, if it has one and that is known.
+def overflow_remedies(
+    overflows: pd.DataFrame, steps: pd.DataFrame, verdict: Verdict | None = None
+) -> list[Finding]:
+    """What helps against the overflow that a run is told by, if it has one and that is known.
 
     Args:
         overflows: The run's `overflows` table.
         steps: Its `steps`.
+        verdict: Says at which step the run broke.
     """
     if overflows.empty:
         return []
-    event = overflows.sort_values(["step", "order"], kind="stable").iloc[0]
+    event, _ = overflow_of(overflows, verdict)
     own = str(event["producer"]).removesuffix(" gradient") == event["site"]
     if event["kind"] not in ("inf", "cast") or not own:
         return []

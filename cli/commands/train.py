@@ -9,12 +9,14 @@ from rich.table import Table
 from gradlab.base_config import Config
 from gradlab.cli.terminal.live import watching
 from gradlab.cli.terminal.screen import output, say_next
+from gradlab.errors import ConfigError
 from gradlab.pages.screen import Screen, complain
-from gradlab.parallel.environment import tells
+from gradlab.parallel.environment import has_launcher, processes, tells
 from gradlab.settings import OneRun
 
 if TYPE_CHECKING:
     from gradlab.runs.reader import Run
+    from gradlab.runs.verdict import Verdict
     from gradlab.training.progress import Progress
 
 EXAMPLES = """\
@@ -53,6 +55,12 @@ def train(run: OneRun, folder: Folder) -> None:
     config = run.config()
     name = run_name(config)
     out = folder.out or Path("runs") / name
+    if config.parallel == "none" and has_launcher() and processes() > 1:
+        raise ConfigError(
+            f"parallel = 'none' lets each of the {processes()} processes that were started train "
+            f"the run by itself, all of them into {out}: leave it out to train it together, or "
+            "start one process."
+        )
     is_new = folder.resume or not (out / "run.json").exists()
     if folder.resume and (before := run_of_before(out, config)) and before.status == "finished":
         if tells():
@@ -97,8 +105,8 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
     steps, verdict = run.table("steps"), run.verdict
     facts = [("run", run.config.named)]
     facts.append(("end", end_sentence(run, steps)))
-    if verdict is not None and verdict.first_overflow is not None:
-        facts.append(("first overflow", first_overflow_text(run, verdict.first_overflow)))
+    if verdict is not None and verdict.broke:
+        facts.append(("first overflow", first_overflow_text(run, verdict)))
     if len(steps):
         last = steps.tail(50)["loss"]
         facts.append(("loss", f"{last.mean():.4f}, mean of the last {len(last)} steps"))
@@ -117,18 +125,25 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
     return facts
 
 
-def first_overflow_text(run: "Run", site: str) -> str:
-    """Of the break; where that step was not looked at, the first before it that is known."""
+def first_overflow_text(run: "Run", verdict: "Verdict") -> str:
+    """Of the break; where that step was not looked at, the overflow that the run is told by."""
+    from gradlab.analyses.findings_overflow import overflow_of
+    from gradlab.analyses.stability import NO_OVERFLOW
+    from gradlab.analyses.stability_words import site_text
     from gradlab.runs.verdict import NOT_LOOKED_AT
 
+    site = verdict.first_overflow
+    if site is None:
+        return site_text({"site": NO_OVERFLOW, "reason": verdict.reason})
     if site != NOT_LOOKED_AT or "overflows" not in run.tables:
         return site
     rows = run.table("overflows", ["step", "order", "producer", "site"])
     if rows.empty:
         return site
-    first = rows.sort_values(["step", "order"], kind="stable").iloc[0]
+    first, _ = overflow_of(rows, verdict)
     producer = first["producer"] if isinstance(first["producer"], str) else first["site"]
-    return f"{producer} at step {first['step']}; the step of the break was {site}"
+    at = f"{producer} at step {first['step']}"
+    return f"{at}; the step of the break, {verdict.step}, was {site}"
 
 
 def _least_headroom(run: "Run") -> list[tuple[str, str]]:

@@ -9,15 +9,22 @@ from gradlab.errors import GradlabError
 
 
 def differences(before: Config, now: Config) -> Iterator[str]:
-    """Each field that differs, with what it was and what it would be."""
+    """Each field that differs, by its option, with what it was and what it would be."""
     for name in type(before).model_fields:
         was, is_now = getattr(before, name), getattr(now, name)
         if was == is_now:
             continue
         if isinstance(was, Config):
             yield from differences(was, is_now)
+        elif name == "stop_when_destabilised":
+            yield f"--keep-going is {not was} there and {not is_now} here"
         else:
-            yield f"{name} is {was} there and {is_now} here"
+            option = _OPTIONS.get(name, name).replace("_", "-")
+            yield f"--{option} is {was} there and {is_now} here"
+
+
+_OPTIONS = {"kind": "schedule", "warmup_steps": "warmup", "name": "precision", "d_model": "width"}
+"""What fields are called on the command line, where it is otherwise."""
 
 
 def check_same(place: Path, before: RunConfig, now: RunConfig) -> None:

@@ -119,11 +119,7 @@ class JudgedRun:
         if not verdict.broke or verdict.step is None:
             return verdict
         record = self.config.record
-        is_seen = {
-            "exact": True,
-            "skipped": verdict.reason != "loss_rise",  # else it begins with a gradient that is lost
-            "sampled": False,
-        }[record.events] or verdict.step % record.every == 0
+        is_seen = record.events != "sampled" or verdict.step % record.every == 0
         nothing = None if is_seen else NOT_LOOKED_AT
         return verdict.replace(first_overflow=self._producers.get(verdict.step, nothing))
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from gradlab.analyses.findings_overflow import overflow_findings
-from gradlab.runs.verdict import Verdict
+from gradlab.runs.verdict import NOT_LOOKED_AT, Verdict
 
 SITES = ["embed", "blocks.0.q", "blocks.0.k", "blocks.0.scores", "blocks.0.softmax", "final"]
 
@@ -71,11 +71,39 @@ def test_without_a_verdict_it_is_the_runs_first() -> None:
     )
 
 
-def test_a_break_without_an_overflow_leaves_the_runs_first() -> None:
-    verdict = Verdict(reason="loss_rise", step=8, detected_step=8)
-    (first,) = overflow_findings(steps(9), events((2, 0, "embed")), None, verdict)
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [("loss_rise", "the loss rose for good"), ("loss_nonfinite", "the loss was not finite")],
+)
+def test_an_early_overflow_is_not_told_to_have_led_to_the_break(reason: Any, cause: str) -> None:
+    verdict = Verdict(reason=reason, step=8, detected_step=8)
+    (first,) = overflow_findings(
+        steps(9), events((0, 0, "embed"), (1, 0, "embed")), headroom(range(10)), verdict
+    )
     assert first.sentence == (
-        "embed (step 2, LR 1): 2 of 8 entries were infinite; none at step 8, where the run broke."
+        f"None led to the break at step 8: {cause}. The run's first: embed (step 0, LR 0): 2 of 8 "
+        "entries were infinite; 1 later step overflowed too."
+    )
+
+
+def test_a_rising_loss_is_no_overflows_doing_even_at_its_step() -> None:
+    verdict = Verdict(reason="loss_rise", step=8, detected_step=8, first_overflow="embed")
+    assert verdict.first_overflow is None
+    (first,) = overflow_findings(steps(9), events((8, 0, "embed")), headroom(range(10)), verdict)
+    assert first.sentence.startswith("None led to the break at step 8: the loss rose for good.")
+
+
+def test_a_break_that_was_not_looked_at_is_told_by_the_next_overflow() -> None:
+    verdict = Verdict(
+        reason="grad_nonfinite", step=8, detected_step=17, first_overflow=NOT_LOOKED_AT
+    )
+    early = (0, 0, "embed")
+    (first,) = overflow_findings(steps(17), events(early, (9, 0, "final")), None, verdict)
+    assert first.sentence.startswith("final (step 9,")
+    assert first.sentence.endswith("; step 8, where the break began, was not looked at.")
+    (first,) = overflow_findings(steps(17), events(early), None, verdict)
+    assert first.sentence.startswith(
+        "Step 8, where the run broke, was not looked at. The run's first: embed (step 0,"
     )
 
 

@@ -8,9 +8,11 @@ from typer.testing import CliRunner, Result
 import gradlab
 from gradlab.analyses.ending import CAUSES
 from gradlab.cli.commands.train import first_overflow_text
-from gradlab.cli.main import app
+from gradlab.cli.main import app, load_command
 from gradlab.runs.memory import MemoryWriter
-from gradlab.runs.verdict import NOT_LOOKED_AT
+from gradlab.runs.same import differences
+from gradlab.runs.verdict import NOT_LOOKED_AT, Reason, Verdict
+from gradlab.settings import OneRun
 from gradlab.training import loop
 
 SMALL = ["--n-layers", "1", "--width", "16", "--max-seq-len", "8", "--batch-size", "2"]
@@ -159,17 +161,49 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_says_so(
     assert "Reached its last step" in over.stdout
     other = invoke(*options, "--resume", "--seed", "1")
     assert other.exit_code == 2
-    assert "seed is 0 there and 1 here" in " ".join(other.stderr.split())
+    assert "--seed is 0 there and 1 here" in " ".join(other.stderr.split())
 
 
-def test_where_the_break_was_not_looked_at_the_first_overflow_before_it_is_named() -> None:
+def test_what_differs_is_told_by_its_option() -> None:
+    before = OneRun(warmup=3, schedule="linear", precision="fp16").config()
+    now = OneRun(width=32, schedule="ramp", lr_step=1e-3, precision="bf16", keep_going=True)
+    told = {word.split()[0] for word in differences(before, now.config())}
+    options = {name for param in load_command("train").params for name in param.opts}
+    assert told <= options
+    assert {"--width", "--schedule", "--lr-step", "--precision", "--warmup"} <= told
+    assert "--keep-going is False there and True here" in differences(before, now.config())
+
+
+def test_processes_that_would_all_write_one_folder_are_refused(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = invoke("--corpus", text, "--parallel", "none", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 2
+    assert "each of the 2 processes" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_overflow_is_the_breaks_or_is_said_to_be_none() -> None:
+    def told(reason: Reason, site: str | None, step: int = 8) -> str:
+        verdict = Verdict(reason=reason, step=step, detected_step=step + 9, first_overflow=site)
+        return first_overflow_text(writer.run(), verdict)
+
     writer = MemoryWriter(None, {"tables": ["steps", "overflows"]})
-    assert first_overflow_text(writer.run(), "blocks.0.q") == "blocks.0.q"
-    assert first_overflow_text(writer.run(), NOT_LOOKED_AT) == "not looked at"
+    assert told("loss_nonfinite", "blocks.0.q") == "blocks.0.q"
+    assert told("loss_nonfinite", NOT_LOOKED_AT) == "not looked at"
+    assert told("loss_nonfinite", None) == "none: the loss was not finite"
     row = {"rank": None, "layer": 0, "op": "q", "direction": "forward", "kind": "inf", "count": 1}
     row |= {"numel": 9, "function": None, "source": None, "loss_scale": None, "skipped": True}
     columns = {name: [value] * 3 for name, value in row.items()}
-    columns |= {"step": [7, 7, 9], "order": [1, 0, 0], "site": ["b", "a", "c"]}
-    writer.write("overflows", {**columns, "producer": [None, "p", None]})
-    told = first_overflow_text(writer.run(), NOT_LOOKED_AT)
-    assert told == "p at step 7; the step of the break was not looked at"
+    columns |= {"step": [0, 0, 9], "order": [1, 0, 0], "site": ["b", "a", "c"]}
+    writer.write("overflows", {**columns, "producer": [None, "p", "q"]})
+    # The one within the streak that broke it, not the loss scale's at the first step.
+    unseen = "the step of the break, 8, was not looked at"
+    assert told("grad_nonfinite", NOT_LOOKED_AT) == f"q at step 9; {unseen}"
+    assert told("grad_nonfinite", NOT_LOOKED_AT, 10) == (
+        "p at step 0; the step of the break, 10, was not looked at"
+    )
+    # Whatever was recorded as the overflow of that step: the loss rose by itself.
+    assert told("loss_rise", "blocks.0.q") == "none: the loss rose for good"

@@ -73,7 +73,7 @@ def test_a_study_is_not_continued_unasked(make_ramp: Make, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"steps": 9}, "steps is 9 there and 8 here in its run tiny_pre-ln_ramp0.0001_seed0"),
+        ({"steps": 9}, "--steps is 9 there and 8 here in its run tiny_pre-ln_ramp0.0001_seed0"),
         ({"model": {"dropout": 0.1}}, "dropout is 0.1 there and 0.0 here"),
         (
             {"optimizer": OptimizerConfig(beta1=0.8, eps=1e-6)},

@@ -167,7 +167,7 @@ def test_another_config_is_refused_with_what_differs(
 ) -> None:
     config = make_config(record=RecordConfig(checkpoint_every=2))
     trained.until(config, tmp_path / "run", 5)
-    with pytest.raises(GradlabError, match=r"another run \(seed is 0 there and 1 here\)"):
+    with pytest.raises(GradlabError, match=r"another run \(--seed is 0 there and 1 here\)"):
         loop.train(config.replace(seed=1), tmp_path / "run", resume=True)
     with pytest.raises(ConfigError, match="resume needs out"):
         loop.train(config, resume=True)
@@ -175,7 +175,7 @@ def test_another_config_is_refused_with_what_differs(
     other = config.replace(seed=1)
     trained.until(other, tmp_path / "other", 0)
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "other" / "checkpoints")
-    with pytest.raises(GradlabError, match=r"holds another run \(seed is 0 there and 1 here\)"):
+    with pytest.raises(GradlabError, match=r"holds another run \(--seed is 0 there and 1 here\)"):
         loop.train(other, tmp_path / "other", resume=True)
 
 
