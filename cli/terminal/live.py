@@ -34,6 +34,7 @@ class Watch:
         work: Each run's work if it took all its steps, in any unit (FLOPs); none before it is
             known which runs there are.
         clock: Seconds, from any zero.
+        timing: The share that is done of a timing of steps, which goes before the runs.
     """
 
     work: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Watch:
     last: dict[str, "Progress"] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
     least: dict[str, dict[int, float]] = field(default_factory=dict)
+    timing: float | None = None
+    _printed: dict[str, float] = field(default_factory=dict, init=False)
     _began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +53,7 @@ class Watch:
     def begin(self, work: Mapping[str, float]) -> None:
         """The runs are known, and about to be trained; those of a study before are forgotten."""
         self.states, self.last, self.messages, self.least = {}, {}, {}, {}
+        self.timing = None
         self.work = work
         self._began = self.clock()
 
@@ -63,6 +67,14 @@ class Watch:
                 stretches[at] = min(stretches.get(at, math.inf), news.least_headroom)
         if update.message is not None:
             self.messages[update.name] = update.message
+
+    def is_due(self, name: str) -> bool:
+        """Whether the next plain line of something may be printed, which it then is."""
+        now = self.clock()
+        if now - self._printed.get(name, -math.inf) < SECONDS_BETWEEN_LINES:
+            return False
+        self._printed[name] = now
+        return True
 
     @property
     def ended(self) -> int:
@@ -183,8 +195,12 @@ def watching(console: Console) -> Iterator[Callable[["News"], None]]:
         match news:
             case StudyBegun(line):
                 console.print(f"\n{line}", markup=False, highlight=False, soft_wrap=True)
-            case Timing(what):
-                console.print(f"Timing a training step of {what}.", soft_wrap=True)
+            case Timing(what, share):
+                watch.timing = share
+                if not share:
+                    console.print(f"Timing a training step of {what}.", soft_wrap=True)
+                elif not console.is_terminal and watch.is_due("timing"):
+                    console.print(f"timing  {share:.0%}", highlight=False)
             case Planned(configs):
                 watch.begin(work_of(configs))
                 if any(config.compile for config in configs):
@@ -221,15 +237,12 @@ def work_of(configs: Iterable["RunConfig"]) -> dict[str, float]:
 
 def plain_lines(watch: Watch, console: Console) -> Callable[["RunUpdate"], None]:
     """A function that prints the news it is given as lines."""
-    printed: dict[str, float] = {}
 
     def report(update: "RunUpdate") -> None:
         watch.take(update)
-        now = watch.clock()
         running = update.state == "running"
-        if running and now - printed.get(update.name, -math.inf) < SECONDS_BETWEEN_LINES:
+        if not watch.is_due(update.name) and running:
             return
-        printed[update.name] = now
         words = [update.name]
         if not running:
             words.append(f"{update.state} ({watch.ended} of {len(watch.work)})")
@@ -248,6 +261,9 @@ def plain_lines(watch: Watch, console: Console) -> Callable[["RunUpdate"], None]
 
 def _picture(watch: Watch, console: Console) -> Group:
     """The running runs, then those that ended, the latest last, as far as there is room."""
+    if watch.timing is not None:
+        bar = ProgressBar(total=1.0, completed=watch.timing, width=24)
+        return Group(_in_line(bar, f"timing · {watch.timing:.0%}"))
     if not watch.work:
         return Group()
     running = [name for name, state in watch.states.items() if state == "running"]
@@ -271,12 +287,14 @@ def _picture(watch: Watch, console: Console) -> Group:
         for name in running
         if (news := watch.last.get(name)) and (text := forecast_text(news))
     ]
+    bar = ProgressBar(total=1.0, completed=watch.share_done, width=24)
+    return Group(table, *foreseen, _in_line(bar, " · ".join(words)))
+
+
+def _in_line(bar: ProgressBar, words: str) -> Table:
     line = Table.grid(padding=(0, 1))
-    line.add_row(
-        ProgressBar(total=1.0, completed=watch.share_done, width=24),
-        Text(" · ".join(words), style="bold"),
-    )
-    return Group(table, *foreseen, line)
+    line.add_row(bar, Text(words, style="bold"))
+    return line
 
 
 _FULL = ("run", "step", "lr", "loss", "headroom so far", "least headroom", "")

@@ -1,5 +1,6 @@
 """Equal compute as equal time on the device: how many steps each row of a study takes."""
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gradlab.config import BASE_VARIANT, RunConfig, row_of
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.runs.study import load_study
-from gradlab.studies.folder import check_folder
+from gradlab.studies.folder import add_notes, check_folder
 from gradlab.studies.news import Tell, Timing
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ NOTE = "step_times"
 
 CLOCK_NOTE = "step_clock"
 """Where it keeps what they were counted by."""
+
+UNFINISHED = "timed_seconds"
+"""Where it keeps, of a timing that was interrupted, the seconds of each step: lists of a group's
+rows, by the digest of what they do."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,19 @@ def at_equal_time(
     from gradlab.studies.step_times import clock_for
     from gradlab.training.device import resolve_device
 
-    times = _row_times(groups, out, resume, tell)
+    is_begun = check_folder(out, resume=resume)
+    kept = _kept_times(out) if is_begun else {}
+    seconds = _kept_seconds(out) if is_begun else {}
+    try:
+        times = _row_times(groups, kept, seconds, tell)
+    except KeyboardInterrupt:
+        if seconds:
+            add_notes(out, {UNFINISHED: seconds}, unless={NOTE: {}})
+        raise
     clock = clock_for(resolve_device(configs[0].device)).name
-    return (
-        with_steps(configs, {row: time.steps for row, time in times.items()}),
-        {NOTE: {row: time.as_json() for row, time in times.items()}, CLOCK_NOTE: clock},
-    )
+    steps = with_steps(configs, {row: time.steps for row, time in times.items()})
+    measured = {row: time.as_json() for row, time in times.items()}
+    return steps, {NOTE: measured, CLOCK_NOTE: clock, UNFINISHED: None}
 
 
 def steps_in_time(ratio: float, steps: int) -> int:
@@ -133,10 +145,12 @@ def with_times(summary: "pd.DataFrame", notes: Mapping[str, Any]) -> "pd.DataFra
 
 
 def _row_times(
-    groups: Sequence[Sequence[RunConfig]], out: Path, resume: bool, tell: Tell
+    groups: Sequence[Sequence[RunConfig]],
+    kept: "Mapping[str, StepTime]",
+    seconds: dict[str, list[list[float]]],
+    tell: Tell,
 ) -> dict[str, RowTime]:
-    """The time of each row's step: the study's own, or measured now."""
-    kept = _kept_times(out) if check_folder(out, resume=resume) else {}
+    """The time of each row's step: the study's own, or measured now, on from what was."""
     # Groups that differ in what takes no time, as the learning rate, share a measurement.
     found: dict[Hashable, list[StepTime | None]] = {}
     for group in groups:
@@ -145,13 +159,17 @@ def _row_times(
     times = {}
     for group in groups:
         # Of another number of steps than before, other runs follow: the study refuses those.
-        for config, time in zip(group, _whole(found[_work(group)], group, tell), strict=True):
+        whole = _whole(found[_work(group)], group, seconds, tell)
+        for config, time in zip(group, whole, strict=True):
             times[config.row] = RowTime(time, steps_in_time(time.ratio, group[0].steps))
     return times
 
 
 def _whole(
-    known: "list[StepTime | None]", group: Sequence[RunConfig], tell: Tell
+    known: "list[StepTime | None]",
+    group: Sequence[RunConfig],
+    seconds: dict[str, list[list[float]]],
+    tell: Tell,
 ) -> "list[StepTime]":
     """The times of a group of which some are known: the others are measured, and known then.
 
@@ -161,8 +179,14 @@ def _whole(
 
     if None in known:
         places = [place for place, time in enumerate(known) if time is None or not place]
-        tell(Timing(_named([group[place] for place in places])))
-        measured = step_times.step_times([group[place] for place in places])
+        timed = [group[place] for place in places]
+        what = _named(timed)
+        tell(Timing(what))
+        measured = step_times.step_times(
+            timed,
+            seconds=seconds.setdefault(_digest(timed), [[] for _ in timed]),
+            progress=lambda share: tell(Timing(what, share)),
+        )
         for place, time in zip(places, measured, strict=True):
             known[place] = known[place] or time
     return [time for time in known if time is not None]
@@ -179,6 +203,12 @@ def _work(group: Sequence[RunConfig]) -> Hashable:
         )
         for config in group
     )
+
+
+def _digest(group: Sequence[RunConfig]) -> str:
+    """What tells the steps of a group from any others."""
+    shared = [(config.precision, config.device, config.data, config.compile) for config in group]
+    return hashlib.sha256(repr((_work(group), shared)).encode()).hexdigest()
 
 
 def _named(group: Sequence[RunConfig]) -> str:
@@ -198,7 +228,23 @@ def _kept_times(out: Path) -> "dict[str, StepTime]":
     names = ("median", "ratio", "low", "high")
     try:
         return {row: StepTime(*(float(time[name]) for name in names)) for row, time in kept.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise GradlabError(
-            f"{out} holds step times that cannot be read ({error}): choose another folder."
-        ) from error
+    except _UNREADABLE as error:
+        raise _cannot_be_read(out, error) from error
+
+
+def _kept_seconds(out: Path) -> dict[str, list[list[float]]]:
+    """Of a timing that was interrupted."""
+    kept = load_study(out).notes.get(UNFINISHED) or {}
+    try:
+        return {work: [[*map(float, row)] for row in rows] for work, rows in kept.items()}
+    except _UNREADABLE as error:
+        raise _cannot_be_read(out, error) from error
+
+
+_UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
+
+
+def _cannot_be_read(out: Path, error: Exception) -> GradlabError:
+    return GradlabError(
+        f"{out} holds step times that cannot be read ({error}): choose another folder."
+    )

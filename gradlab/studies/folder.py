@@ -16,6 +16,7 @@ from gradlab.runs.study import (
     STUDY_FILE,
     StudyRecord,
     find_studies,
+    find_study,
     load_study,
 )
 
@@ -47,7 +48,7 @@ def check_folder(out: Path, *, resume: bool) -> bool:
 def claim(
     out: Path, plan: Mapping[str, RunConfig], *, resume: bool, notes: Mapping[str, Any]
 ) -> None:
-    """Make `out` this study's folder, or see that it is already.
+    """Make `out` this study's folder, or see that it is already; a note that is None is removed.
 
     Raises:
         GradlabError: It holds another study, or `check_folder` refuses it.
@@ -56,9 +57,30 @@ def claim(
         before = load_study(out)
         _check_same(before, plan)
         notes = {**before.notes, **notes}
+    notes = {name: note for name, note in notes.items() if note is not None}
     document = {name: config.model_dump(mode="json") for name, config in plan.items()}
     text = json.dumps({"runs": document, **notes}, indent=1) + "\n"
     write_whole(out / STUDY_FILE, text.encode())
+
+
+def add_notes(out: Path, notes: Mapping[str, Any], *, unless: Mapping[str, Any]) -> None:
+    """Note something in the file of a study, be none of its runs known yet.
+
+    Args:
+        out: The study's folder, which is free if it has no such file.
+        notes: What is noted.
+        unless: What is noted too, where nothing of the name is there.
+
+    Raises:
+        GradlabError: It cannot be written.
+    """
+    before = find_study(out)
+    document = {"runs": {}, **unless, **(before.document if before else {}), **notes}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    write_whole(out / STUDY_FILE, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def claim_set(out: Path, command: Command) -> None:

@@ -12,13 +12,15 @@ State = Literal["running", "finished", "failed"]
 
 @dataclass(frozen=True)
 class Timing:
-    """The training steps of some rows are about to be timed, which takes a while.
+    """The training steps of some rows are being timed, which takes a while.
 
     Attributes:
         what: `7 architectures`.
+        share: How much of it is done; 0 as it begins.
     """
 
     what: str
+    share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def step_times(
     least: int = LEAST,
     most: int = MOST,
     clock: Callable[[], float] | None = None,
+    seconds: Sequence[list[float]] = (),
+    progress: Callable[[float], None] = lambda _: None,
 ) -> list[StepTime]:
     """Time the training step of each config, on the threads that a study's runs have.
 
@@ -85,6 +87,9 @@ def step_times(
         least: Timed steps of each, 2 or more.
         most: Timed steps of each where they are short: as many as take `SECONDS` in all.
         clock: Gives seconds; that of `clock_for` if None.
+        seconds: A list for each config, of the steps that were timed before; it grows, and is what
+            to keep where Ctrl-C comes.
+        progress: Told after each round how much is done.
 
     Raises:
         GradlabError: The corpus or the device cannot be used.
@@ -92,25 +97,32 @@ def step_times(
     device = resolve_device(configs[0].device)
     read = clock_for(device).read if clock is None else clock
     corpora = corpora_of(configs)
-    seconds: list[list[float]] = [[] for _ in configs]
+    seconds = seconds or [[] for _ in configs]
+    known = min(map(len, seconds))
+    for times in seconds:
+        del times[known:]  # of a round that was not finished
+    spent = sum(map(sum, seconds))
     with _one_thread(), repeatable(device, configs[0].seed):
         learners = [make_learner(config, device) for config in configs]
         turns = list(zip(configs, corpora, learners, seconds, strict=True))
         # Opened once here, as a run's loop does.
         with learners[0].precision.arithmetic():
-            for step in range(UNTIMED + most):
-                if step >= UNTIMED + least and sum(map(sum, seconds)) > SECONDS:
+            for step in range(UNTIMED + most - known if known < most else 0):
+                rounds = max(known, known + step - UNTIMED)
+                if rounds >= least and spent > SECONDS:
                     break
+                progress(max(rounds / most, min(spent / SECONDS, rounds / least)))
                 for config, corpus, learner, times in turns:
                     batches = step_batches(config, corpus, device, step)
                     _wait(device)
                     began = read()
                     training_step(learner, batches, config.lr(step))
                     _wait(device)
-                    times.append(read() - began)
+                    spent += (took := read() - began)
+                    if step >= UNTIMED:
+                        times.append(took)
                 turns.reverse()
-    first, *_ = timed = [times[UNTIMED:] for times in seconds]
-    return [_summary(times, first) for times in timed]
+    return [_summary(times, seconds[0]) for times in seconds]
 
 
 def _summary(times: Sequence[float], first: Sequence[float]) -> StepTime:

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -49,7 +50,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The architectures that were timed, in each call."""
     calls = []
 
-    def step_times(configs: Sequence[RunConfig]) -> list[StepTime]:
+    def step_times(configs: Sequence[RunConfig], **_: Any) -> list[StepTime]:
         calls.append([config.arch for config in configs])
         return [
             StepTime(0.02 * ratio, ratio, 0.9 * ratio, 2.0) for ratio in map(RATIOS.get, calls[-1])

@@ -46,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         few = {**SMALL, "corpus": text, **FEW_STEPS[name]}
         monkeypatch.setitem(STUDIES, name, study.replace(**few))
 
-    def step_times(configs: Sequence[RunConfig]) -> list[StepTime]:
+    def step_times(configs: Sequence[RunConfig], **_: Any) -> list[StepTime]:
         return [StepTime(*[1.0] * len(fields(StepTime)))] * len(configs)
 
     monkeypatch.setattr(times_module, "step_times", step_times)

@@ -46,7 +46,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The rows that were timed, in each call; NormFormer takes a fifth longer."""
     calls = []
 
-    def step_times(configs: Sequence[RunConfig]) -> list[StepTime]:
+    def step_times(configs: Sequence[RunConfig], **_: Any) -> list[StepTime]:
         calls.append([config.row for config in configs])
         ratios = [1.2 if config.arch == "normformer" else 1.0 for config in configs]
         return [StepTime(0.02 * ratio, ratio, ratio, ratio) for ratio in ratios]

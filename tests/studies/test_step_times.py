@@ -1,11 +1,18 @@
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gradlab.config import RunConfig
+from gradlab.runs.study import load_study
 from gradlab.studies import step_times as module
+from gradlab.studies.equal_time import _digest, at_equal_time
+from gradlab.studies.folder import claim
+from gradlab.studies.news import News, Timing
 from gradlab.studies.step_times import UNTIMED, Clock, clock_for, step_times
 
 Make = Callable[..., RunConfig]
@@ -87,3 +94,61 @@ def test_the_random_state_is_left_alone(make_config: Make) -> None:
     before = torch.random.get_rng_state()
     step_times([make_config(model={"dropout": 0.5})], least=2, most=2)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_what_was_timed_before_counts_and_how_far_it_is_is_told(
+    make_config: Make, steps: list[tuple[int, int]]
+) -> None:
+    both = [make_config(model={"n_layers": 1}), make_config(model={"n_layers": 2})]
+    kept = [[0.1, 0.2, 0.4], [0.2, 0.2]]  # Ctrl-C came within the third round
+    clock, told = clock_of([9.0] * 2 * UNTIMED + [0.5] * 4), list[float]()
+    times = step_times(both, least=4, most=4, clock=clock, seconds=kept, progress=told.append)
+    assert len(steps) == 2 * (UNTIMED + 2)
+    assert kept == [[0.1, 0.2, 0.5, 0.5], [0.2, 0.2, 0.5, 0.5]]
+    assert times[1].ratio == pytest.approx(1.0)
+    assert told == sorted(told)
+    assert 0 < told[0] <= told[-1] < 1
+    step_times(both, least=4, most=4, seconds=kept)
+    assert len(steps) == 2 * (UNTIMED + 2), "all is known: nothing is timed"
+
+
+def test_a_timing_that_ctrl_c_ends_is_gone_on_with(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The league's, of which at a large width much is lost else."""
+    rows = [make_config(arch=arch, steps=12) for arch in ("pre-ln", "post-ln")]
+    real, taken = module.training_step, 0
+
+    def step(learner, batches, lr):  # type: ignore[no-untyped-def]
+        nonlocal taken
+        taken += 1
+        if taken == 2 * UNTIMED + 4:  # the last of the second round
+            raise KeyboardInterrupt
+        return real(learner, batches, lr)
+
+    monkeypatch.setattr(module, "training_step", step)
+    monkeypatch.setattr(module, "step_times", partial(step_times, least=5, most=5))
+    told: list[News] = []
+
+    def begin() -> dict[str, Any]:
+        return at_equal_time(rows, [rows], tmp_path, resume=True, tell=told.append)[1]
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    ((one, other),) = load_study(tmp_path).notes["timed_seconds"].values()
+    assert (len(one), len(other)) == (2, 1)
+    assert load_study(tmp_path).names == []
+    notes = begin()
+    assert taken == 2 * UNTIMED + 4 + 2 * (UNTIMED + 4)
+    assert set(notes["step_times"]) == {"pre-ln", "post-ln"}
+    claim(tmp_path, {}, resume=True, notes=notes)
+    assert "timed_seconds" not in load_study(tmp_path).notes
+    assert any(isinstance(news, Timing) and news.share > 0 for news in told)
+
+
+def test_another_batch_is_timed_anew(make_config: Make) -> None:
+    config = make_config()
+    same = config.replace(steps=99, seed=3)
+    assert _digest([config]) == _digest([same])
+    for other in ({"batch_size": 3}, {"precision": {"name": "bf16"}}, {"accumulation": 2}):
+        assert _digest([config]) != _digest([config.replace(**other)])
