@@ -40,7 +40,14 @@ def league_sentences(league: StudySet) -> list[str]:
     if agreement := agreement_sentence(rank_agreement(seeds, *_SAME)):
         sentences.append(agreement)
     if study := league.studies.get("limit"):
-        sentences += limit_caveats(summarise_limits(limits(study)))
+        table = limits(study)
+        sentences += limit_caveats(summarise_limits(table))
+        factor = (table["high"] / table["low"]).where(table["done"]).max()
+        if not math.isnan(factor):
+            sentences.append(
+                "A seed's highest constant rate is known to the next rate that was tried, "
+                f"{number_text(factor)} times as high, which the intervals do not count."
+            )
     return sentences
 
 

@@ -4,10 +4,9 @@ import math
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import MeanInterval, mean_interval
 from gradlab.analyses.wording import number_text, spread_text
 from gradlab.errors import GradlabError
 from gradlab.runs.study import StudyRecord
@@ -117,6 +116,11 @@ def summarise_limits(table: pd.DataFrame) -> pd.DataFrame:
 def compare_limits(table: pd.DataFrame) -> pd.DataFrame:
     """The ratio between every two architectures, by either answer, over the seeds of both.
 
+    A bisection brackets the highest constant rate of a seed between the highest survived and the
+    lowest not, which may be anywhere above where every rate was survived; so may the break of a
+    ramp that did not break. The interval counts that: its ends are those of the least ratios that
+    these brackets allow, and of the largest.
+
     Args:
         table: A table of `limits`.
 
@@ -125,29 +129,42 @@ def compare_limits(table: pd.DataFrame) -> pd.DataFrame:
         ratio (geometric mean of arch's over the baseline's), low, high (its 95 % interval), and
         distinguished (whether that leaves out 1).
     """
-    table, rows = answers(table), []
-    for baseline, arch in combinations(dict.fromkeys(table["arch"]), 2):
+    known = answers(table)
+    known = known.assign(
+        low_most=known["high"].fillna(math.inf),
+        ramp_most=known["ramp"].where(~known["ramp_bound"], math.inf),
+    )
+    rows = []
+    for baseline, arch in combinations(dict.fromkeys(known["arch"]), 2):
+        mine, theirs = (known[known["arch"] == name].set_index("seed") for name in (arch, baseline))
         for quantity in QUANTITIES:
-            both = [
-                table[table["arch"] == name].set_index("seed")[quantity]
-                for name in (arch, baseline)
-            ]
-            logs = np.log(both[0] / both[1]).dropna()
-            found = mean_interval(logs.tolist())
+            most = f"{quantity}_most"
+            ratios = (mine[quantity] / theirs[quantity]).dropna()
+            least = (mine[quantity] / theirs[most])[ratios.index]
+            largest = (mine[most] / theirs[quantity])[ratios.index]
+            low, high = _interval(least).low, _interval(largest).high
             rows.append(
                 {
                     "baseline": baseline,
                     "arch": arch,
                     "quantity": quantity,
-                    "pairs": len(logs),
-                    "ratio": math.exp(found.mean),
-                    "low": math.exp(found.low),
-                    "high": math.exp(found.high),
-                    "distinguished": found.low > 0 or found.high < 0,
+                    "pairs": len(ratios),
+                    "ratio": math.exp(_interval(ratios).mean),
+                    "low": math.exp(low),
+                    "high": math.exp(high),
+                    "distinguished": low > 0 or high < 0,
                 }
             )
     columns = ["baseline", "arch", "quantity", "pairs", "ratio", "low", "high", "distinguished"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _interval(ratios: "pd.Series[float]") -> MeanInterval:
+    """Of their logarithms; where one may be anywhere, so may the mean."""
+    if ratios.isin([0.0, math.inf]).any():
+        end = math.inf if len(ratios) > 1 else math.nan
+        return MeanInterval(math.nan, -end, end)
+    return mean_interval([math.log(ratio) for ratio in ratios])
 
 
 def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
@@ -189,8 +206,9 @@ def _difference_sentence(row: dict[Any, Any]) -> str:
     times = f"{number_text(row['ratio'])} times {row['baseline']}'s"
     if row["pairs"] == 1:
         return f"{what} is {times} on the one seed of both: not distinguished."
-    ends = f"95 % interval {number_text(row['low'])} to {number_text(row['high'])}"
-    ends = f"{ends}, {row['pairs']} seeds"
+    low, high = (number_text(row[end]).replace("inf", "∞") for end in ("low", "high"))
+    counted = " with the step between rates" if row["quantity"] == "low" else ""
+    ends = f"95 % interval{counted} {low} to {high}, {row['pairs']} seeds"
     if row["distinguished"]:
         return f"{what} is {times} ({ends})."
     return f"{what} is not distinguished from {row['baseline']}'s: {times} on average ({ends})."

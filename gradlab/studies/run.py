@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gradlab.config import RunConfig
@@ -116,6 +117,7 @@ def _make(
     corpora_of(configs)  # that the text cannot be used is said before any run starts
     if resume and (out / STUDY_FILE).exists():
         configs = _with_more(study, configs, out)
+    failed: dict[str, str] = {}
     while True:
         progress(Planned(configs))
         failed = train_runs(
@@ -127,9 +129,10 @@ def _make(
             notes={**study.command().note(), **notes},
             engine=engine,
             progress=progress,
+            failed=failed,
         )
         planned, configs = len(configs), _with_more(study, configs, out)
-        if failed or len(configs) == planned:
+        if len(configs) == planned:
             return replace(load_study(out), told=failed)
         resume = True
 
@@ -173,6 +176,7 @@ def train_runs(
     notes: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     progress: Tell = _tell_nobody,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Train every run that has not finished yet, `jobs` at a time, in the order given.
 
@@ -185,9 +189,10 @@ def train_runs(
         notes: Kept in the study's file beside the runs, by name.
         engine: Where they are made; processes of this machine if None.
         progress: Told of every change.
+        failed: Runs that failed just before, and why: they are not tried again.
 
     Returns:
-        The runs that failed, and why, in a sentence.
+        The runs that failed, those included, and why, in a sentence.
 
     Raises:
         GradlabError: As of `run_study`.
@@ -212,10 +217,12 @@ def train_runs(
         for name in done:
             progress(RunUpdate(name, "finished"))
         _write_table(out, plan, table)
-        waiting = [name for name in plan if name not in done]
+        for name, message in failed.items():
+            progress(RunUpdate(name, "failed", None, message))
+        waiting = [name for name in plan if name not in done and name not in failed]
         if waiting:
             _check_corpora([load(out / name) for name in done])
-        failed: dict[str, str] = {}
+        told = dict(failed)
 
         def on_progress(name: str, news: Progress) -> None:
             progress(RunUpdate(name, "running", news))
@@ -223,7 +230,7 @@ def train_runs(
         def on_end(name: str, message: str | None) -> None:
             _write_table(out, plan, table)
             if message is not None:
-                failed[name] = message
+                told[name] = message
             progress(RunUpdate(name, "finished" if message is None else "failed", None, message))
 
         engine.run_jobs(
@@ -232,7 +239,7 @@ def train_runs(
             on_progress=on_progress,
             on_end=on_end,
         )
-        return failed
+        return told
     finally:
         try:
             if is_ours:

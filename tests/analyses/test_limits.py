@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from gradlab.analyses.intervals import mean_interval
 from gradlab.analyses.limits import COLUMNS, compare_limits, limit_sentences, summarise_limits
 
 
@@ -51,3 +52,45 @@ def test_a_ramp_that_breaks_at_its_first_step_has_no_rate() -> None:
 def test_a_study_without_a_run_that_ended_is_said() -> None:
     empty = pd.DataFrame()
     assert limit_sentences(empty, empty) == ["No run has ended: there is nothing to compare."]
+
+
+def compared(*rows: dict[str, Any]) -> pd.Series:
+    found = compare_limits(table(*rows))
+    return found[found["quantity"] == "low"].iloc[0]
+
+
+def test_the_interval_of_a_ratio_counts_the_brackets() -> None:
+    """Wherever in its bracket each seed's limit is, the interval holds the ratio's own."""
+    seeds = range(3)
+    factor = 1.25
+    mine = [{"arch": "b", "seed": s, "low": 0.2 * 1.1**s, "high": 0.25 * 1.1**s} for s in seeds]
+    theirs = [{"seed": s, "low": 0.1, "high": 0.125} for s in seeds]
+    row = compared(*theirs, *mine)
+    exact = mean_interval([math.log(2 * 1.1**s) for s in seeds])
+    assert math.isclose(row["ratio"], math.exp(exact.mean))
+    assert math.isclose(row["low"], math.exp(exact.low) / factor)
+    assert math.isclose(row["high"], math.exp(exact.high) * factor)
+    assert row["distinguished"]
+    # All seeds one step apart, as a factor of 1.25 shows what is 0 to 56 % higher.
+    near = [{"arch": "b", "seed": s, "low": 0.125, "high": 0.15625} for s in seeds]
+    row = compared(*theirs, *near)
+    assert math.isclose(row["low"], 1)
+    assert math.isclose(row["high"], factor**2)
+    assert not row["distinguished"]
+
+
+def test_what_survived_every_rate_may_be_anywhere_above() -> None:
+    all_of_them = [{"arch": "b", "seed": s, "low": 0.4, "high": math.nan} for s in (0, 1)]
+    theirs = [{"seed": s} for s in (0, 1)]
+    row = compared(*theirs, *all_of_them)
+    assert math.isclose(row["low"], 0.4 / 0.2)
+    assert row["high"] == math.inf
+    assert row["distinguished"]
+    assert "with the step between rates 2 to ∞, 2 seeds" in said(table(*theirs, *all_of_them))
+    turned = compared(*({**one, "arch": "a"} for one in all_of_them), *theirs)
+    assert (turned["low"], turned["distinguished"]) == (0, True)
+    both = compared(*({**one, "arch": "a"} for one in all_of_them), *all_of_them)
+    assert (both["low"], both["high"], both["distinguished"]) == (0, math.inf, False)
+    single = compared(theirs[0], all_of_them[0])
+    assert math.isnan(single["low"])
+    assert math.isnan(single["high"])

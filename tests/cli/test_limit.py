@@ -139,13 +139,18 @@ def test_beyond_the_rates(
     assert option in result.stdout
 
 
-def test_a_run_that_fails_stops_the_search_and_is_told(
+def test_a_run_that_fails_is_told_and_the_other_searches_go_on(
     tmp_path: Path, text: str, judged: Callable[..., None]
 ) -> None:
     judged(truth, fails="pre-ln_constant")
     result = invoke("--corpus", text, "--out", str(tmp_path / "s"), "--seeds", "1")
     assert result.exit_code == 1
-    assert "no luck" in result.stderr
+    assert "1 of 6 runs failed.\nnano-d16_pre-ln_constant0.016_seed0: no luck" in result.stderr
+    # The other bisection went on to its end.
+    table = pd.read_csv(tmp_path / "s" / "limits.csv").set_index("arch")
+    assert table["done"].to_dict() == {"pre-ln": False, "normformer": True}
+    assert table["low"]["normformer"] == 0.064
+    assert "pre-ln's bisection is not done in 1 of 1 seeds" in " ".join(lines_of(result))
     judged(truth)
     result = invoke("--corpus", text, "--out", str(tmp_path / "s"), "--seeds", "1", "--resume")
     assert result.exit_code == 0, result.output
