@@ -52,14 +52,36 @@ def study_gradients(runs: Iterable[Run], *, length: int = WINDOW_STEPS) -> pd.Da
     windows = run_windows(runs, length)
     for run, (_, arch, seed) in zip(runs, run_keys(runs), strict=True):
         for name, window in windows.items():
-            grad_norms = run.table("grad_norms", between=(window.first, window.last))
-            layers = gradients_by_layer(grad_norms, first=window.first, last=window.last)
+            layers = _layers(run, window)
             is_own = not run.attached
             n_layers = run.config.model.n_layers if is_own else layers["layer"].max() + 1
             of_run = {"arch": arch, "seed": seed, "window": name, "n_layers": n_layers}
             tables.append(layers.assign(**of_run, first=window.first, last=window.last))
     table = pd.concat(tables, ignore_index=True)
     return table[["arch", "seed", "window", "first", "last", "n_layers", *LAYER_COLUMNS]]
+
+
+def _layers(run: Run, window: Window) -> pd.DataFrame:
+    """`gradients_by_layer` of a run in a window: tables, figures and sentences ask for it in turn.
+
+    Computed once for the same rows, whichever object they are read through.
+    """
+    content = run.content("grad_norms")
+    known = None if content is None else _known.get((content, window))
+    if known is None:
+        grad_norms = run.table("grad_norms", between=(window.first, window.last))
+        known = gradients_by_layer(grad_norms, first=window.first, last=window.last)
+        if content is not None:
+            if len(_known) >= _MOST:
+                _known.clear()
+            _known[content, window] = known
+    return known
+
+
+_known: dict[tuple[tuple[str, ...], Window], pd.DataFrame] = {}
+"""Some hundred rows each."""
+
+_MOST = 2000
 
 
 def run_windows(runs: Sequence[Run], length: int) -> dict[str, Window]:

@@ -18,7 +18,7 @@ from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE, STOPPED, Document, plain
 from gradlab.runs.files import read_regular
 from gradlab.runs.lock import is_held
-from gradlab.runs.parts import FolderShelf, MemoryShelf, Shelf
+from gradlab.runs.parts import FolderShelf, MemoryShelf, Shelf, that_count
 from gradlab.runs.rows import missing_rows, read_rows
 from gradlab.runs.same import check_same
 from gradlab.runs.schema import SCHEMA_VERSION, TABLES, schema
@@ -126,6 +126,14 @@ class Run:
         if not rows["step"].is_monotonic_increasing:  # what led to an overflow is written after it
             rows = rows.sort_values("step", kind="stable", ignore_index=True)
         return rows if wanted == read.names else rows[wanted]
+
+    def content(self, name: str) -> tuple[str, ...] | None:
+        """What tells a table's rows from any other's: the names of its parts, digests in them.
+
+        None where parts have no digest, as in older runs.
+        """
+        parts = that_count(self._shelf.parts(name))
+        return None if any(part.digest is None for part in parts) else tuple(map(str, parts))
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gradlab.analyses import gradient_study as module
 from gradlab.analyses.gradient_study import (
     mismatch_differences,
     run_windows,
@@ -13,7 +14,7 @@ from gradlab.analyses.gradient_study import (
     study_mismatch,
     summarise_mismatch,
 )
-from gradlab.analyses.gradients import mismatch
+from gradlab.analyses.gradients import gradients_by_layer, mismatch
 from gradlab.config import DataConfig, OptimizerConfig, PrecisionConfig, RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.models.presets import model_config
@@ -257,3 +258,24 @@ def test_loops_of_ones_own_are_averaged_over_the_same_steps() -> None:
     assert set(table["n_layers"]) == {2}
     with pytest.raises(GradlabError, match="no step in common"):
         study_gradients([attached(range(10)), attached(range(20, 30))])
+
+
+def test_rows_are_averaged_once_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    averaged = []
+
+    def counted(rows: pd.DataFrame, **window: int) -> pd.DataFrame:
+        averaged.append(tuple(window.values()))
+        return gradients_by_layer(rows, **window)
+
+    monkeypatch.setattr(module, "gradients_by_layer", counted)
+    monkeypatch.setattr(module, "_known", {})
+    runs = study()
+    first = study_gradients(runs, length=5)
+    once = len(averaged)
+    assert once == 2 * len(runs)
+    pd.testing.assert_frame_equal(study_gradients(study(), length=5), first)
+    assert len(averaged) == once, "in other objects, the rows are the same"
+    assert not study_gradients(runs, length=4).equals(first)
+    assert len(averaged) == 2 * once
+    first["grad_l1"] = 0.0  # a caller's own
+    assert study_gradients(runs, length=5)["grad_l1"].gt(0).any()
