@@ -32,9 +32,11 @@ def make_explanation(run: Path, out: Path | None, **asked: Any) -> None:
         with watching(Screen(stderr=True)) as tell:
             made = explain(run, out=place, progress=tell, **asked)
     except KeyboardInterrupt:
-        if table := written(place):
+        table = written(place)
+        if table:
             output().print(f"What is known so far: {table}", soft_wrap=True)
-        complain("interrupted: the same command goes on.")
+        early = "" if table else " before anything was known"
+        complain(f"interrupted{early}: the same command goes on.")
         raise typer.Exit(130) from None
     show(made)
     for name, reason in made.told.items():
@@ -46,13 +48,14 @@ def make_explanation(run: Path, out: Path | None, **asked: Any) -> None:
 def show(made: "Explanation") -> None:
     """Print an explanation: a row a change, how often it removed the break, and when it came."""
     table = results_table()
-    for heading in ("change", "what", "removes the break", "else it came at"):
+    for heading in ("change", "what", "removes the break", "up to", "else it came at"):
         table.add_column(heading)
     for row in made.rows:
         first, last = row["broke_first"], row["broke_last"]
         when = "" if first is None else f"step {first}" if first == last else f"{first} to {last}"
         counts = f"{row['removed']} of {row['repetitions']}"
-        table.add_row(Words(row["change"]), Words(row["what"]), counts, when)
+        far = "" if row.get("followed_to") is None else f"step {row['followed_to']}"
+        table.add_row(Words(row["change"]), Words(row["what"]), counts, far, when)
     output().print(table)
     output().print(made.sentence)
     output().print(f"In {made.folder}: {', '.join(made.files)}", soft_wrap=True)

@@ -1,12 +1,11 @@
 """Where a replay begins, how far it goes, and what decides whether its bits are the run's."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradlab.errors import ConfigError, GradlabError, GradlabWarning
+from gradlab.errors import ConfigError, GradlabError
 from gradlab.precision.device_facts import bits_depend_on, changed_facts, device_facts
 from gradlab.probe_names import PROBES, ProbeName
 from gradlab.replays.changes import Changes
@@ -118,14 +117,6 @@ def back_at(
     else:
         versions = run.info.get("versions") or {}
         made_on = {**here, **there, "torch": versions.get("torch")}
-        if step:
-            warnings.warn(
-                f"the run keeps no snapshot from before step {step}, so that its steps are made "
-                "again from 0: one is kept of a run that breaks, from its first checkpoint on "
-                "(--checkpoint-every N makes one every N steps).",
-                GradlabWarning,
-                stacklevel=2,
-            )
     start = brought_to(step, trial, made_on, progress=progress)
     return Past(
         replace(trial, start=start),

@@ -38,7 +38,7 @@ _FOLLOWED = 200
 EXPLANATION, TABLE = "explanation.json", "explanation.csv"
 """Files of an explanation's folder: what was asked, and the table."""
 
-_COLUMNS = ("change", "what", "repetitions", "removed", "broke_first", "broke_last")
+_COLUMNS = ("change", "what", "repetitions", "removed", "broke_first", "broke_last", "followed_to")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Explanation:
     def table(self) -> "pd.DataFrame":
         """A row a change, the unchanged repetitions first.
 
-        `removed` of `repetitions` did not break; the others did, at steps from `broke_first` to
-        `broke_last`.
+        `removed` of `repetitions` did not break up to step `followed_to`; the others did, at steps
+        from `broke_first` to `broke_last`.
         """
         import pandas as pd
 
@@ -98,7 +98,18 @@ class Explanation:
         came = unchanged["repetitions"] - unchanged["removed"]
         if unchanged["removed"]:
             parts.append(f"unchanged it came in {came} of {unchanged['repetitions']} alone")
-        return f"{'; '.join(parts)}."
+        return f"{'; '.join(parts)}.{_shorter(tried)}"
+
+
+def _shorter(tried: Sequence[Mapping[str, Any]]) -> str:
+    """Which changes were followed less far than others, tried when breaks were known to come then.
+
+    Where that is not known, as of explanations of earlier versions, nothing is said.
+    """
+    far = {row["change"]: row["followed_to"] for row in tried if row.get("followed_to") is not None}
+    most = max(far.values(), default=0)
+    less = [f"{change} to step {step}" for change, step in far.items() if step < most]
+    return f" Followed less far than the others, to step {most}: {', '.join(less)}." if less else ""
 
 
 def _listed(rows: Sequence[Mapping[str, Any]], *, counts: bool = True) -> str:
@@ -115,8 +126,11 @@ def explanation_folder(run: str | Path) -> Path:
 
 
 def written(folder: Path) -> Path | None:
-    """The table of an explanation that was begun; None if there is none yet."""
-    return folder / TABLE if (folder / TABLE).exists() else None
+    """The table of an explanation that was begun; None while no repetition has come to its end."""
+    if not (folder / TABLE).exists():
+        return None
+    known = any(row["repetitions"] for row in _document(folder).get("table", []))
+    return folder / TABLE if known else None
 
 
 def _tell_nobody(_: News) -> None:
@@ -259,6 +273,7 @@ class _Experiment:
                 "removed": len(verdicts) - len(steps),
                 "broke_first": min(steps, default=None),
                 "broke_last": max(steps, default=None),
+                "followed_to": of[0].until - 1,
             }
         rows = list(self.rows.values())
         known = Explanation(

@@ -68,7 +68,13 @@ class Replay:
     @property
     def sentence(self) -> str:
         """What came out."""
-        return f"{self._end} {self._bits}" if not self.changes else self._end
+        parts = [self._end, "" if self.changes else self._bits]
+        if self.snapshot is None and self.first:
+            parts.append(
+                f"It was made again from step 0, as the run keeps no snapshot from before step "
+                f"{self.first} (--checkpoint-every N keeps one from its first checkpoint on)."
+            )
+        return " ".join(filter(None, parts))
 
     @property
     def _end(self) -> str:

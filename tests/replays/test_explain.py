@@ -54,6 +54,7 @@ def test_what_removes_the_break_is_counted_and_a_stopped_one_goes_on(
         "half-lr": 0,
         "growth_factor=2": 2,
     }
+    assert table["followed_to"].nunique() == 2, "the unchanged ones further than the changes"
     assert table.loc["half-lr", "broke_first"] == table.loc["half-lr", "broke_last"] == BREAK
     assert made.sentence == (
         f"The break at step {BREAK} is removed by fp32 (2 of 2) and growth_factor=2 (2 of 2); not "
@@ -152,6 +153,22 @@ def test_what_cannot_be_explained_is_refused(broken: Any, make_config: Any, tmp_
 def row(change: str, removed: int, of: int) -> dict[str, Any]:
     rest = {"what": "", "broke_first": None, "broke_last": None}
     return {"change": change, "repetitions": of, "removed": removed, **rest}
+
+
+def test_changes_that_were_followed_less_far_are_named(broken: Any) -> None:
+    rows = [row("unchanged", 0, 5), row("a", 5, 5), row("b", 5, 5), row("c", 0, 5)]
+    far = dict(zip("abc", (70, 90, None), strict=True))  # c is of an earlier version
+
+    def told(far: dict[str, int | None]) -> str:
+        known = [{**one, "followed_to": far.get(one["change"])} for one in rows]
+        made = Explanation(Path("why"), broken, 10, 50, known)
+        assert made.table["followed_to"].tolist()[1:3] == [far["a"], far["b"]]
+        return made.sentence
+
+    assert told(far).endswith(
+        "not by c. Followed less far than the others, to step 90: a to step 70."
+    )
+    assert "Followed" not in told({"a": 90, "b": 90})
 
 
 @pytest.mark.parametrize(
