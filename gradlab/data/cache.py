@@ -5,10 +5,11 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from gradlab.data.tokens import Tokens
+from gradlab.data.tokens import Tokens, chunks, id_type
 from gradlab.errors import GradlabError
 from gradlab.runs.files import read_regular, write_whole
 
@@ -30,16 +31,27 @@ def cached_file(name: str, make: Callable[[], bytes]) -> bytes:
     return content
 
 
-def cached_tokens(name: str, make: Callable[[], Tokens]) -> Tokens:
-    """As `cached_file`; ids that were there are memory-mapped."""
+def cached_tokens(name: str, make: Callable[[], Tokens], *, vocabulary: int) -> Tokens:
+    """As `cached_file`; ids that were there are memory-mapped.
+
+    What is no array of ids below `vocabulary` is made again, whoever put it there.
+    """
     file = cache_folder() / f"{name}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
-        found: Tokens = np.load(file, mmap_mode="r", allow_pickle=False)
-        return found
+        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+        if _are_ids(found, vocabulary):
+            return cast(Tokens, found)
     tokens, content = make(), io.BytesIO()
     np.save(content, tokens, allow_pickle=False)
     _keep(file, content.getvalue())
     return tokens
+
+
+def _are_ids(found: Any, vocabulary: int) -> bool:
+    if not isinstance(found, np.ndarray) or found.ndim != 1:  # a zip file is none
+        return False
+    is_own = found.dtype == id_type(vocabulary)
+    return is_own and all(part.max() < vocabulary for part in chunks(found))
 
 
 def _keep(file: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradlab.data.cache import cached_tokens
 from gradlab.data.masking import Masking
-from gradlab.data.tokens import Tokens
+from gradlab.data.tokens import Tokens, id_type
 from gradlab.errors import GradlabError
 from gradlab.extra import needs_extra
 from gradlab.paths import as_path
@@ -96,7 +96,11 @@ def encode_cached(tokenizer: Any, documents: Sequence[bytes]) -> Tokens:
     )
     for content in (tokenizer.to_str().encode(), *documents):
         digest.update(b"%d\0" % len(content) + content)
-    return cached_tokens(f"ids-{digest.hexdigest()}", lambda: encode(tokenizer, documents))
+    return cached_tokens(
+        f"ids-{digest.hexdigest()}",
+        lambda: encode(tokenizer, documents),
+        vocabulary=vocabulary(tokenizer),
+    )
 
 
 def encode(tokenizer: Any, documents: Sequence[bytes]) -> Tokens:
@@ -105,7 +109,7 @@ def encode(tokenizer: Any, documents: Sequence[bytes]) -> Tokens:
     Each document is encoded by itself, together with the newline after it, so that their number
     bounds the memory that encoding takes. uint16 where the vocabulary allows it, else uint32.
     """
-    dtype = np.uint16 if vocabulary(tokenizer) <= 1 << 16 else np.uint32
+    dtype = id_type(vocabulary(tokenizer))
     last = len(documents) - 1
     pieces: list[Tokens] = [np.zeros(0, dtype)]
     for start in range(0, len(documents), 1024):

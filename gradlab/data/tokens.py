@@ -12,6 +12,11 @@ Tokens: TypeAlias = NDArray[np.unsignedinteger[Any]]
 CHUNK = 1 << 22
 
 
+def id_type(vocabulary: int) -> type[np.unsignedinteger[Any]]:
+    """The type of a tokenizer's ids: uint16 where the vocabulary allows it, else uint32."""
+    return np.uint16 if vocabulary <= 1 << 16 else np.uint32
+
+
 def chunks(tokens: Tokens) -> Iterator[Tokens]:
     """Consecutive slices, so that a memory-mapped corpus need not fit into memory."""
     for start in range(0, tokens.size, CHUNK):
