@@ -151,7 +151,7 @@ class DataConfig(Config):
 class RecordConfig(Config):
     """What a run writes, and how often values leave the device."""
 
-    model_config = ConfigDict(title="What is recorded")
+    model_config = ConfigDict(title="The record")
 
     probes: tuple[ProbeName, ...] = ("headroom", "states")
     """What is measured inside the model, by the names of `gradlab.probe_names`."""
@@ -161,13 +161,13 @@ class RecordConfig(Config):
     """exact: every step is looked at, and what was skipped or not finite is recorded with its rows;
     skipped: of the steps between, only those with a gradient that was not finite, whose passes are
     made again; sampled: only every n-th step, which misses events between."""
-    window: int = Field(default=50, ge=1)
-    """Steps between two writes from the device to the run directory."""
     checkpoint_every: int | None = Field(default=None, ge=0)
     """Steps between two checkpoints to resume from, 0 for none; as often as takes 1 % of the time
     unless given."""
     keep_weights: bool = False
     """Keep the model's weights at the run's end, in its folder, for gradlab export."""
+    window: int = Field(default=50, ge=1)
+    """Steps between two writes from the device to the run directory."""
 
 
 class RunConfig(Config):

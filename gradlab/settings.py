@@ -137,9 +137,9 @@ class Settings(TrainingSettings):
     )
     every: int = same("every", RecordConfig)
     events: Events = same("events", RecordConfig)
-    window: int = same("window", RecordConfig)
     checkpoint_every: int | None = same("checkpoint_every", RecordConfig)
     keep_weights: bool = same("keep_weights", RecordConfig)
+    window: int = same("window", RecordConfig)
 
     def shared(self, precision: str) -> dict[str, Any]:
         """The fields of `RunConfig` that every run has alike.

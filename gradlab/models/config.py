@@ -56,6 +56,9 @@ class ModelConfig(Config):
 
     model_config = ConfigDict(title="The model: what overrides the architecture and the size")
 
+    objective: Objective = "causal"
+    """What is learned: causal (the next token, from those before it), masked (15 % of the tokens,
+    from all others, as RoBERTa; the vocabulary has one id more, the mask's)."""
     d_model: int = Field(ge=2, multiple_of=2)
     """Width of the residual stream."""
     n_layers: int = Field(ge=1)
@@ -68,9 +71,6 @@ class ModelConfig(Config):
     """Token ids, a masked model's mask among them."""
     max_seq_len: int = Field(ge=1)
     """Tokens of the longest sequence."""
-    objective: Objective = "causal"
-    """What is learned: causal (the next token, from those before it), masked (15 % of the tokens,
-    from all others, as RoBERTa; the vocabulary has one id more, the mask's)."""
     placement: Placement = "pre"
     """Where the norms stand: pre (x + f(LN(x)), with a final norm), post (LN(x + f(x))), mix (the
     first quarter of the layers post, the rest pre), hybrid (x + f(x) for attention, LN(x) +

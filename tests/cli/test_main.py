@@ -95,6 +95,12 @@ def test_help_fits_a_screen_and_help_all_has_every_option(
     assert flags - listed - {flag.split("/")[0] for flag in flags if f"{flag} / " in full} == set()
 
 
+def test_what_people_look_for_in_a_group_is_in_the_short_help() -> None:
+    short = invoke("train", "--help")[1]
+    for option in ("--keep-weights", "--objective", "--events", "--checkpoint-every"):
+        assert option in short
+
+
 def test_options_are_what_the_configs_say() -> None:
     """Name, default and help of each option are its field's, whatever command has it."""
     params = {param.name: param for param in load_command("run-stability").params}
