@@ -52,7 +52,7 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> "Run":
-    """Show what a run records until it ends, however it ends.
+    """Show what a run records until it ends, however it ends; one that is not there is waited for.
 
     On a terminal its last step is a line that changes; elsewhere it is printed every few seconds.
     Events are lines in both.
@@ -70,6 +70,10 @@ def follow(
     Raises:
         GradlabError: There is no run, or it can no longer be read.
     """
+    if not folder.exists():
+        console.print(f"There is no run {folder} yet: waiting for it. Ctrl-C ends.", soft_wrap=True)
+        while not _is_begun(folder):
+            sleep(wait)
     last, printed = -1, -SECONDS_BETWEEN_LINES
     told: set[str] = set()
     with _line(console) as show:
@@ -88,6 +92,12 @@ def follow(
             if run.status != "running":
                 return run
             sleep(wait)
+
+
+def _is_begun(folder: Path) -> bool:
+    from gradlab.runs.document import RUN_FILE
+
+    return (folder if folder.name == RUN_FILE else folder / RUN_FILE).exists()
 
 
 def look(run: "Run", *, after: int, told: set[str]) -> Seen | None:

@@ -115,8 +115,27 @@ def test_a_run_that_has_ended_is_inspected_at_once(tmp_path: Path) -> None:
 
 
 def test_no_run_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(GradlabError, match="no run"):
-        follow(tmp_path / "nowhere", Screen(file=StringIO()))
+        follow(tmp_path / "empty", Screen(file=StringIO()))
+
+
+@pytest.mark.parametrize("name", ["run", "run/run.json"])
+def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path: Path, name: str) -> None:
+    folder, text = tmp_path / "run", StringIO()
+
+    writers: list[RunWriter] = []
+
+    def start() -> None:
+        writers.append(begin(folder))
+        write_steps(writers[0], 0, 1)
+
+    clock = Clock(folder.mkdir, start, lambda: writers[0].finish("finished"))
+    run = follow(tmp_path / name, Screen(file=text, width=200), sleep=clock.sleep, clock=clock)
+    assert run.status == "finished"
+    first, second = text.getvalue().splitlines()
+    assert first.startswith(f"There is no run {tmp_path / name} yet: waiting for it.")
+    assert second.startswith("step 1")
 
 
 @pytest.mark.slow
