@@ -32,6 +32,15 @@ def summarise_ablation(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataF
     return pd.DataFrame(rows, columns=["arch", "row", *SUMMARY_COLUMNS])
 
 
+def in_rows(steps: pd.DataFrame) -> pd.DataFrame:
+    """A table of `gradlab.analyses.steps_to.summarise_steps` with the rows' names of `TABLE_4`."""
+    names = {name: steps[name].map(lambda arch: TABLE_4.get(arch, arch)) for name in _NAMED}
+    return steps.assign(**names)
+
+
+_NAMED = ("arch", "baseline")
+
+
 def ablation_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """How much higher each row's final loss is than that of all operations, and the baseline's.
 

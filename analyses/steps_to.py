@@ -125,7 +125,7 @@ def steps_sentences(summary: pd.DataFrame) -> list[str]:
 
 
 def _sentence(row: dict[Any, Any]) -> str:
-    goal = f"{row['baseline']}'s final perplexity"
+    goal = f"the final perplexity of {row['baseline']}"
     if not row["reached"]:
         return f"{row['arch']} never has {goal}, in {counted(row['seeds'], 'seed')}."
     apart = "" if row["distinguished"] else ", not distinguished from all of them"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gradlab.analyses import gradient_words, lr_search_words, stability_words
-from gradlab.analyses.ablation import ablation_differences
+from gradlab.analyses.ablation import ablation_differences, in_rows
 from gradlab.analyses.claim import judge_all
 from gradlab.analyses.claim_studies import read_studies
 from gradlab.analyses.claim_words import claim_sentences
@@ -82,7 +82,7 @@ def _gradients(study: StudyRecord) -> list[str]:
 
 def _ablation(study: StudyRecord) -> list[str]:
     sentences = ablation_sentences(ablation_differences(final_losses(study.runs, vary="steps")))
-    return sentences + steps_sentences(summarise_steps(steps_of(study.runs)))
+    return sentences + steps_sentences(in_rows(summarise_steps(steps_of(study.runs))))
 
 
 def _variants(study: StudyRecord) -> list[str]:

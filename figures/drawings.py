@@ -89,6 +89,8 @@ def drawings(
         kind = replace(kind, title=kind.heading) if by_heading else kind
         if isinstance(kind, StudyKind):
             mine = [study for study in studies if kind.is_of(study)]
+            if only and not mine:
+                note(f"{kind.title} needs a study of gradlab {kind.command}: name its folder.")
             for study in mine:
                 suffix = f"_{study.folder.resolve().name}" if len(mine) > 1 else ""
                 yield from _drawn(kind, kind.draw(study), suffix, (), note)

@@ -1,6 +1,6 @@
 """What there is to draw in runs, studies and their folders; `gradlab.draw`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -36,8 +36,12 @@ class Given:
     notes: Sequence[str]
 
 
-def read_given(sources: Iterable[Source]) -> Given:
+def read_given(sources: Iterable[Source], *, only: Collection[str] = ()) -> Given:
     """The runs and the stability tables of some folders: a study counts as its runs.
+
+    Args:
+        sources: Runs, studies, or their folders.
+        only: The titles of the figures that are wanted; all if none is named.
 
     Raises:
         GradlabError: There is nothing in them to draw.
@@ -50,7 +54,8 @@ def read_given(sources: Iterable[Source]) -> Given:
         for folder in folders_of(source)
     ]
     studies = [folder for folder in dict.fromkeys(folders) if (folder / STABILITY_FILE).exists()]
-    stability, notes = {}, []
+    stability: dict[str, pd.DataFrame] = {}
+    notes: list[str] = []
     for folder in studies:
         try:
             table = read_stability(folder)
@@ -65,6 +70,8 @@ def read_given(sources: Iterable[Source]) -> Given:
             f"figure 5 needs {STABILITY_FILE}: make it with gradlab run-stability, and name the "
             "study's folder."
         )
+    if only and "figure 5" not in only:
+        notes.clear()
     try:
         gathered = gather(sources)
     except GradlabError:
@@ -113,7 +120,8 @@ def draw(
         GradlabError: There is nothing to draw, or no figure of such a title.
     """
     sources = [source] if isinstance(source, Source) else source
-    given = read_given(sources)
+    only = list(only)
+    given = read_given(sources, only=only)
     choices = Choices(baseline=baseline, compute=compute, average=average)
     reasons: list[str] = []
     every = drawings(
@@ -121,7 +129,7 @@ def draw(
         given.stability,
         note=reasons.append,
         choices=choices,
-        only=list(only),
+        only=only,
         studies=given.studies,
     )
     found = {drawn.drawing.name: drawn.drawing.figure for drawn in every}

@@ -81,14 +81,14 @@ def steps_table(summary: pd.DataFrame) -> Table:
     """After which share of the baseline's steps each row has its final perplexity: Table 6.
 
     Args:
-        summary: A table of `gradlab.analyses.steps_to.summarise_steps`.
+        summary: A table of `gradlab.analyses.ablation.in_rows`.
     """
     rows = [
         [Cell(str(row["arch"])), numeric(steps_text(row), row["share"])]
         for row in summary.to_dict("records")
     ]
     caption = "Share of the baseline's steps until its final perplexity, 95 % intervals"
-    return Table(["architecture", f"of {BASELINE}'s steps"], rows, caption)
+    return Table(["row", "share"], rows, caption)
 
 
 def ablation_tables(

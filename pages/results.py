@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gradlab.analyses import gradient_words, lr_search_words, stability_words
-from gradlab.analyses.ablation import ablation_differences, summarise_ablation
+from gradlab.analyses.ablation import ablation_differences, in_rows, summarise_ablation
 from gradlab.analyses.depth_scan import depth_scan, depth_sentences, layer_gradients
 from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import (
@@ -167,7 +167,7 @@ def _ablation(study: StudyRecord, _: Command) -> Result:
     sentences = ablation_sentences(files["differences"])
     if len(steps := steps_of(study.runs)):
         files["steps_to_final"] = steps
-        summary = summarise_steps(steps)
+        summary = in_rows(summarise_steps(steps))
         tables.append(steps_table(summary))
         sentences += steps_sentences(summary)
     return Result(tables, sentences, files)

@@ -90,7 +90,7 @@ def figures(
     for form in formats:
         if form not in FORMATS:
             raise GradlabError(unknown("figure format", form, FORMATS))
-    given = read_given(runs)
+    given = read_given(runs, only=only)
     out = out or folder_of(runs[0]) / "figures"
     if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GradlabError(

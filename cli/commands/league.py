@@ -66,6 +66,8 @@ def _read_league(folder: Path) -> "StudySet":
     from gradlab.analyses.league import is_league
     from gradlab.runs.study import StudySet, load_study
 
+    if not folder.exists():
+        raise GradlabError(f"there is no league to show it beside: {folder} does not exist.")
     found = load_study(folder)
     if not isinstance(found, StudySet) or not is_league(found):
         raise GradlabError(f"{folder} holds no league: make one with gradlab league.")

@@ -9,6 +9,7 @@ from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import (
+    STUDY_FILE,
     StudyRecord,
     StudySet,
     find_studies,
@@ -59,13 +60,16 @@ def gather(sources: Iterable[Source]) -> Gathered:
 def _gather_folder(path: Path, runs: dict[Path, Run], notes: dict[str, None]) -> None:
     """Add the runs of a run's or a study's folder, and what is to be said of them."""
     folders = _folders(path)
+    is_study = (path / STUDY_FILE).exists() and not (path / RUN_FILE).exists()
+    planned: list[str] = []
     try:
-        planned = _planned(path) if folders else []
+        if is_study and not (planned := _planned(path)):  # its steps were being timed
+            notes[f"no run of {path} is known yet: go on with its command and --resume."] = None
     except GradlabError as error:
-        planned = []
         notes[str(error)] = None
     order = {name: place for place, name in enumerate(planned)}
-    for folder in sorted(folders, key=lambda f: order.get(f.name, len(order))) or [path]:
+    alone = [] if is_study else [path]
+    for folder in sorted(folders, key=lambda f: order.get(f.name, len(order))) or alone:
         try:
             runs.setdefault(folder.resolve(), load(folder))
         except GradlabError as error:

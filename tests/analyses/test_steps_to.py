@@ -73,7 +73,9 @@ def test_in_words() -> None:
     assert len(steps_sentences(told)) == 2
     assert steps_sentences(told)[1].endswith("of its steps, not distinguished from all of them.")
     never = told.assign(reached=0, share=math.nan)
-    assert steps_sentences(never)[1] == "post-ln never has pre-ln's final perplexity, in 2 seeds."
+    assert (
+        steps_sentences(never)[1] == "post-ln never has the final perplexity of pre-ln, in 2 seeds."
+    )
 
 
 def test_a_baseline_that_broke_has_no_final_perplexity() -> None:

@@ -346,3 +346,16 @@ def test_mistakes_are_refused_before_the_work(study: Path) -> None:
     result = invoke(study, "--baseline", "prel-n", "--format", "svg", only=["figure 3", "figure 7"])
     assert "unknown baseline 'prel-n': did you mean 'pre-ln'" in about(result, "figure 7")[0]
     assert about(result, "figure 3") == ["figure 3: gradients_fc2.svg, gradients_fc2.csv"]
+
+
+def test_a_figure_of_studies_alone_says_nothing_of_the_others(study: Path, tmp_path: Path) -> None:
+    result = invoke(study, "--out", tmp_path / "out", only=["league"])
+    assert result.exit_code == 1
+    assert lines(result) == [
+        "league needs a study of gradlab league: name its folder.",
+        f"0 figures in {tmp_path / 'out'}.",
+    ]
+    result = invoke(study, "--out", tmp_path / "out", "--format", "svg", only=["course", "limit"])
+    assert result.exit_code == 0
+    assert about(result, "figure 5") == []
+    assert about(result, "limit") == ["limit needs a study of gradlab limit: name its folder."]

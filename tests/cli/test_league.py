@@ -62,7 +62,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs that are at their end at once; Ctrl-C comes before the one after `until` of them."""
     timed: list[list[str]] = []
 
-    def step_times(configs: Sequence[RunConfig]) -> list[StepTime]:
+    def step_times(configs: Sequence[RunConfig], **_: Any) -> list[StepTime]:
         timed.append([config.arch for config in configs])
         ratios = [RATIO[config.arch] for config in configs]
         return [StepTime(0.02 * r, r, 0.9 * r, 1.05 * r) for r in ratios]
@@ -387,3 +387,12 @@ def test_losses_of_another_objective_do_not_compare(
     assert "validation loss" not in apart
     assert "validation loss" in alike
     assert "do not compare" not in alike
+
+
+def test_beside_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path, text: str) -> None:
+    result = invoke("--corpus", text, "--beside", str(tmp_path / "x"), "--out", str(tmp_path / "o"))
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: there is no league to show it beside: {tmp_path / 'x'} does not exist.\n"
+    )
+    assert not (tmp_path / "o").exists()

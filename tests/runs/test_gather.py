@@ -56,3 +56,12 @@ def test_what_cannot_be_read_is_noted_once_and_the_rest_is_there(tmp_path: Path)
         gather([tmp_path / "bad"])
     with pytest.raises(GradlabError, match="name at least one"):
         gather([])
+
+
+def test_a_study_of_which_nothing_has_begun_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({"runs": {"a": {}, "b": {}}}))
+    with pytest.raises(GradlabError, match=r"2 of the 2 runs of .* have not begun: a and 1 more"):
+        gather([tmp_path])
+    (tmp_path / "study.json").write_text(json.dumps({"runs": {}}))
+    with pytest.raises(GradlabError, match=r"no run of .* is known yet"):
+        gather([tmp_path])
