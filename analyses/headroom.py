@@ -63,3 +63,14 @@ def tightest_by_layer(
         raise GradlabError(f"the headroom table has step {step}, which the steps table lacks.")
     columns = ["step", "lr", "layer", "site", "op", "direction", "max_abs", "headroom_bits"]
     return joined[columns].reset_index(drop=True)
+
+
+def gradient_overflows(overflows: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """The steps at which a gradient overflowed, with their LR: columns step, lr.
+
+    Args:
+        overflows: A run's `overflows` table.
+        steps: Its `steps`.
+    """
+    backward = overflows.loc[overflows["direction"] == "backward", "step"]
+    return steps.loc[steps["step"].isin(backward), ["step", "lr"]]

@@ -31,6 +31,7 @@ _BITS = Shade(
     colors=seaborn.color_palette("mako", as_cmap=True).with_extremes(under=LOST),
     label="Least headroom\n(FP16 bits)",
     lost="overflow (inf or NaN)",
+    marked="a gradient overflowed",
 )
 
 
@@ -43,12 +44,14 @@ class Road:
         break_lr: The learning rate at the break, if the run broke.
         break_step: The step.
         seed: The run's seed, which the panel's title then says.
+        gradients: A table of `gradlab.analyses.headroom.gradient_overflows`: marked above.
     """
 
     tightest: pd.DataFrame
     break_lr: float | None = None
     break_step: int | None = None
     seed: int | None = None
+    gradients: pd.DataFrame | None = None
 
     def end(self, against: str) -> float | None:
         """Where the break is on an axis."""
@@ -81,7 +84,8 @@ def headroom_to_break(
         ax.set_xlabel(AXES["lr"])
         ax.set_ylabel("Layer")
         draw_bar(figure_of(ax), [ax], frame, _BITS)
-        legend_above(ax, grid_handles([panel], _BITS))
+        if handles := grid_handles([panel], _BITS):
+            legend_above(ax, handles)
     return ax
 
 
@@ -102,6 +106,7 @@ def headroom_panels(roads: Mapping[str, Road], *, against: str = "lr") -> Figure
             title if road.seed is None else f"{title}, seed {road.seed}",
             road.tightest,
             road.end(against),
+            [] if road.gradients is None else road.gradients[against].tolist(),
         )
         for title, road in roads.items()
     ]

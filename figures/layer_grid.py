@@ -1,5 +1,6 @@
 """Rows of layers over a run: a cell is the worst of its stretch of steps or learning rates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -17,7 +18,7 @@ from matplotlib.ticker import Formatter, MaxNLocator
 from numpy.typing import NDArray
 
 from gradlab.figures.labels import rate_label
-from gradlab.figures.steps_axis import BREAK, break_mark
+from gradlab.figures.steps_axis import BREAK, LOST, break_mark
 from gradlab.figures.style import ONE_COLUMN, PAPER, TWO_COLUMNS, legend_over, paper_style
 
 AXES = {"lr": "Learning rate", "step": "Step"}
@@ -47,6 +48,7 @@ class Shade:
         colors: With a colour beyond its end for what was not finite.
         label: Of the scale.
         lost: What the colour beyond the scale says.
+        marked: What the marks above a panel say.
         ticks: How the scale's numbers are written; None for as they are.
     """
 
@@ -55,6 +57,7 @@ class Shade:
     colors: Colormap
     label: str
     lost: str
+    marked: str = ""
     ticks: Formatter | None = None
 
 
@@ -67,11 +70,13 @@ class Panel:
         table: Columns layer (missing outside the layers), what the shade draws, and what it is
             drawn against.
         end: Where the break is, on that axis.
+        marks: Where something happened that no cell shows.
     """
 
     title: str
     table: pd.DataFrame
     end: float | None
+    marks: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -130,14 +135,15 @@ def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
         )
         for ax, panel in zip(grid.flat, panels, strict=False):
             draw_grid(ax, panel, frame, shade)
-            ax.set_title(panel.title, loc="left")
+            ax.set_title(panel.title, loc="left", pad=9 if len(panel.marks) else None)
         for index, ax in enumerate(grid.flat):
             ax.set_visible(index < len(panels))
             ax.tick_params(labelbottom=index + columns >= len(panels))
         figure.supxlabel(AXES[frame.against], fontsize=PAPER["axes.labelsize"])
         figure.supylabel("Layer", fontsize=PAPER["axes.labelsize"])
         draw_bar(figure, list(grid.flat), frame, shade)
-        legend_over(figure, grid_handles(panels, shade))
+        if handles := grid_handles(panels, shade):
+            legend_over(figure, handles)
     return figure
 
 
@@ -159,6 +165,10 @@ def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> None:
     _set_ticks(ax, frame)
     if panel.end is not None:
         ax.axvline(frame.place(panel.end), zorder=3, **BREAK)
+    if cells := sorted({int(frame.place(x)) for x in panel.marks}):
+        at = [cell + 0.5 for cell in cells]
+        above = ax.get_xaxis_transform()
+        ax.plot(at, [1.04] * len(at), transform=above, clip_on=False, **_MARK)
     if None in frame.rows:
         ax.axhline(len(frame.rows) - 1, color="white", linewidth=1.5)
 
@@ -181,12 +191,23 @@ def draw_bar(figure: Figure, axes: Sequence[Axes], frame: Frame, shade: Shade) -
 
 
 def grid_handles(panels: Sequence[Panel], shade: Shade) -> list[Line2D]:
-    """What is not on the scale of colours."""
+    """What is in the panels and not on the scale of colours."""
     square: dict[str, Any] = {"linestyle": "none", "marker": "s", "markersize": 5}
     least = shade.worst == "min"
     color = shade.colors.get_under() if least else shade.colors.get_over()
-    handles = [Line2D([], [], color=tuple(color), label=shade.lost, **square)]
-    return [*handles, break_mark()] if any(panel.end is not None for panel in panels) else handles
+    handles = []
+    if any(
+        (panel.table[shade.column] == (-math.inf if least else math.inf)).any() for panel in panels
+    ):
+        handles.append(Line2D([], [], color=tuple(color), label=shade.lost, **square))
+    if any(len(panel.marks) for panel in panels):
+        handles.append(Line2D([], [], label=shade.marked, **_MARK))
+    if any(panel.end is not None for panel in panels):
+        handles.append(break_mark())
+    return handles
+
+
+_MARK: dict[str, Any] = {"linestyle": "none", "marker": "v", "markersize": 3.0, "color": LOST}
 
 
 def _edges(columns: "Sequence[pd.Series[float]]", first: float) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from gradlab.analyses.comparable import run_keys, seed_of
 from gradlab.analyses.course import course, course_events
 from gradlab.analyses.depth import entropy_courses, states_by_depth
-from gradlab.analyses.headroom import tightest_by_layer
+from gradlab.analyses.headroom import gradient_overflows, tightest_by_layer
 from gradlab.analyses.layer_courses import (
     gradient_courses,
     gradient_sizes,
@@ -137,9 +137,13 @@ def draw_headroom(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawin
     roads: dict[str, Road] = {}
     for shown in _first_seeds(runs):
         run, verdict = shown.run, shown.run.verdict
-        tightest = tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"]))
+        steps = run.table("steps", ["step", "lr"])
+        tightest = tightest_by_layer(run.table("headroom"), steps)
+        gradients = None
+        if "overflows" in run.tables:
+            gradients = gradient_overflows(run.table("overflows", ["step", "direction"]), steps)
         end = (verdict.lr, verdict.step) if verdict is not None and verdict.broke else (None, None)
-        roads[shown.look] = Road(tightest, *end, seed=seed_of(run))
+        roads[shown.look] = Road(tightest, *end, seed_of(run), gradients)
     ramp = not runs[0].attached and runs[0].config.schedule.kind == "ramp"
     yield Drawing("headroom", headroom_panels(roads, against="lr" if ramp else "step"))
 
@@ -159,7 +163,8 @@ RUN_KINDS = (
         "headroom",
         "FP16 headroom by layer",
         "Bits left before FP16 overflows, at the tightest place of each layer: the darker, the "
-        "fewer. The vertical line is the break. The first seed of each architecture.",
+        "fewer. The vertical line is the break, a mark above a step at which a gradient "
+        "overflowed. The first seed of each architecture.",
         tables=("headroom", "steps"),
         remedy="record it with --probes headroom",
         draw=draw_headroom,

@@ -1,5 +1,6 @@
 """`gradlab train`: one run of the built-in loop."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,7 @@ def first_overflow_text(run: "Run", verdict: "Verdict") -> str:
 
 def _least_headroom(run: "Run") -> list[tuple[str, str]]:
     from gradlab.analyses.headroom import that_can_overflow
+    from gradlab.analyses.wording import number_text
 
     if "headroom" not in run.tables:
         return []
@@ -155,5 +157,7 @@ def _least_headroom(run: "Run") -> list[tuple[str, str]]:
     if headroom.empty:
         return []
     least = headroom.iloc[int(headroom["headroom_bits"].to_numpy().argmin())]
-    bits = f"{least['headroom_bits']:.1f} bits at {least['site']} ({least['direction']})"
-    return [("least headroom", f"{bits}, step {least['step']}")]
+    bits = least["headroom_bits"]
+    left = "overflow" if math.isinf(bits) else f"{number_text(bits, '.1f')} bits"
+    at = f"{least['site']} ({least['direction']}), step {least['step']}"
+    return [("least headroom", f"{left} at {at}")]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gradlab.analyses.headroom import tightest_by_layer
+from gradlab.analyses.headroom import gradient_overflows, tightest_by_layer
 from gradlab.errors import GradlabError
 
 STEPS = pd.DataFrame({"step": [0, 1, 2], "lr": [0.0, 0.1, 0.2]})
@@ -92,3 +92,11 @@ def test_an_empty_table_stays_empty() -> None:
 def test_a_step_that_was_not_recorded_is_refused() -> None:
     with pytest.raises(GradlabError, match="step 9"):
         tightest_by_layer(rows((9, 0, "a", 1.0)), STEPS)
+
+
+def test_only_gradients_overflows_are_marked() -> None:
+    overflows = pd.DataFrame(
+        {"step": [0, 1, 1, 2], "direction": ["forward", "backward", "backward", "backward"]}
+    )
+    found = gradient_overflows(overflows, STEPS)
+    assert found.to_dict("list") == {"step": [1, 2], "lr": [0.1, 0.2]}

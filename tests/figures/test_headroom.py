@@ -95,6 +95,23 @@ def test_the_break_is_marked_and_named() -> None:
     assert [text.get_text() for text in without.get_legend().get_texts()] == [
         "overflow (inf or NaN)"
     ]
+    table = road()
+    calm = headroom_to_break(table[table["headroom_bits"] > 0])
+    assert calm.get_legend() is None, "nothing overflowed in it"
+
+
+def test_gradients_that_overflowed_are_marked_above_their_stretch() -> None:
+    table = road()
+    table = table[table["headroom_bits"] > 0]  # every activation was finite
+    lost = pd.DataFrame({"step": [0, 3, 18], "lr": [0.0, 3 * 2e-4, 18 * 2e-4]})
+    for against in ("step", "lr"):
+        figure = headroom_panels(
+            {"Pre-LN": Road(table, gradients=lost), "Post-LN": Road(table)}, against=against
+        )
+        marks = [[line.get_xdata() for line in ax.lines] for ax in figure.axes[:2]]
+        assert [[list(one) for one in of] for of in marks] == [[[0.5, 3.5, 18.5]], []]
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == ["a gradient overflowed"]
 
 
 def test_sites_outside_the_layers_are_the_last_row() -> None:
