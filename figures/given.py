@@ -65,13 +65,11 @@ def read_given(sources: Iterable[Source], *, only: Collection[str] = ()) -> Give
             stability[folder.name if folder.name not in stability else str(folder)] = table
         except GradlabError as error:
             notes.append(f"figure 5 was not made: {error}")
-    if not studies:
+    if not studies and (not only or "figure 5" in only):
         notes.append(
             f"figure 5 needs {STABILITY_FILE}: make it with gradlab run-stability, and name the "
             "study's folder."
         )
-    if only and "figure 5" not in only:
-        notes.clear()
     try:
         gathered = gather(sources)
     except GradlabError:
