@@ -38,9 +38,11 @@ def clear(parameter: Tensor) -> None:
     parameter.grad.zero_()
 
 
-def recorded(hook: bool = False, largest: float = 1.0) -> dict[str, pd.DataFrame]:
+def recorded(
+    hook: bool = False, largest: float = 1.0, device: str = "cpu"
+) -> dict[str, pd.DataFrame]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for parameter in model.parameters() if hook else ():
         parameter.register_post_accumulate_grad_hook(clear)
@@ -48,10 +50,10 @@ def recorded(hook: bool = False, largest: float = 1.0) -> dict[str, pd.DataFrame
         for step in range(3):
             optimizer.zero_grad()
             for _ in range(1 if hook else 2):
-                with torch.autocast("cpu", torch.float16):
-                    output = model(torch.randn(4, 6))
+                with torch.autocast(device, torch.float16):
+                    output = model(torch.randn(4, 6).to(device))
                 output.float().square().mean().backward(
-                    torch.tensor(largest if step == 2 else 2.0**-10)
+                    torch.tensor(largest if step == 2 else 2.0**-10).to(device)
                 )
             optimizer.step()
     return {name: recorded.table(name) for name in ("headroom", "overflows", "grad_norms")}
@@ -66,8 +68,13 @@ def test_rows_are_those_of_single_looks(
     assert (expected["headroom"]["site"] == "0.weight").any()
     at_once()
     read: list[int] = []
+
+    def counted(entries: Sequence[Tensor]) -> Tensor:
+        read.append(len(entries))
+        return by_torch(entries)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "statistics", lambda x: [read.append(len(x)), by_torch(x)][1])
+        patch.setattr(fused, "statistics", counted)
         found = recorded(hook, largest)
     # Not where a hook of the loop's own changes a gradient before the pass ends.
     assert read == ([] if hook else [4] * 6)  # a pass each
@@ -80,6 +87,18 @@ def test_rows_are_those_of_single_looks(
     pd.testing.assert_frame_equal(
         found["headroom"].loc[finite, same], expected["headroom"].loc[finite, same]
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("largest", [1.0, 3e38])
+def test_a_gpu_records_the_same_without_triton(
+    largest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = recorded(largest=largest, device="cuda")
+    monkeypatch.setattr(fused, "kernels_of", lambda device: None)
+    expected = recorded(largest=largest, device="cuda")
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table, rtol=1e-6)
 
 
 def test_what_changes_before_the_read_is_noticed(at_once: Callable[[], None]) -> None:
