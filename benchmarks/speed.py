@@ -7,13 +7,15 @@
 All train with fused AdamW on the same batch in one process and take turns, in another order every
 turn. `ratio` is the median over turns of a contestant's time over Pre-LN's with fused attention in
 the same turn. `share` is of the rate of a large product in that precision there, with the
-operations that `gradlab sizes` counts. `GB` is what a step adds at most to the memory held between
-steps (on CUDA). bf16 is autocast's; gradlab's models keep LN, GELU and the residual stream in fp32.
-On a CPU that others use too, `--clock cpu` with one thread.
+operations that `gradlab sizes` counts. `MB` is what a step adds at most to the memory held between
+steps; on a CPU what the forward pass keeps for the backward one, beside the weights. bf16 is
+autocast's; gradlab's models keep LN, GELU and the residual stream in fp32. On a CPU that others use
+too, `--clock cpu` with one thread.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -33,6 +35,14 @@ from gradlab.precision.precision import resolve
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model and its loss on the one batch."""
+
+    model: nn.Module
+    loss: Callable[[], Tensor]
 
 
 class TorchEncoder(nn.Module):
@@ -91,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         peak = product_rate(device, DTYPES[precision], CLOCKS[options.clock])
         print(f"{precision}: a large product runs at {peak / 1e12:.3g} TFLOP/s")
         print(
-            f"{'size':6}{'contestant':26}{'ms':>8}{'ratio':>8}{'tokens/s':>12}{'share':>8}{'GB':>7}"
+            f"{'size':6}{'contestant':26}{'ms':>8}{'ratio':>8}{'tokens/s':>12}{'share':>8}{'MB':>8}"
         )
         for size in options.size:
             overrides = {"max_seq_len": options.length} if options.length else {}
@@ -110,7 +120,7 @@ def compare(
     batch, length = options.batch_size, config.max_seq_len
     tokens = torch.randint(config.vocab_size, (batch, length + 1), device=device)
 
-    def ours(arch: str, attention: str) -> Step:
+    def ours(arch: str, attention: str) -> Contestant:
         switches = model_config(arch, size, max_seq_len=length, attention=attention)
         how = resolve(PrecisionConfig.from_mapping({"name": precision}), device)
         model = build_model(switches, device=device, seed=0)
@@ -123,9 +133,9 @@ def compare(
                     logits = model(tokens[:, :-1])
                 return token_loss(logits, tokens[:, 1:])
 
-        return stepping(model, loss)
+        return Contestant(model, loss)
 
-    def others(model: nn.Module, logits_of: Callable[[Any], Any] = lambda out: out) -> Step:
+    def others(model: nn.Module, logits_of: Callable[[Any], Any] = lambda out: out) -> Contestant:
         model.to(device)
         if options.compile:
             model.compile()
@@ -136,7 +146,7 @@ def compare(
                 logits = logits_of(model(tokens[:, :-1]))
             return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
-        return stepping(model, loss)
+        return Contestant(model, loss)
 
     contestants = {
         "pre-ln, fused": ours("pre-ln", "sdpa"),
@@ -149,7 +159,7 @@ def compare(
             contestants[name] = others(gpt2(config, kind), lambda out: out.logits)
     except ImportError:
         print("GPT-2: skipped, transformers is not installed: the extra `peers` has it")
-    memory = dict.fromkeys(contestants, 0)
+    memory = {name: kept(one) if device.type == "cpu" else 0 for name, one in contestants.items()}
 
     def remembering(name: str, step: Step) -> Step:
         def watched() -> None:
@@ -160,7 +170,7 @@ def compare(
 
         return watched if device.type == "cuda" else step
 
-    steps = {name: remembering(name, step) for name, step in contestants.items()}
+    steps = {name: remembering(name, stepping(one)) for name, one in contestants.items()}
     seconds = take_turns(steps, options.steps, clock=options.clock, device=device)
     first = seconds["pre-ln, fused"]
     for name, taken in seconds.items():
@@ -169,7 +179,7 @@ def compare(
         share = rate * flops_per_token(config) / peak
         print(
             f"{size:6}{name:26}{1000 * median(taken):8.1f}{ratio:8.3f}{rate:12,.0f}"
-            f"{share:8.1%}{memory[name] / 1e9:7.1f}",
+            f"{share:8.1%}{memory[name] / 1e6:8.1f}",
             flush=True,
         )
 
@@ -195,15 +205,30 @@ def gpt2(config: ModelConfig, attention: str) -> nn.Module:
     return model
 
 
-def stepping(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+def stepping(contestant: Contestant) -> Step:
+    optimizer = torch.optim.AdamW(contestant.model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss().backward()
+        contestant.loss().backward()
         optimizer.step()
 
     return step
+
+
+def kept(contestant: Contestant) -> int:
+    """Bytes that a forward pass keeps for the backward pass, the weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in contestant.model.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        memory = x.untyped_storage()
+        found[memory.data_ptr()] = memory.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = contestant.loss()  # noqa: F841  as long as it lives no address is used twice
+    return sum(size for address, size in found.items() if address not in weights)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype, now: Callable[[], float]) -> float:

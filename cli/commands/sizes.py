@@ -43,7 +43,8 @@ def sizes(options: Sizes) -> None:
     output counts) + 12 × layers × d_model × tokens of a sequence for the attention scores. Memory
     is weights, gradients and Adam's two moments: 16 bytes a parameter in fp32 (bf16 and fp16 keep
     fp32 weights), 20 in fp16-pure, which holds fp16 copies beside the fp32 ones. Activations come
-    on top. NormFormer's operations cost no products, but time and memory: docs/gpu.md has both.
+    on top. NormFormer's operations cost no products, but time and memory: docs/gpu.md and
+    docs/speed.md have both.
     """
     configs = list(size_configs(options))
     shapes = dict.fromkeys((size, *shape_cells(config)) for size, _, config in configs)

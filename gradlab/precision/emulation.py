@@ -43,7 +43,8 @@ def emulated_fp16() -> Iterator[None]:
     the CPU's own kernel, wherever it comes from: Python, autograd, autocast or another kernel. A
     `TorchDispatchMode` would see each of a step's operations in Python, and would not see the
     products that fused kernels call. It holds for the process, not for a thread, while any such
-    context is open; on leaving the last, nothing of it remains. Contexts nest.
+    context is open; on leaving the last, nothing of it remains. Contexts nest. Entering and leaving
+    take a millisecond together: a loop of short steps is best put within one.
 
     Raises:
         GradlabError: An FP16 product that is not emulated is called (the sentence names it: sparse
