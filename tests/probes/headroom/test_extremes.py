@@ -31,6 +31,16 @@ def test_each_tensor_has_its_own_in_the_order_of_taking() -> None:
         assert shown(extremes) == [[x.min().item(), x.max().item()] for x in given]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_however_a_tensor_lies_in_memory(dtype: torch.dtype) -> None:
+    whole = torch.arange(-5.0, 19.0).view(2, 3, 4).to(dtype)
+    views = (whole.mT, whole.permute(2, 0, 1), whole[:, ::2, 1:], whole[:, :1].expand(2, 3, 4))
+    for x in (*views, whole[1, 2, 3], whole[:, 1:2].transpose(0, 2)):
+        extremes = Extremes()
+        extremes.take(x)
+        assert shown(extremes) == [[x.min().item(), x.max().item()]]
+
+
 def test_what_was_handed_out_stays() -> None:
     extremes = Extremes()
     extremes.take(torch.ones(3))
