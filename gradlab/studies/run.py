@@ -210,13 +210,14 @@ def train_runs(
         raise cannot_write(out, error) from error
     lock = FolderLock(out)
     is_ours = False  # until then, what lies in the folder is another study's
+    read: dict[str, Run] = {}
     try:
         claim(out, plan, resume=resume, notes=notes or {})
         is_ours = True
         done = [name for name in plan if _finished(out / name)]
         for name in done:
             progress(RunUpdate(name, "finished"))
-        _write_table(out, plan, table)
+        _write_table(out, plan, table, read)
         for name, message in failed.items():
             progress(RunUpdate(name, "failed", None, message))
         waiting = [name for name in plan if name not in done and name not in failed]
@@ -228,7 +229,7 @@ def train_runs(
             progress(RunUpdate(name, "running", news))
 
         def on_end(name: str, message: str | None) -> None:
-            _write_table(out, plan, table)
+            _write_table(out, plan, table, read)
             if message is not None:
                 told[name] = message
             progress(RunUpdate(name, "finished" if message is None else "failed", None, message))
@@ -243,7 +244,7 @@ def train_runs(
     finally:
         try:
             if is_ours:
-                _write_table(out, plan, table)
+                _write_table(out, plan, table, read)
         finally:
             lock.release()
 
@@ -281,6 +282,11 @@ def _finished(path: Path) -> bool:
     return (path / RUN_FILE).exists() and load(path).status == "finished"
 
 
-def _write_table(out: Path, plan: Mapping[str, RunConfig], table: StudyTable) -> None:
-    """The rows of all runs that have ended, in the plan's order."""
-    table.write(out, (load(out / name) for name in plan if (out / name / RUN_FILE).exists()))
+def _write_table(
+    out: Path, plan: Mapping[str, RunConfig], table: StudyTable, read: dict[str, Run]
+) -> None:
+    """The rows of all runs that have ended, in the plan's order; a finished one is read once."""
+    names = [name for name in plan if name in read or (out / name / RUN_FILE).exists()]
+    runs = {name: read.get(name) or load(out / name) for name in names}
+    read.update((name, run) for name, run in runs.items() if run.status == "finished")
+    table.write(out, runs.values())

@@ -27,7 +27,7 @@ PRINTS = {
 }
 
 QUICK = ("plain_loop", "own_probe", "overflow", "article_block")
-LONG = ("wandb_sink", "lightning_trainer", "accelerate_loop")
+LONG = ("study", "norms_off", "wandb_sink", "lightning_trainer", "accelerate_loop")
 
 
 def _marks(name: str) -> list[pytest.MarkDecorator]:

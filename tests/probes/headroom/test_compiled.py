@@ -325,7 +325,9 @@ def test_what_is_not_finite_is_blamed_on_the_same(poison: Any) -> None:
     pd.testing.assert_frame_equal(found, run(not_at_all))
 
 
-@pytest.mark.parametrize("compile", [whole("aot_eager"), blocks_only])
+@pytest.mark.parametrize(
+    "compile", [whole("aot_eager"), pytest.param(blocks_only, marks=pytest.mark.long)]
+)
 def test_the_operation_and_its_line_are_named(compile: Compile) -> None:
     found, expected = recorded(compile, Exploding, 1), recorded(not_at_all, Exploding, 1)
     (function,) = found["faults"]["function"]
