@@ -56,15 +56,18 @@ def _ended(
         try:
             for process in running:
                 process.join(200)
-            statuses = [process.exitcode for process in running]
             return [
-                (status, *(file.read_text() if file.exists() else "" for file in files))
-                for status, files in zip(statuses, said, strict=True)
+                (process.exitcode, _text(out), _text(err))
+                for process, (out, err) in zip(running, said, strict=True)
             ]
         finally:
             for process in running:
                 process.kill()
                 process.join()
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 def _run(
