@@ -16,6 +16,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Name → arguments of its smallest run, and something that it prints.
 SMALLEST = {
     "checkpoints": ("--steps 3 --every 1", "checkpoints 2"),
+    "cluster": ("--steps 2 --seeds 1 --rounds 1", "efficiency"),
     "digits": ("--steps 2 --precision fp16 --setting default", "fp16  default"),
     "emulation": ("--steps 1 --size nano", "nano    batch 16"),
     "gpu_cost": ("--gpu H200", "| 2.7B | H200 |"),
@@ -39,13 +40,14 @@ def test_each_benchmark_is_run() -> None:
     assert scripts == set(SMALLEST)
 
 
-IN_PROCESSES = "digits"  # one for each setting
+IN_PROCESSES = ("cluster", "digits")
+"""They start many, which takes its time."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.long if n == IN_PROCESSES else []) for n in SMALLEST],
+    [pytest.param(n, marks=pytest.mark.long if n in IN_PROCESSES else []) for n in SMALLEST],
 )
 def test_the_smallest_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, printed = SMALLEST[name]
