@@ -36,7 +36,7 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
     overhead = (
         "--width 12 --rows 10 --steps 1 --only GradientNorms"
         if small
-        else "--model 125M --steps 15 --only gradlab .item Debug"
+        else "--model 125M --steps 10 --only gradlab .item Debug"
     )
     ramp = (
         "--lr-step 1e-3 --seeds 1 --steps 3"
@@ -58,7 +58,7 @@ def stages(device: str, small: bool) -> tuple[Stage, ...]:
     tests = (
         on_cpu
         if device == "cpu"
-        else "-m gpu -n 4 tests/training tests/precision tests/probes tests/models"
+        else "-m gpu -n 8 tests/training tests/precision tests/probes tests/models tests/crash"
     )
     return (
         Stage("tests", 60, (f"python -m pytest -q -p no:cacheprovider -p no:benchmark {tests}",)),
