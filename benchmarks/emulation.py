@@ -14,7 +14,7 @@ million more, through memory. So about 1.1 is the floor. It is not reached: oper
 memory, at 0.4 to 0.6 ns a number. An idle virtual machine of two cores (Intel Xeon with
 AVX512-FP16, which gets the large products) showed 1.29 at batch 8, 1.20 at batch 16 and, compiled,
 1.19 and 1.05. At `nano` calls weigh more than bytes, 147 products entered through Python and 300
-casts: 1.55 and 1.47 there. `--compile` adds the fp16 step as `gradlab train --compile` makes it,
+casts: 1.47 and 1.41 there. `--compile` adds the fp16 step as `gradlab train --compile` makes it,
 the casts kept, and `--probes` headroom in it.
 """
 

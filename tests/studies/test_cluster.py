@@ -157,6 +157,7 @@ def check_same(path: Path, config: RunConfig) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_make_what_one_process_makes(
     ray_nodes: Any, ramp: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
