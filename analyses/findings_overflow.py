@@ -61,9 +61,9 @@ def overflow_findings(
 def overflow_of(overflows: pd.DataFrame, verdict: Verdict | None) -> tuple[Mapping[Any, Any], bool]:
     """The overflow that a run is told by, and whether it may have led to the run's break.
 
-    Of a run that broke it is the first one from the break's step on, where the streak begins that
-    ended the run; without one, or where the loss alone rose, the run's first overflow, which led
-    to nothing. Of a run that did not break it is the first one too.
+    Of a run that broke it is the first one of the streak that broke it, or where the loss rose, of
+    that step if it was not skipped, which changes nothing; without one, the run's first overflow,
+    which led to nothing. Of a run that did not break it is the first one too.
 
     Args:
         overflows: The run's `overflows`, not empty.
@@ -72,8 +72,11 @@ def overflow_of(overflows: pd.DataFrame, verdict: Verdict | None) -> tuple[Mappi
     events = overflows.sort_values(["step", "order"], kind="stable")
     if verdict is None or not verdict.broke or verdict.step is None:
         return events.iloc[0].to_dict(), True
-    in_streak = events[events["step"] >= verdict.step]
-    led = len(in_streak) > 0 and verdict.reason != "loss_rise"
+    end = math.inf if verdict.detected_step is None else verdict.detected_step
+    in_streak = events[events["step"].between(verdict.step, end)]
+    if verdict.reason == "loss_rise":
+        in_streak = in_streak[~in_streak["skipped"].astype(bool)]
+    led = len(in_streak) > 0
     return (in_streak if led else events).iloc[0].to_dict(), led
 
 

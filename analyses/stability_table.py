@@ -110,8 +110,6 @@ def check_stability(table: pd.DataFrame) -> pd.DataFrame:
     strange = [reason for reason in typed["reason"] if reason not in known]
     if strange:
         raise GradlabError(f"the column 'reason' holds the unknown reason {strange[0]!r}.")
-    # As of `Verdict`: a table of an earlier version may name one.
-    typed.loc[typed["reason"] == "loss_rise", "first_overflow"] = pd.NA
     typed["censored"] = typed["censored"].fillna(False).astype(bool)
     if (typed["censored"] != (typed["reason"] == "completed")).any():
         raise GradlabError("'censored' must be true exactly where 'reason' is completed.")

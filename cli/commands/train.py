@@ -106,7 +106,7 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
     steps, verdict = run.table("steps"), run.verdict
     facts = [("run", run.config.named)]
     facts.append(("end", end_sentence(run, steps)))
-    if verdict is not None and verdict.broke:
+    if verdict is not None and verdict.broke and "overflows" in run.tables:
         facts.append(("first overflow", first_overflow_text(run, verdict)))
     if len(steps):
         last = steps.tail(50)["loss"]
@@ -136,9 +136,9 @@ def first_overflow_text(run: "Run", verdict: "Verdict") -> str:
     site = verdict.first_overflow
     if site is None:
         return site_text({"site": NO_OVERFLOW, "reason": verdict.reason})
-    if site != NOT_LOOKED_AT or "overflows" not in run.tables:
+    if site != NOT_LOOKED_AT:
         return site
-    rows = run.table("overflows", ["step", "order", "producer", "site"])
+    rows = run.table("overflows", ["step", "order", "producer", "site", "skipped"])
     if rows.empty:
         return site
     first, _ = overflow_of(rows, verdict)

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field
 
 from gradlab.base_config import Config
 
@@ -44,8 +44,8 @@ class Verdict(Config):
         detected_step: The step at which the rule fired; None unless the run broke.
         first_overflow: Site of the producer of the first overflow at `step`, forward before
             backward: the one that led to the break. None if nothing overflowed there, or the loss
-            rose, which a step with an overflow does not make it do: it is skipped; `NOT_LOOKED_AT`
-            if that is not known.
+            rose and the step was skipped, which changed nothing; `NOT_LOOKED_AT` if that is not
+            known.
         lr_min_loss: Learning rate at the lowest EMA of the loss.
         lr_collapse: Learning rate at which the EMA, having been below the corpus's unigram
             entropy, first rises above it after its lowest; None if it never did.
@@ -58,12 +58,6 @@ class Verdict(Config):
     first_overflow: str | None = None
     lr_min_loss: _Real = None
     lr_collapse: _Real = None
-
-    @field_validator("first_overflow")
-    @classmethod
-    def _of_the_break(cls, site: str | None, info: ValidationInfo) -> str | None:
-        """None where the loss rose; earlier versions named what happened to overflow that step."""
-        return None if info.data.get("reason") == "loss_rise" else site
 
     @property
     def censored(self) -> bool:

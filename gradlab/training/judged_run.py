@@ -38,7 +38,8 @@ class JudgedRun:
     _last: Progress | None = None
     _validations: dict[int, Tensor] = field(default_factory=dict)
     _broke: bool = False
-    _producers: dict[int, str] = field(default_factory=dict)
+    _producers: dict[int, tuple[str, bool]] = field(default_factory=dict)
+    """Of a step's first overflow, and whether the step was skipped."""
 
     @property
     def broke(self) -> bool:
@@ -61,7 +62,7 @@ class JudgedRun:
             "monitor": self.monitor.state(),
             "last": asdict(self._last) if self._last else None,
             "broke": self._broke,
-            "producers": list(self._producers.items()),
+            "producers": [[step, *overflow] for step, overflow in self._producers.items()],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -70,7 +71,9 @@ class JudgedRun:
         self.monitor.restore(state["monitor"])
         self._last = Progress(**state["last"]) if state["last"] else None
         self._broke = state["broke"]
-        self._producers = dict(state["producers"])
+        self._producers = {
+            step: (producer, skipped) for step, producer, skipped in state["producers"]
+        }
 
     def note(self, result: StepResult) -> None:
         """Take in what a step has shown, before its optimizer steps or skips."""
@@ -121,7 +124,9 @@ class JudgedRun:
         record = self.config.record
         is_seen = record.events != "sampled" or verdict.step % record.every == 0
         nothing = None if is_seen else NOT_LOOKED_AT
-        return verdict.replace(first_overflow=self._producers.get(verdict.step, nothing))
+        producer, skipped = self._producers.get(verdict.step, (nothing, False))
+        led = not (skipped and verdict.reason == "loss_rise")
+        return verdict.replace(first_overflow=producer if led else None)
 
     def _take(self, recorded: RecordedStep) -> bool:
         step = recorded.step.step
@@ -133,7 +138,7 @@ class JudgedRun:
         )
         for tables in recorded.tables:
             if events := tables.get("overflows"):
-                self._producers[step] = events["producer"][0]
+                self._producers[step] = events["producer"][0], recorded.step.skipped
         lr, scale = self.config.lr(step), recorded.step.loss_scale
         assert recorded.loss is not None  # as `note` was told
         assert recorded.grad_norm is not None

@@ -86,11 +86,31 @@ def test_an_early_overflow_is_not_told_to_have_led_to_the_break(reason: Any, cau
     )
 
 
-def test_a_rising_loss_is_no_overflows_doing_even_at_its_step() -> None:
-    verdict = Verdict(reason="loss_rise", step=8, detected_step=8, first_overflow="embed")
-    assert verdict.first_overflow is None
-    (first,) = overflow_findings(steps(9), events((8, 0, "embed")), headroom(range(10)), verdict)
+def test_a_skipped_step_is_not_what_made_the_loss_rise() -> None:
+    verdict = Verdict(reason="loss_rise", step=8, detected_step=8)
+    skipped = events((8, 0, "embed"), skipped=True)
+    (first,) = overflow_findings(steps(9), skipped, headroom(range(10)), verdict)
     assert first.sentence.startswith("None led to the break at step 8: the loss rose for good.")
+
+
+def test_an_overflow_that_skipped_no_step_may_have() -> None:
+    # As of scores of −inf, which the softmax takes for a mask.
+    verdict = Verdict(reason="loss_rise", step=8, detected_step=8, first_overflow="embed")
+    table = events((7, 0, "final"), (8, 0, "embed"), (9, 0, "final"))
+    (first, _) = overflow_findings(steps(9), table, headroom(range(10)), verdict)
+    assert first.sentence.startswith("embed (step 8, LR 4): 2 of 8 entries were infinite")
+
+
+def test_what_overflowed_after_the_streak_did_not_break_the_run() -> None:
+    verdict = Verdict(
+        reason="grad_nonfinite", step=8, detected_step=17, first_overflow=NOT_LOOKED_AT
+    )
+    (first,) = overflow_findings(
+        steps(30), events((1, 0, "embed"), (18, 0, "final")), None, verdict
+    )
+    assert first.sentence.startswith(
+        "Step 8, where the run broke, was not looked at. The run's first: embed (step 1,"
+    )
 
 
 def test_a_break_that_was_not_looked_at_is_told_by_the_next_overflow() -> None:

@@ -205,5 +205,5 @@ def test_the_first_overflow_is_the_breaks_or_is_said_to_be_none() -> None:
     assert told("grad_nonfinite", NOT_LOOKED_AT, 10) == (
         "p at step 0; the step of the break, 10, was not looked at"
     )
-    # Whatever was recorded as the overflow of that step: the loss rose by itself.
-    assert told("loss_rise", "blocks.0.q") == "none: the loss rose for good"
+    assert told("loss_rise", None) == "none: the loss rose for good"
+    assert told("loss_rise", "blocks.0.q") == "blocks.0.q"

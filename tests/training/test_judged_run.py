@@ -183,3 +183,15 @@ def test_an_overflow_that_nobody_looked_at_is_not_said_to_be_none(
         whole = config.replace(record=RecordConfig(every=4, events=events))
         _, judged, _ = record(whole, look_every)
         assert judged.verdict("completed").first_overflow is None
+
+
+@pytest.mark.parametrize(("skipped", "said"), [(True, None), (False, "blocks.0.q")])
+def test_a_rising_loss_has_an_overflow_only_at_a_step_that_was_taken(
+    config: RunConfig, skipped: bool, said: str | None
+) -> None:
+    _, judged, _ = record(config, 100)
+    state = judged.state()
+    state["monitor"]["_broke"] = ["loss_rise", 3, 0.1, 3]
+    state["producers"] = [[3, "blocks.0.q", skipped]]
+    judged.restore(state)
+    assert judged.verdict("completed").first_overflow == said
