@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.special import stdtrit
 
 
@@ -34,3 +35,38 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     half = t_quantile(n - 1, level) * math.sqrt(variance / n)
     return MeanInterval(mean, mean - half, mean + half)
+
+
+MOST_CORNERS = 12
+"""Brackets of which all corners are gone through."""
+
+
+def bracketed_ends(
+    least: Sequence[float], largest: Sequence[float], level: float = 0.95
+) -> tuple[float, float]:
+    """The lowest low end and the highest high end that `mean_interval` can have.
+
+    Each value may be anywhere in its bracket, whatever the others are. Moving all of them to one
+    end does not give these ends: some at one and some at the other spread more.
+
+    Args:
+        least: The lower end of each value's bracket, finite.
+        largest: The upper end of each, finite.
+        level: Of the interval.
+    """
+    lower, upper = np.asarray(least, dtype=float), np.asarray(largest, dtype=float)
+    n = len(lower)
+    if n < 2:
+        return math.nan, math.nan
+    error = t_quantile(n - 1, level) / math.sqrt(n)
+    if n > MOST_CORNERS:
+        # There is no quick way to the ends of any brackets. These are outside them: s is at most
+        # that of the middles plus that of the ways from them, each at its longest.
+        ways = float(np.sum(((upper - lower) / 2) ** 2)) / (n - 1)
+        most = float(np.std((lower + upper) / 2, ddof=1)) + math.sqrt(ways)
+        return float(lower.mean()) - error * most, float(upper.mean()) + error * most
+    # s is convex in the values, so mean - t s/√n is least, and mean + t s/√n largest, at corners.
+    is_upper = (np.arange(2**n)[:, None] >> np.arange(n)) % 2 == 1
+    corners = np.where(is_upper, upper, lower)
+    means, halves = corners.mean(axis=1), error * corners.std(axis=1, ddof=1)
+    return float((means - halves).min()), float((means + halves).max())

@@ -4,10 +4,11 @@ import math
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from gradlab.analyses.intervals import MeanInterval, mean_interval
-from gradlab.analyses.wording import number_text, spread_text
+from gradlab.analyses.intervals import bracketed_ends, mean_interval
+from gradlab.analyses.wording import number_text, share_text, spread_text
 from gradlab.errors import GradlabError
 from gradlab.runs.study import StudyRecord
 from gradlab.studies.limit import Limit, survived
@@ -21,14 +22,14 @@ QUANTITIES = {"low": "highest constant learning rate", "ramp": "learning rate at
 _CAVEATS = {
     "none": " did not survive the lowest learning rate in {} of {} seeds, which are in no mean: "
     "try lower ones (--lowest).",
-    "above": " survived the highest learning rate in {} of {} seeds: its limit may be higher "
-    "(--highest).",
+    "above": " survived the highest learning rate in {} of {} seeds, which are in no ratio: its "
+    "limit may be higher (--highest).",
     "unfinished": "'s bisection is not done in {} of {} seeds, which are in no mean: go on with "
     "--resume.",
     "at_zero": "'s ramp broke at its first step in {} of {} seeds, at a learning rate of 0: they "
     "are in no mean.",
-    "ramp_bound": "'s ramp reached its last step in {} of {} seeds without a break: it may be "
-    "higher (--ramp-steps).",
+    "ramp_bound": "'s ramp reached its last step in {} of {} seeds without a break, which are in "
+    "no ratio: it may be higher (--ramp-steps).",
 }
 """Column of a summary → what is said of an architecture that has such seeds."""
 
@@ -117,54 +118,54 @@ def compare_limits(table: pd.DataFrame) -> pd.DataFrame:
     """The ratio between every two architectures, by either answer, over the seeds of both.
 
     A bisection brackets the highest constant rate of a seed between the highest survived and the
-    lowest not, which may be anywhere above where every rate was survived; so may the break of a
-    ramp that did not break. The interval counts that: its ends are those of the least ratios that
-    these brackets allow, and of the largest.
+    lowest not. The interval counts that: it holds the interval of whatever rates are in these
+    brackets, each seed's in its own (`gradlab.analyses.intervals.bracketed_ends`).
+
+    A seed that survived every rate, or a ramp that did not break, in either architecture leaves
+    its pair out, and is counted: one side of that ratio is not known (as in
+    `gradlab.analyses.stability.paired_differences`).
 
     Args:
         table: A table of `limits`.
 
     Returns:
         One row per pair and quantity: columns baseline, arch, quantity (`low` or `ramp`), pairs,
-        ratio (geometric mean of arch's over the baseline's), low, high (its 95 % interval), and
-        distinguished (whether that leaves out 1).
+        censored (pairs left out), ratio (geometric mean of arch's over the baseline's), low, high
+        (its 95 % interval), and distinguished (whether that leaves out 1).
     """
     known = answers(table)
     known = known.assign(
-        low_most=known["high"].fillna(math.inf),
-        ramp_most=known["ramp"].where(~known["ramp_bound"], math.inf),
+        low_most=known["high"], ramp_most=known["ramp"].where(~known["ramp_bound"])
     )
     rows = []
     for baseline, arch in combinations(dict.fromkeys(known["arch"]), 2):
         mine, theirs = (known[known["arch"] == name].set_index("seed") for name in (arch, baseline))
         for quantity in QUANTITIES:
             most = f"{quantity}_most"
-            ratios = (mine[quantity] / theirs[quantity]).dropna()
-            least = (mine[quantity] / theirs[most])[ratios.index]
-            largest = (mine[most] / theirs[quantity])[ratios.index]
-            low, high = _interval(least).low, _interval(largest).high
+            ratios = pd.DataFrame(
+                {
+                    "middle": mine[quantity] / theirs[quantity],
+                    "least": mine[quantity] / theirs[most],
+                    "largest": mine[most] / theirs[quantity],
+                }
+            ).dropna(subset="middle")
+            logs = np.log(ratios.dropna())
+            low, high = bracketed_ends(logs["least"].tolist(), logs["largest"].tolist())
             rows.append(
                 {
                     "baseline": baseline,
                     "arch": arch,
                     "quantity": quantity,
-                    "pairs": len(ratios),
-                    "ratio": math.exp(_interval(ratios).mean),
+                    "pairs": len(logs),
+                    "censored": len(ratios) - len(logs),
+                    "ratio": math.exp(mean_interval(logs["middle"].tolist()).mean),
                     "low": math.exp(low),
                     "high": math.exp(high),
                     "distinguished": low > 0 or high < 0,
                 }
             )
-    columns = ["baseline", "arch", "quantity", "pairs", "ratio", "low", "high", "distinguished"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _interval(ratios: "pd.Series[float]") -> MeanInterval:
-    """Of their logarithms; where one may be anywhere, so may the mean."""
-    if ratios.isin([0.0, math.inf]).any():
-        end = math.inf if len(ratios) > 1 else math.nan
-        return MeanInterval(math.nan, -end, end)
-    return mean_interval([math.log(ratio) for ratio in ratios])
+    columns = ["baseline", "arch", "quantity", "pairs", "censored", "ratio", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "distinguished"])
 
 
 def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
@@ -182,7 +183,9 @@ def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[st
         for row in summary.to_dict("records")
     ]
     sentences += [
-        _difference_sentence(row) for row in differences.to_dict("records") if row["pairs"]
+        _difference_sentence(row)
+        for row in differences.to_dict("records")
+        if row["pairs"] or row["censored"]
     ]
     sentences += limit_caveats(summary)
     known = summary.dropna(subset=list(QUANTITIES))
@@ -203,12 +206,15 @@ def limit_caveats(summary: pd.DataFrame) -> list[str]:
 
 def _difference_sentence(row: dict[Any, Any]) -> str:
     what = f"{row['arch']}'s {QUANTITIES[row['quantity']]}"
+    if not row["pairs"]:
+        return f"{what} cannot be compared with {row['baseline']}'s: no seed of both has a ratio."
     times = f"{number_text(row['ratio'])} times {row['baseline']}'s"
     if row["pairs"] == 1:
         return f"{what} is {times} on the one seed of both: not distinguished."
-    low, high = (number_text(row[end]).replace("inf", "∞") for end in ("low", "high"))
+    low, high = (number_text(row[end]) for end in ("low", "high"))
+    seeds = share_text(row["pairs"], row["pairs"] + row["censored"])
     counted = " with the step between rates" if row["quantity"] == "low" else ""
-    ends = f"95 % interval{counted} {low} to {high}, {row['pairs']} seeds"
+    ends = f"95 % interval{counted} {low} to {high}, {seeds} seeds"
     if row["distinguished"]:
         return f"{what} is {times} ({ends})."
     return f"{what} is not distinguished from {row['baseline']}'s: {times} on average ({ends})."

@@ -1,9 +1,10 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 
-from gradlab.analyses.intervals import mean_interval, t_quantile
+from gradlab.analyses.intervals import MOST_CORNERS, bracketed_ends, mean_interval, t_quantile
 
 # Fisher and Yates, Statistical Tables, table III (two-sided 5 % and 1 %).
 TABLE = {
@@ -63,3 +64,42 @@ def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
 def test_quantile_refuses_what_has_none(dof: int, level: float) -> None:
     with pytest.raises(ValueError, match="dof"):
         t_quantile(dof, level)
+
+
+def brackets(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some wide, some narrow, one of no width, some within others."""
+    draws = np.random.default_rng(seed)
+    least, widths = draws.normal(0, 1, n), draws.exponential(1, n)
+    widths[-1] = 0
+    return least, least + widths
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, MOST_CORNERS + 1, 30])
+def test_no_values_within_brackets_have_an_interval_beyond_its_ends(n: int) -> None:
+    least, largest = brackets(n, n)
+    low, high = bracketed_ends(least.tolist(), largest.tolist())
+    draws = np.random.default_rng(n + 100)
+    shares = draws.uniform(0, 1, (300, n))
+    shares[150:] = shares[150:].round()  # at corners
+    found = [mean_interval((least + share * (largest - least)).tolist()) for share in shares]
+    assert low <= min(one.low for one in found) + 1e-12
+    assert high >= max(one.high for one in found) - 1e-12
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_the_ends_over_brackets_are_those_of_some_values(n: int) -> None:
+    least, largest = brackets(n, n)
+    found = [mean_interval(corner) for corner in product(*zip(least, largest, strict=True))]
+    ends = min(one.low for one in found), max(one.high for one in found)
+    assert bracketed_ends(least.tolist(), largest.tolist()) == pytest.approx(ends)
+
+
+@pytest.mark.parametrize("n", [2, 4, MOST_CORNERS, MOST_CORNERS + 1, 40])
+def test_brackets_without_width_have_the_interval_of_their_values(n: int) -> None:
+    values = np.random.default_rng(n).normal(0, 1, n).tolist()
+    interval = mean_interval(values)
+    assert bracketed_ends(values, values) == pytest.approx((interval.low, interval.high))
+
+
+def test_fewer_than_two_brackets_have_no_ends() -> None:
+    assert np.isnan([*bracketed_ends([], []), *bracketed_ends([1.0], [2.0])]).all()

@@ -1,9 +1,12 @@
 """What a study of constant learning rates says where its answers are none."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from gradlab.analyses.intervals import mean_interval
 from gradlab.analyses.limits import COLUMNS, compare_limits, limit_sentences, summarise_limits
@@ -54,43 +57,73 @@ def test_a_study_without_a_run_that_ended_is_said() -> None:
     assert limit_sentences(empty, empty) == ["No run has ended: there is nothing to compare."]
 
 
-def compared(*rows: dict[str, Any]) -> pd.Series:
+def compared(*rows: dict[str, Any], quantity: str = "low") -> pd.Series:
     found = compare_limits(table(*rows))
-    return found[found["quantity"] == "low"].iloc[0]
+    return found[found["quantity"] == quantity].iloc[0]
 
 
-def test_the_interval_of_a_ratio_counts_the_brackets() -> None:
-    """Wherever in its bracket each seed's limit is, the interval holds the ratio's own."""
-    seeds = range(3)
-    factor = 1.25
-    mine = [{"arch": "b", "seed": s, "low": 0.2 * 1.1**s, "high": 0.25 * 1.1**s} for s in seeds]
-    theirs = [{"seed": s, "low": 0.1, "high": 0.125} for s in seeds]
+def bracketed(arch: str, brackets: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
+    return [
+        {"arch": arch, "seed": seed, "low": low, "high": high}
+        for seed, (low, high) in enumerate(brackets)
+    ]
+
+
+def test_the_interval_of_a_ratio_holds_what_any_rates_in_the_brackets_give() -> None:
+    """Some seeds at the one end of theirs and some at the other are the most spread."""
+    theirs, mine = bracketed("a", [(0.1, 0.125)] * 3), bracketed("b", [(0.2, 0.25)] * 3)
     row = compared(*theirs, *mine)
-    exact = mean_interval([math.log(2 * 1.1**s) for s in seeds])
-    assert math.isclose(row["ratio"], math.exp(exact.mean))
-    assert math.isclose(row["low"], math.exp(exact.low) / factor)
-    assert math.isclose(row["high"], math.exp(exact.high) * factor)
-    assert row["distinguished"]
-    # All seeds one step apart, as a factor of 1.25 shows what is 0 to 56 % higher.
-    near = [{"arch": "b", "seed": s, "low": 0.125, "high": 0.15625} for s in seeds]
-    row = compared(*theirs, *near)
-    assert math.isclose(row["low"], 1)
-    assert math.isclose(row["high"], factor**2)
+    assert math.isclose(row["ratio"], 2)
     assert not row["distinguished"]
+    draws = np.random.default_rng(0)
+    for _ in range(200):
+        low, high = draws.choice([0.1, 0.125], 3), draws.uniform(0.2, 0.25, 3)
+        exact = mean_interval(np.log(high / low).tolist())
+        assert row["low"] <= math.exp(exact.low)
+        assert math.exp(exact.high) <= row["high"]
+    spread = [math.log(0.2 / 0.125), math.log(0.2 / 0.125), math.log(0.25 / 0.1)]
+    assert math.isclose(row["low"], math.exp(mean_interval(spread).low))
 
 
-def test_what_survived_every_rate_may_be_anywhere_above() -> None:
-    all_of_them = [{"arch": "b", "seed": s, "low": 0.4, "high": math.nan} for s in (0, 1)]
-    theirs = [{"seed": s} for s in (0, 1)]
-    row = compared(*theirs, *all_of_them)
-    assert math.isclose(row["low"], 0.4 / 0.2)
-    assert row["high"] == math.inf
-    assert row["distinguished"]
-    assert "with the step between rates 2 to ∞, 2 seeds" in said(table(*theirs, *all_of_them))
-    turned = compared(*({**one, "arch": "a"} for one in all_of_them), *theirs)
-    assert (turned["low"], turned["distinguished"]) == (0, True)
-    both = compared(*({**one, "arch": "a"} for one in all_of_them), *all_of_them)
-    assert (both["low"], both["high"], both["distinguished"]) == (0, math.inf, False)
-    single = compared(theirs[0], all_of_them[0])
-    assert math.isnan(single["low"])
-    assert math.isnan(single["high"])
+@pytest.mark.parametrize(("seeds", "steps"), [(3, 4), (5, 2)])
+def test_how_many_steps_apart_seeds_that_agree_are_distinguished(seeds: int, steps: int) -> None:
+    """What docs/depth.md says."""
+    factor = 1.25
+    theirs = bracketed("a", [(0.1, 0.1 * factor)] * seeds)
+
+    def higher(by: int) -> list[dict[str, Any]]:
+        return bracketed("b", [(0.1 * factor**by, 0.1 * factor ** (by + 1))] * seeds)
+
+    assert compared(*theirs, *higher(steps))["distinguished"]
+    assert compared(*higher(steps), *theirs)["distinguished"]
+    assert not compared(*theirs, *higher(steps - 1))["distinguished"]
+
+
+def test_a_limit_that_is_only_a_lower_bound_is_in_no_ratio() -> None:
+    """As a censored run is in no paired difference of a stability test."""
+    nan = math.nan
+    theirs = bracketed("a", [(0.1, 0.1001)] * 3)
+    mine = bracketed("b", [(0.4, 0.4001), (0.4, nan), (0.4, 0.4001)])
+    for rows in ([*theirs, *mine], [*mine, *theirs]):
+        row = compared(*rows)
+        assert (row["pairs"], row["censored"], row["distinguished"]) == (2, 1, True)
+        assert "2 of 3 seeds)" in said(table(*rows))
+        assert "1 of 3 seeds, which are in no ratio" in said(table(*rows))
+    ramps = [{**row, "ramp": 3.0, "ramp_bound": seed == 1} for seed, row in enumerate(mine)]
+    row = compared(*theirs, *ramps, quantity="ramp")
+    assert (row["pairs"], row["censored"]) == (2, 1)
+    assert math.isclose(row["ratio"], 10)
+    none = bracketed("b", [(0.4, nan)] * 3)
+    row = compared(*theirs, *none)
+    assert (row["pairs"], row["censored"], row["distinguished"]) == (0, 3, False)
+    assert np.isnan([row["ratio"], row["low"], row["high"]]).all()
+    assert "b's highest constant learning rate cannot be compared with a's" in said(
+        table(*theirs, *none)
+    )
+
+
+def test_one_pair_has_no_interval() -> None:
+    row = compared(*bracketed("a", [(0.1, 0.125)]), *bracketed("b", [(0.2, 0.25)]))
+    assert math.isclose(row["ratio"], 2)
+    assert np.isnan([row["low"], row["high"]]).all()
+    assert not row["distinguished"]

@@ -87,7 +87,9 @@ def test_both_answers(tmp_path: Path, text: str, judged: Callable[..., None]) ->
     assert (table["tried"] <= 4).all()
     assert table["ramp"].tolist() == [0.1, 0.3] * 2
     said = " ".join(" ".join(lines_of(result)).split())
-    assert "normformer's highest constant learning rate is 4 times pre-ln's" in said
+    # Both brackets are a factor of 2 wide, which two seeds do not tell from 4.
+    assert "highest constant learning rate is not distinguished from pre-ln's: 4 times" in said
+    assert "normformer's learning rate at the ramp's break is 3 times pre-ln's (95 %" in said
     assert "the order is the same: normformer > pre-ln." in said
     assert (out / "limit.png").exists()
     assert str(gradlab.inspect(out)).count("normformer") >= 2
