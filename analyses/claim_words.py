@@ -1,7 +1,7 @@
 """What is said of judged claims: their numbers, and a sentence each."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -59,17 +59,35 @@ def seeds_text(row: Mapping[Any, Any]) -> str:
 def number_text(row: Mapping[Any, Any]) -> str:
     """A claim's number with its interval, to two digits of the interval's half-width.
 
-    To more where an end would be rounded onto the edge of the claim's side, and seem to touch it.
-    An interval that spans powers of ten has two digits of each end.
+    An interval that spans powers of ten has two digits of each end. Both have more where an end
+    would be rounded onto the edge of the claim's side, and seem to touch it.
     """
     ends = [row[name] for name in ("number", "low", "high")]
     if math.isnan(row["low"]):
         return wording.number_text(row["number"])
     half = (row["high"] - row["low"]) / 2
-    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
     edges = [edge for edge in (row["above"], row["below"]) if math.isfinite(edge)]
-    while digits < 9 and any(round(end, digits) == edge != end for end in ends for edge in edges):
+
+    def touches(rounded: Callable[[float, int], float], digits: int) -> bool:
+        return any(rounded(end, digits) == edge != end for end in ends for edge in edges)
+
+    decimals = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
+    while decimals < _MOST_DECIMALS and touches(round, decimals):
+        decimals += 1
+    vanishes = ends[1] * ends[2] > 0 and any(round(end, decimals) == 0 for end in ends)
+    if not (vanishes or touches(round, decimals)):
+        return wording.spread_text(*(wording.number_text(end, f".{decimals}f") for end in ends))
+    digits = 2
+    while touches(_significant, digits):  # 17 digits are the number itself
         digits += 1
-    spans = ends[1] * ends[2] > 0 and any(round(end, digits) == 0 for end in ends)
-    form = ".2g" if spans else f".{digits}f"
-    return wording.spread_text(*(wording.number_text(end, form) for end in ends))
+    form = f".{max(digits, 6)}g"  # an exponent below 1e-4 and from 1e6 on only
+    return wording.spread_text(
+        *(wording.number_text(_significant(end, digits), form) for end in ends)
+    )
+
+
+_MOST_DECIMALS = 9
+
+
+def _significant(number: float, digits: int) -> float:
+    return float(f"{number:.{digits}g}")

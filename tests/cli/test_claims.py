@@ -228,6 +228,12 @@ def test_other_claims_stand_beside(tmp_path: Path, fake_jobs: Callable[..., None
         (float("nan"), float("nan"), float("nan"), {}, "–"),
         (2.0, 2.0, 2.0, {"above": 1.0}, "2.000 (2.000 to 2.000)"),
         (8.86e-7, 6.45e-10, 0.00122, {"below": 1.0}, "8.9e−07 (6.5e−10 to 0.0012)"),
+        (0.1, 1e-7, 0.9996, {"below": 1.0}, "0.1 (1e−07 to 0.9996)"),
+        (0.1, 1e-7, 1.0, {"below": 1.0}, "0.1 (1e−07 to 1)"),
+        (0.5, 0.2, 1 - 1e-12, {"below": 1.0}, "0.5 (0.2 to 0.999999999999)"),
+        (1.0, 0.004, 251.0, {"below": 1.0}, "1 (0.004 to 250)"),
+        (5.0, 0.00012, 98765.0, {"above": 1.0}, "5 (0.00012 to 99000)"),
+        (-0.1, -0.9996, -1e-7, {"above": -1.0}, "−0.1 (−0.9996 to −1e−07)"),
     ],
 )
 def test_numbers_have_the_digits_that_their_interval_gives(
