@@ -200,15 +200,24 @@ def _work(group: Sequence[RunConfig]) -> Hashable:
             config.batch_size,
             config.accumulation,
             config.optimizer.clip_norm is None,
+            config.optimizer.z_loss == 0,
         )
         for config in group
     )
 
 
 def _digest(group: Sequence[RunConfig]) -> str:
-    """What tells the steps of a group from any others."""
-    shared = [(config.precision, config.device, config.data, config.compile) for config in group]
-    return hashlib.sha256(repr((_work(group), shared)).encode()).hexdigest()
+    """What tells the steps of a group, and what counts their time, from any others.
+
+    The device is the one that is used: `auto` is another on another machine.
+    """
+    from gradlab.studies.step_times import clock_for
+    from gradlab.training.device import resolve_device
+
+    devices = [resolve_device(config.device) for config in group]
+    used = [(str(device), clock_for(device).name) for device in devices]
+    shared = [(config.precision, config.data, config.compile) for config in group]
+    return hashlib.sha256(repr((_work(group), used, shared)).encode()).hexdigest()
 
 
 def _named(group: Sequence[RunConfig]) -> str:

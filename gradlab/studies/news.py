@@ -16,7 +16,7 @@ class Timing:
 
     Attributes:
         what: `7 architectures`.
-        share: How much of it is done; 0 as it begins.
+        share: How much of it is done; 0 only once, as it begins.
     """
 
     what: str

@@ -89,7 +89,7 @@ def step_times(
         clock: Gives seconds; that of `clock_for` if None.
         seconds: A list for each config, of the steps that were timed before; it grows, and is what
             to keep where Ctrl-C comes.
-        progress: Told after each round how much is done.
+        progress: Told after each timed round how much is done, which is more than 0.
 
     Raises:
         GradlabError: The corpus or the device cannot be used.
@@ -111,7 +111,6 @@ def step_times(
                 rounds = max(known, known + step - UNTIMED)
                 if rounds >= least and spent > SECONDS:
                     break
-                progress(max(rounds / most, min(spent / SECONDS, rounds / least)))
                 for config, corpus, learner, times in turns:
                     batches = step_batches(config, corpus, device, step)
                     _wait(device)
@@ -122,6 +121,9 @@ def step_times(
                     if step >= UNTIMED:
                         times.append(took)
                 turns.reverse()
+                if step >= UNTIMED:
+                    rounds += 1
+                    progress(max(rounds / most, min(spent / SECONDS, rounds / least, 1.0)))
     return [_summary(times, seconds[0]) for times in seconds]
 
 

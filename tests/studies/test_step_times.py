@@ -1,12 +1,15 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from gradlab.cli.terminal.live import watching
 from gradlab.config import RunConfig
 from gradlab.runs.study import load_study
 from gradlab.studies import step_times as module
@@ -107,7 +110,8 @@ def test_what_was_timed_before_counts_and_how_far_it_is_is_told(
     assert kept == [[0.1, 0.2, 0.5, 0.5], [0.2, 0.2, 0.5, 0.5]]
     assert times[1].ratio == pytest.approx(1.0)
     assert told == sorted(told)
-    assert 0 < told[0] <= told[-1] < 1
+    assert 0 < told[0] < told[-1] == 1
+    assert len(told) == 2
     step_times(both, least=4, most=4, seconds=kept)
     assert len(steps) == 2 * (UNTIMED + 2), "all is known: nothing is timed"
 
@@ -152,3 +156,36 @@ def test_another_batch_is_timed_anew(make_config: Make) -> None:
     assert _digest([config]) == _digest([same])
     for other in ({"batch_size": 3}, {"precision": {"name": "bf16"}}, {"accumulation": 2}):
         assert _digest([config]) != _digest([config.replace(**other)])
+
+
+def test_groups_that_differ_in_the_z_loss_share_no_time(make_config: Make) -> None:
+    config = make_config()
+    weights = [config.replace(optimizer={"z_loss": weight}) for weight in (0.0, 1e-4, 1e-3)]
+    without, light, heavy = [_digest([one]) for one in weights]
+    assert without != light == heavy, "the weight takes no time: whether there is a z-loss does"
+
+
+def test_seconds_of_another_device_are_not_gone_on_with(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto, named = make_config(device="auto"), make_config(device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = _digest([auto])
+    assert here == _digest([named])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _digest([auto]) != here
+    assert _digest([named]) == here
+    monkeypatch.setattr(module, "clock_for", lambda _: Clock("another", time.perf_counter))
+    assert _digest([named]) != here
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_timing_is_announced_once(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(module, "step_times", partial(step_times, least=2, most=2))
+    base, other = make_config(), make_config(batch_size=3, variant="other")
+    text = StringIO()
+    with watching(Console(file=text, force_terminal=terminal, width=100)) as tell:
+        at_equal_time([base, other], [[base], [other]], tmp_path, resume=False, tell=tell)
+    assert text.getvalue().count("Timing a training step of") == 2, "one a group"
