@@ -51,7 +51,8 @@ def scale_findings(scales: pd.DataFrame, *, top: int) -> list[Finding]:
     far = int((moved[["grew", "shrank"]].max(axis=1) > FAR).sum())
     flipped = int(moved["flipped"].sum())
     sentence = (
-        f"{_growth(furthest)}; {far} of {counted(len(moved), 'learned scale')} have an entry over "
+        f"{_growth(furthest)}; {far} of {counted(len(moved), 'learned scale')} "
+        f"{'has' if 1 in (far, len(moved)) else 'have'} an entry over "
         f"{figure(FAR)} times its start or under 1/{figure(FAR)} of it, and {flipped} "
         f"{'entry' if flipped == 1 else 'entries'} changed sign"
     )

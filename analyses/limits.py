@@ -221,11 +221,7 @@ def _difference_sentence(row: dict[Any, Any]) -> str:
 
 
 def _rank_sentence(known: pd.DataFrame, differences: pd.DataFrame) -> str:
-    orders = {
-        name: known.sort_values(name, ascending=False, kind="stable")["arch"].tolist()
-        for name in QUANTITIES
-    }
-    constant, ramp = (" > ".join(order) for order in orders.values())
+    constant, ramp = (_order(known, name) for name in QUANTITIES)
     if constant == ramp:
         return f"By constant rates and by the ramp the order is the same: {constant}."
     apart = differences.pivot(
@@ -238,6 +234,12 @@ def _rank_sentence(known: pd.DataFrame, differences: pd.DataFrame) -> str:
         pairs = ", ".join(f"{arch} and {baseline}" for baseline, arch in apart.index[certain])
         return f"{order}; both tell apart, the other way round, {pairs}."
     return f"{order}; no two that change places are told apart by both."
+
+
+def _order(known: pd.DataFrame, name: str) -> str:
+    """The architectures, the highest first: `pre-ln = post-ln > normformer`."""
+    ordered = known.sort_values(name, ascending=False, kind="stable")
+    return " > ".join(" = ".join(alike) for _, alike in ordered.groupby(name, sort=False)["arch"])
 
 
 def limit_text(row: dict[Any, Any], name: str) -> str:

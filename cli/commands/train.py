@@ -16,6 +16,8 @@ from gradlab.parallel.environment import has_launcher, processes, tells
 from gradlab.settings import OneRun
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gradlab.runs.reader import Run
     from gradlab.runs.verdict import Verdict
     from gradlab.training.progress import Progress
@@ -109,8 +111,7 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
     if verdict is not None and verdict.broke and "overflows" in run.tables:
         facts.append(("first overflow", first_overflow_text(run, verdict)))
     if len(steps):
-        last = steps.tail(50)["loss"]
-        facts.append(("loss", f"{last.mean():.4f}, mean of the last {len(last)} steps"))
+        facts.append(("loss", _loss_text(steps["loss"].tail(50))))
         if steps["val_loss"].notna().any():
             validated = steps[steps["val_loss"].notna()].iloc[-1]
             facts.append(
@@ -147,6 +148,15 @@ def first_overflow_text(run: "Run", verdict: "Verdict") -> str:
     return f"{at}; the step of the break, {verdict.step}, was {site}"
 
 
+def _loss_text(last: "pd.Series[float]") -> str:
+    """The mean of a run's last losses, or that some were not finite: that has no mean."""
+    from gradlab.analyses.finding import counted
+
+    if lost := sum(not math.isfinite(loss) for loss in last):
+        return f"not finite at {lost} of the last {counted(len(last), 'step')}"
+    return f"{last.mean():.4f}, mean of the last {counted(len(last), 'step')}"
+
+
 def _least_headroom(run: "Run") -> list[tuple[str, str]]:
     from gradlab.analyses.headroom import that_can_overflow
     from gradlab.analyses.wording import number_text
@@ -158,6 +168,6 @@ def _least_headroom(run: "Run") -> list[tuple[str, str]]:
         return []
     least = headroom.iloc[int(headroom["headroom_bits"].to_numpy().argmin())]
     bits = least["headroom_bits"]
-    left = "overflow" if math.isinf(bits) else f"{number_text(bits, '.1f')} bits"
+    left = "none left" if math.isinf(bits) else f"{number_text(bits, '.1f')} bits"
     at = f"{least['site']} ({least['direction']}), step {least['step']}"
     return [("least headroom", f"{left} at {at}")]

@@ -152,6 +152,11 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     return ModelConfig(**{**fields, **overrides})
 
 
+def names_width(size: str) -> bool:
+    """Whether a size's label has a width: `nano-d128`."""
+    return _AT_WIDTH.fullmatch(size) is not None
+
+
 def size_labels(sizes: Iterable[str], widths: Iterable[int] = ()) -> list[str]:
     """Each size, or each at each width: `nano`, `nano-d128`; a size at its own width is itself.
 
@@ -161,7 +166,7 @@ def size_labels(sizes: Iterable[str], widths: Iterable[int] = ()) -> list[str]:
     """
     labels = []
     for size in sizes:
-        if widths and _AT_WIDTH.fullmatch(size):
+        if widths and names_width(size):
             raise ConfigError(f"size {size!r} names its width: give no other.")
         for width in widths:
             _check_width(width)

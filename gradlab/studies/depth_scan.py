@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError
-from gradlab.models.presets import model_config
+from gradlab.models.presets import model_config, names_width
 from gradlab.settings import Names, Widths, several, size_at
 from gradlab.studies.bisection import Rates
 from gradlab.studies.equal_time import check_warmup
@@ -38,8 +38,8 @@ class DepthScan(Study):
     """Layers; repeat for more."""
     size: str = "nano"
     """A size, whose depth is not taken."""
-    width: int | None = 32
-    """Take the size at this width."""
+    width: int | None = None
+    """Take the size at this width; 32 unless the size names one."""
     lr: float = 1e-3
     """The learning rate, constant after the warm-up."""
     warmup: Widths = (0, 50)
@@ -128,7 +128,7 @@ class DepthScan(Study):
 
     def run(self, arch: str, depth: int, warmup: int, seed: int, lr: float) -> RunConfig:
         """One run, whose probes look at its first and its last step."""
-        size = size_at(self.size, self.width)
+        size = size_at(self.size, self.width or (None if names_width(self.size) else 32))
         shared = self.shared("fp32" if self.precision == "auto" else self.precision)
         record = shared["record"].replace(every=max(self.steps - 1, 1), events="sampled")
         return RunConfig(

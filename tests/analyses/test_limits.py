@@ -127,3 +127,10 @@ def test_one_pair_has_no_interval() -> None:
     assert math.isclose(row["ratio"], 2)
     assert np.isnan([row["low"], row["high"]]).all()
     assert not row["distinguished"]
+
+
+def test_equal_rates_make_no_order() -> None:
+    both = table({"ramp": 0.3}, {"arch": "post-ln", "ramp": 0.2})
+    assert "By constant rates the order is pre-ln = post-ln, by the ramp pre-ln > post-ln" in said(
+        both
+    )

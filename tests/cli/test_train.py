@@ -207,3 +207,9 @@ def test_the_first_overflow_is_the_breaks_or_is_said_to_be_none() -> None:
     )
     assert told("loss_rise", None) == "none: the loss rose for good"
     assert told("loss_rise", "blocks.0.q") == "blocks.0.q"
+
+
+def test_losses_that_were_not_finite_have_no_mean(tmp_path: Path, text: str) -> None:
+    result = invoke("--corpus", text, "--lr", "1e30", "--steps", "3", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    assert "not finite at 2 of the last 3 steps" in result.stdout
