@@ -56,7 +56,8 @@ def end_sentence(run: Run, steps: pd.DataFrame | None = None) -> str:
         return f"{how}."
     if steps.empty:
         return f"{how}: no step was recorded."
-    return f"{how}: {counted(len(steps), 'step')} recorded, the last {steps['step'].iloc[-1]}."
+    last = steps["step"].iloc[-1]
+    return f"{how}: {counted(len(steps), 'step')} recorded, the last is step {last}."
 
 
 def _break(run: Run, verdict: Verdict) -> str:

@@ -77,7 +77,8 @@ class _Commands(TyperGroup):
 
 def _usage_sentence(error: Any, ctx: Any) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
-    return f"{message}. See {(error.ctx or ctx).command_path} --help."
+    stop = "" if message.endswith("?") else "."
+    return f"{message}{stop} See {(error.ctx or ctx).command_path} --help."
 
 
 def _end(message: str, status: int, *, said: bool | None = None) -> typer.Exit:

@@ -39,7 +39,10 @@ def test_why_it_failed_and_what_was_recorded() -> None:
     writer = MemoryWriter(None, {"model": "GPT2", "tables": ["steps"]})
     writer.finish("error", error="The disk is full.")
     assert end_sentence(writer.run()) == "Ended by an error (The disk is full)."
-    for steps, recorded in (([], "no step was recorded"), ([0, 1], "2 steps recorded, the last 1")):
+    for steps, recorded in (
+        ([], "no step was recorded"),
+        ([0, 1], "2 steps recorded, the last is step 1"),
+    ):
         assert end_sentence(writer.run(), pd.DataFrame({"step": steps})) == (
             f"Ended by an error (The disk is full): {recorded}."
         )

@@ -107,18 +107,18 @@ def test_every_reason_has_its_words(reason: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("status", "verdict", "sentence"),
     [
-        (None, None, "Still being written: 2 steps recorded, the last 1."),
+        (None, None, "Still being written: 2 steps recorded, the last is step 1."),
         (
             "finished",
             Verdict(reason="completed", step=1),
-            "Reached its last step: 2 steps recorded, the last 1.",
+            "Reached its last step: 2 steps recorded, the last is step 1.",
         ),
         (
             "interrupted",
             Verdict(reason="interrupted", step=1),
-            "Interrupted before its end: 2 steps recorded, the last 1.",
+            "Interrupted before its end: 2 steps recorded, the last is step 1.",
         ),
-        ("error", None, "Ended by an error: 2 steps recorded, the last 1."),
+        ("error", None, "Ended by an error: 2 steps recorded, the last is step 1."),
     ],
 )
 def test_other_ends(status: str | None, verdict: Verdict | None, sentence: str) -> None:
@@ -132,7 +132,7 @@ def test_a_run_of_another_loop() -> None:
     )
     found = {finding.what: finding.sentence for finding in findings(run)}
     assert found["run"] == "A GPT2LMHeadModel, trained by a loop of its own (gradlab.attach)."
-    assert found["end"] == "Ended by an error (no memory): 2 steps recorded, the last 1."
+    assert found["end"] == "Ended by an error (no memory): 2 steps recorded, the last is step 1."
     assert found["no rows yet"] == "Nothing was recorded in grad_norms."
     assert found["not recorded"] == (
         "headroom, scales, scores, optimizer, hidden, entropy, states; to have them: "

@@ -99,7 +99,7 @@ def test_a_run_of_ones_own_loop(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     out = words(result.stdout)
     assert "run A Sequential, trained by a loop of its own (gradlab.attach)." in out
-    assert "which gradlab.attach does not judge: 3 steps recorded, the last 2." in out
+    assert "which gradlab.attach does not judge: 3 steps recorded, the last is step 2." in out
     assert "no tensor that was looked at is FP16" in out
     assert "gradlab.probes.AttentionScores()" in out
 

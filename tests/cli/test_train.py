@@ -31,7 +31,7 @@ def test_a_run_is_recorded_and_summed_up(tmp_path: Path, text: str) -> None:
     assert len(steps) == 6
     lines = {line.split("  ")[0]: line for line in result.stdout.splitlines()}
     assert "pre-ln, nano-d16, fp32, seed 0" in lines["run"]
-    assert "Reached its last step: 6 steps recorded, the last 5." in lines["end"]
+    assert "Reached its last step: 6 steps recorded, the last is step 5." in lines["end"]
     assert f"{steps['loss'].mean():.4f}, mean of the last 6 steps" in lines["loss"]
     validated = steps[steps["val_loss"].notna()].iloc[-1]
     assert f"{validated['val_loss']:.4f} after step {validated['step']}" in lines["validation"]
@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_a_readable_run(
     assert "interrupted" in result.stderr
     told = " ".join(result.stdout.split())
     assert "end Interrupted before its end" in told
-    assert ": 3 steps recorded, the last 2." in told
+    assert ": 3 steps recorded, the last is step 2." in told
     assert gradlab.load(out).table("steps")["step"].tolist() == [0, 1, 2]
 
 
@@ -210,6 +210,8 @@ def test_the_first_overflow_is_the_breaks_or_is_said_to_be_none() -> None:
 
 
 def test_losses_that_were_not_finite_have_no_mean(tmp_path: Path, text: str) -> None:
-    result = invoke("--corpus", text, "--lr", "1e30", "--steps", "3", "--out", str(tmp_path / "run"))
+    result = invoke(
+        "--corpus", text, "--lr", "1e30", "--steps", "3", "--out", str(tmp_path / "run")
+    )
     assert result.exit_code == 0, result.output
     assert "not finite at 2 of the last 3 steps" in result.stdout
