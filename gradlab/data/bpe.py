@@ -46,9 +46,7 @@ def trained(name: str, documents: Sequence[bytes], vocab_size: int | None) -> by
     digest = hashlib.sha256(f"{_RECIPE}\0{tokenizers.__version__}\0{vocab_size}\0".encode())
     for piece in pieces(documents):
         digest.update(piece + b"\n")
-    return cached_file(
-        f"bpe-{digest.hexdigest()}.json", lambda: _train(name, documents, vocab_size)
-    )
+    return cached_file(f"bpe-{digest.hexdigest()}", lambda: _train(name, documents, vocab_size))
 
 
 def _train(name: str, documents: Sequence[bytes], vocab_size: int) -> bytes:

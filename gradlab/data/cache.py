@@ -1,19 +1,21 @@
 """Token ids and trained tokenizers that were made before, in a folder of the user's."""
 
 import contextlib
-import io
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
-from gradlab.data.tokens import Tokens, chunks, id_type
+from gradlab.data.tokens import Tokens, id_type
 from gradlab.errors import GradlabError
 from gradlab.runs.files import read_regular, write_whole
 
 _LARGEST = 1 << 30
+
+_SEAL = hashlib.sha256().digest_size
+"""Bytes at a file's end that say whether the content before them is whole, and of this name."""
 
 
 def cache_folder() -> Path:
@@ -22,40 +24,44 @@ def cache_folder() -> Path:
 
 
 def cached_file(name: str, make: Callable[[], bytes]) -> bytes:
-    """What `make` gives, if need be; a name stands for the same content for good."""
-    file = cache_folder() / name
+    """What `make` gives, if need be; a name stands for the same content for good.
+
+    What was damaged or cut since it was kept is made again.
+    """
     with contextlib.suppress(OSError, GradlabError):
-        return read_regular(file, at_most=_LARGEST)
+        found = read_regular(cache_folder() / name, at_most=_LARGEST)
+        if _is_whole(name, memoryview(found)):
+            return found[:-_SEAL]
     content = make()
-    _keep(file, content)
+    _keep(name, content)
     return content
 
 
 def cached_tokens(name: str, make: Callable[[], Tokens], *, vocabulary: int) -> Tokens:
-    """As `cached_file`; ids that were there are memory-mapped.
-
-    What is no array of ids below `vocabulary` is made again, whoever put it there.
-    """
-    file = cache_folder() / f"{name}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        found: Any = np.load(file, mmap_mode="r", allow_pickle=False)
-        if _are_ids(found, vocabulary):
-            return cast(Tokens, found)
-    tokens, content = make(), io.BytesIO()
-    np.save(content, tokens, allow_pickle=False)
-    _keep(file, content.getvalue())
+    """As `cached_file`; ids that were there are memory-mapped, as the type of the vocabulary's."""
+    file, dtype = cache_folder() / name, id_type(vocabulary)
+    with contextlib.suppress(OSError, ValueError):  # an empty file cannot be mapped
+        # A pipe that nobody writes to would let its opening wait.
+        if file.is_file() and _is_whole(name, (found := np.memmap(file, np.uint8, "r")).data):
+            return found[:-_SEAL].view(dtype)
+    tokens = make()
+    _keep(name, tokens.astype(dtype, copy=False).tobytes())
     return tokens
 
 
-def _are_ids(found: Any, vocabulary: int) -> bool:
-    if not isinstance(found, np.ndarray) or found.ndim != 1:  # a zip file is none
-        return False
-    is_own = found.dtype == id_type(vocabulary)
-    return is_own and all(part.max() < vocabulary for part in chunks(found))
+def _is_whole(name: str, found: memoryview) -> bool:
+    return len(found) >= _SEAL and _seal(name, found[:-_SEAL]) == bytes(found[-_SEAL:])
 
 
-def _keep(file: Path, content: bytes) -> None:
+def _seal(name: str, content: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(f"{name}\0".encode())
+    digest.update(content)
+    return digest.digest()
+
+
+def _keep(name: str, content: bytes) -> None:
     """Without it all is made anew each time, no worse."""
+    file = cache_folder() / name
     with contextlib.suppress(OSError, GradlabError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, content)
+        write_whole(file, [content, _seal(name, content)])
