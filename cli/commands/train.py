@@ -12,7 +12,7 @@ from gradlab.cli.terminal.live import watching
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.errors import ConfigError
 from gradlab.pages.screen import Screen, complain
-from gradlab.parallel.environment import has_launcher, processes, tells
+from gradlab.parallel.environment import can_meet, processes, tells
 from gradlab.settings import OneRun
 
 if TYPE_CHECKING:
@@ -58,11 +58,12 @@ def train(run: OneRun, folder: Folder) -> None:
     config = run.config()
     name = run_name(config)
     out = folder.out or Path("runs") / name
-    if config.parallel == "none" and has_launcher() and processes() > 1:
+    # Where they could not meet, each has been told to train alone, by what refused it before.
+    if config.parallel == "none" and processes() > 1 and can_meet():
         raise ConfigError(
-            f"parallel = 'none' lets each of the {processes()} processes that were started train "
-            f"the run by itself, all of them into {out}: leave it out to train it together, or "
-            "start one process."
+            f"parallel = 'none' would let each of the {processes()} processes that torchrun has "
+            "started train the same run by itself: leave it out to train it together. Runs of "
+            "their own are gradlab.train's in Python, which needs another folder in each process."
         )
     is_new = folder.resume or not (out / "run.json").exists()
     if folder.resume and (before := run_of_before(out, config)) and before.status == "finished":

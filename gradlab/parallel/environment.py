@@ -4,6 +4,8 @@ import os
 
 from gradlab.errors import ConfigError, GradlabError
 
+_PLACE = ("MASTER_ADDR", "MASTER_PORT")
+
 
 def processes() -> int:
     """How many processes torchrun has started; 1 without it."""
@@ -20,6 +22,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0)
 
 
+def can_meet() -> bool:
+    """Whether torchrun has said where processes find each other, so that they can train a run."""
+    return all(map(os.environ.get, _PLACE))
+
+
 def has_launcher() -> bool:
     """Whether a launcher has started this process, be it alone."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -31,11 +38,12 @@ def check() -> None:
     Raises:
         ConfigError: It is not, or no number where it has to be.
     """
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    names = ("RANK", "WORLD_SIZE", *_PLACE)
     if missing := [name for name in names if not os.environ.get(name)]:
         raise ConfigError(
             f"the environment says that {processes()} processes train together (WORLD_SIZE), but "
-            f"not {', '.join(missing)}: start them by torchrun, or give parallel = 'none'."
+            f"not {', '.join(missing)}: start them by torchrun, or let this one train alone by "
+            "parallel = 'none'."
         )
     _number("RANK", 0)
     _number("MASTER_PORT", 0)

@@ -174,15 +174,28 @@ def test_what_differs_is_told_by_its_option() -> None:
     assert "--keep-going is False there and True here" in differences(before, now.config())
 
 
-def test_processes_that_would_all_write_one_folder_are_refused(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("meeting", [(), ("MASTER_ADDR",), ("MASTER_ADDR", "MASTER_PORT")])
+def test_of_several_processes_advice_leads_to_a_run(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, meeting: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    result = invoke("--corpus", text, "--parallel", "none", "--out", str(tmp_path / "run"))
-    assert result.exit_code == 2
-    assert "each of the 2 processes" in result.stderr
-    assert not (tmp_path / "run").exists()
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", **dict.fromkeys(meeting, "1")}.items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "run"
+    options = ("--corpus", text, "--steps", "1", "--batch-size", "2", "--out", str(out))
+    alone = invoke(*options, "--parallel", "none")
+    if len(meeting) == 2:
+        assert alone.exit_code == 2
+        assert "each of the 2 processes" in alone.stderr
+        assert "leave it out" in alone.stderr
+        assert str(out) not in alone.stderr  # each may have named another one
+        assert not out.exists()
+    else:
+        assert alone.exit_code == 0, alone.stderr
+        together = invoke(*options)
+        assert together.exit_code == 2
+        assert "parallel = 'none'" in " ".join(together.stderr.split())
 
 
 def test_the_first_overflow_is_the_breaks_or_is_said_to_be_none() -> None:
