@@ -54,6 +54,8 @@ def follow(
 ) -> "Run":
     """Show what a run records until it ends, however it ends; one that is not there is waited for.
 
+    So is one whose folder is there and holds nothing yet.
+
     On a terminal its last step is a line that changes; elsewhere it is printed every few seconds.
     Events are lines in both.
 
@@ -70,9 +72,9 @@ def follow(
     Raises:
         GradlabError: There is no run, or it can no longer be read.
     """
-    if not folder.exists():
+    if not _is_there(folder):
         console.print(f"There is no run {folder} yet: waiting for it. Ctrl-C ends.", soft_wrap=True)
-        while not _is_begun(folder):
+        while not _is_there(folder):
             sleep(wait)
     last, printed = -1, -SECONDS_BETWEEN_LINES
     told: set[str] = set()
@@ -94,10 +96,18 @@ def follow(
             sleep(wait)
 
 
-def _is_begun(folder: Path) -> bool:
+def _is_there(named: Path) -> bool:
+    """Whether there is something to read, be it no run, which is said then."""
     from gradlab.runs.document import RUN_FILE
+    from gradlab.runs.lock import is_free
 
-    return (folder if folder.name == RUN_FILE else folder / RUN_FILE).exists()
+    folder = named.parent if named.name == RUN_FILE else named
+    try:
+        return not is_free(folder)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file, or a folder that nobody may look into: reading it says so
+        return True
 
 
 def look(run: "Run", *, after: int, told: set[str]) -> Seen | None:

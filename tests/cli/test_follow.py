@@ -16,6 +16,7 @@ from gradlab.cli.main import app
 from gradlab.cli.terminal.follow import follow
 from gradlab.errors import GradlabError
 from gradlab.pages.screen import Screen
+from gradlab.runs.lock import LOCK_NAME
 from gradlab.runs.writer import RunWriter
 
 TABLES = ("steps", "headroom", "overflows", "faults")
@@ -115,14 +116,25 @@ def test_a_run_that_has_ended_is_inspected_at_once(tmp_path: Path) -> None:
 
 
 def test_no_run_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(GradlabError, match="no run"):
-        follow(tmp_path / "empty", Screen(file=StringIO()))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").touch()
+    for name in ("other", "other/notes", "other/run.json"):
+        with pytest.raises(GradlabError, match="no run"):
+            follow(tmp_path / name, Screen(file=StringIO()))
 
 
+@pytest.mark.parametrize(
+    "before", ["nothing", "an empty folder", "its lock", "a file half written"]
+)
 @pytest.mark.parametrize("name", ["run", "run/run.json"])
-def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path: Path, name: str) -> None:
+def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path: Path, name: str, before: str) -> None:
     folder, text = tmp_path / "run", StringIO()
+    if before != "nothing":
+        folder.mkdir()
+    if before == "its lock":
+        (folder / LOCK_NAME).touch()
+    if before == "a file half written":
+        (folder / ".run.json.123.tmp").touch()
 
     writers: list[RunWriter] = []
 
@@ -130,7 +142,7 @@ def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path: Path, name: str)
         writers.append(begin(folder))
         write_steps(writers[0], 0, 1)
 
-    clock = Clock(folder.mkdir, start, lambda: writers[0].finish("finished"))
+    clock = Clock(lambda: folder.mkdir(exist_ok=True), start, lambda: writers[0].finish("finished"))
     run = follow(tmp_path / name, Screen(file=text, width=200), sleep=clock.sleep, clock=clock)
     assert run.status == "finished"
     first, second = text.getvalue().splitlines()
