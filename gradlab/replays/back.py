@@ -125,6 +125,14 @@ def back_at(
     )
 
 
+def from_start(what_was: str, step: int) -> str:
+    """The sentence where no snapshot from before a step was there to go back to."""
+    return (
+        f"{what_was} made again from step 0, as the run keeps no snapshot from before step {step} "
+        "(--checkpoint-every N keeps one from its first checkpoint on)."
+    )
+
+
 def follow_until(run: Run, first: int, beyond: int) -> int:
     """The step to stop before, which is some steps after the break, or else after the first.
 

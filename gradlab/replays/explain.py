@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.paths import as_path
-from gradlab.replays.back import back_at, broke_at, first_step
+from gradlab.replays.back import back_at, broke_at, first_step, from_start
 from gradlab.replays.changes import Changes
 from gradlab.replays.replay import BEYOND, run_folder
 from gradlab.replays.snapshots import threads_of
@@ -22,7 +22,7 @@ from gradlab.runs.verdict import Verdict
 from gradlab.studies.news import Named, News, RunUpdate, Tell
 from gradlab.studies.run import check_jobs
 from gradlab.studies.workers import run_jobs
-from gradlab.training.checkpoint import found, write
+from gradlab.training.checkpoint import found, step_of, write
 from gradlab.training.device import resolve_device
 from gradlab.training.progress import Progress
 
@@ -80,7 +80,15 @@ class Explanation:
 
     @property
     def sentence(self) -> str:
-        """What the table says."""
+        """What the table says, and whether the run had to be made again from step 0 for it."""
+        path = self.recorded.path
+        is_kept = path is None or any(step_of(file) <= self.first for file in found(path))
+        if is_kept or not self.first:
+            return self._outcome
+        return f"{self._outcome} {from_start('The steps before the changes were', self.first)}"
+
+    @property
+    def _outcome(self) -> str:
         unchanged = next((row for row in self.rows if row["change"] == UNCHANGED), None)
         tried = [row for row in self.rows if row["change"] != UNCHANGED and row["repetitions"]]
         at = f"the break at step {broke_at(self.recorded)}"

@@ -17,6 +17,7 @@ from gradlab.replays.back import (
     chosen,
     first_step,
     follow_until,
+    from_start,
     skipped_batch,
 )
 from gradlab.replays.changes import Changes
@@ -70,10 +71,7 @@ class Replay:
         """What came out."""
         parts = [self._end, "" if self.changes else self._bits]
         if self.snapshot is None and self.first:
-            parts.append(
-                f"It was made again from step 0, as the run keeps no snapshot from before step "
-                f"{self.first} (--checkpoint-every N keeps one from its first checkpoint on)."
-            )
+            parts.append(from_start("It was", self.first))
         return " ".join(filter(None, parts))
 
     @property

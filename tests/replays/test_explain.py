@@ -17,7 +17,7 @@ from gradlab.replays.explain import Explanation
 from gradlab.replays.standard import NAMES, attempts
 from gradlab.runs.reader import Run
 from gradlab.studies.news import RunUpdate
-from gradlab.training.checkpoint import LEAD, found, read
+from gradlab.training.checkpoint import LEAD, found, read, step_of
 from gradlab.training.loop import train
 
 
@@ -193,3 +193,21 @@ def test_the_sentence_says_what_the_counts_do(
     made = Explanation(Path("why"), broken, 10, 50, rows)
     assert says in made.sentence
     assert len(made.table) == len(rows)
+
+
+def test_steps_made_again_from_the_start_are_told(broken: Run) -> None:
+    rows = [row("unchanged", 0, 5), row("a", 5, 5)]
+    assert broken.path is not None
+    kept = min(map(step_of, found(broken.path)))
+
+    def told(first: int, rows: list[dict[str, Any]], run: Run = broken) -> bool:
+        return "made again from step 0" in Explanation(Path("why"), run, first, 50, rows).sentence
+
+    assert [told(first, rows) for first in (0, 1, kept - 1, kept, kept + 1)] == [
+        False,  # which it begins at anyway
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert told(1, [])
