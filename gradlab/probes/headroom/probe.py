@@ -390,6 +390,8 @@ class Headroom(Probe):
         if len(uses) == 1 and not self.seen.has_gradient(name):
             (used,) = uses.values()
             dtype = used if used.itemsize < dtype.itemsize else dtype
-        values = gradient.coalesce().values() if gradient.is_sparse else plain(gradient)
+        # One that waits has to share its count of changes, which .data begins anew.
+        held = gradient.detach() if gradient.requires_grad else gradient
+        values = held.coalesce().values() if held.is_sparse else plain(held)
         look: Look = (name, "backward", dtype, False, False)
         self.seen.take_gradient(look, values, parameter.numel(), waits=self._waits)

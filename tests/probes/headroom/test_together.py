@@ -116,3 +116,46 @@ def test_what_changes_before_the_read_is_noticed(at_once: Callable[[], None]) ->
     y[0] = math.nan
     assert together.numbers().isnan().all()
     assert not together.is_safe
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_gradient_changed_within_its_pass_is_waited_for_no_more(
+    create_graph: bool, at_once: Callable[[], None]
+) -> None:
+    """By a hook of another parameter, which nothing tells of beforehand."""
+    read: list[int] = []
+
+    def counted(entries: Sequence[Tensor]) -> Tensor:
+        read.append(len(entries))
+        return by_torch(entries)
+
+    def found(steps: int) -> pd.DataFrame:
+        torch.manual_seed(0)
+        first, second = nn.Linear(6, 8), nn.Linear(8, 3)
+        model = nn.Sequential(first, second)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def change(gradient: Tensor) -> None:
+            assert second.weight.grad is not None
+            with torch.no_grad():
+                second.weight.grad.mul_(64)
+
+        first.weight.register_hook(change)
+        with gradlab.attach(model, optimizer, probes=[Headroom()]) as probes:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.float16):
+                    output = model(torch.randn(4, 6))
+                output.float().square().mean().backward(create_graph=create_graph)
+                optimizer.step()
+        return probes.table("headroom")
+
+    expected = found(3)
+    at_once()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "statistics", counted)
+        seen = found(3)
+    assert read == [4], "once, and then singly"
+    later = seen["step"] > 0
+    pd.testing.assert_frame_equal(seen[later], expected[later])
