@@ -47,7 +47,7 @@ class Ranks:
         """Of each, whether any process asks for it."""
         if self.size == 1:
             return [*asked]
-        flags = torch.tensor(asked, dtype=torch.uint8)
+        flags = torch.tensor(asked, dtype=torch.uint8, device="cpu")
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags.tolist()]
 
@@ -72,9 +72,9 @@ class Ranks:
         if self.size == 1:
             return value
         content = json.dumps(value).encode() if self.is_first else b""
-        length = torch.tensor(len(content))
+        length = torch.tensor(len(content), device="cpu")
         dist.broadcast(length, 0)
-        told = torch.empty(int(length), dtype=torch.uint8)
+        told = torch.empty(int(length), dtype=torch.uint8, device="cpu")
         if self.is_first:
             told = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         dist.broadcast(told, 0)

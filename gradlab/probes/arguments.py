@@ -90,7 +90,7 @@ def loss_of(given: object) -> Tensor:
     """
     if not isinstance(given, Tensor | float | int):
         raise GradlabError(f"a loss of type {type(given).__name__}: give one number.")
-    loss = torch.as_tensor(given)
+    loss = given if isinstance(given, Tensor) else torch.tensor(given, device="cpu")
     if loss.numel() != 1:
         raise GradlabError(
             f"a loss of shape {tuple(loss.shape)}: give one number, its mean or sum."

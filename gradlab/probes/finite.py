@@ -51,7 +51,7 @@ def not_finite(tensors: Sequence[Tensor]) -> tuple[list[int], Tensor, bool]:
     found_in = [i for i in suspects if not _finite(tensors[i])]
     found_in.sort()
     counts = [torch.stack([tensors[i].isinf().sum(), tensors[i].isnan().sum()]) for i in found_in]
-    whole = torch.stack(counts) if counts else torch.empty(0, 2)
+    whole = torch.stack(counts) if counts else torch.empty(0, 2, device="cpu")
     return found_in, whole.double(), True
 
 

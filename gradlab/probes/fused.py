@@ -118,7 +118,8 @@ def _layout(
 def _sent(numbers: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """On the device, without waiting for it."""
     on_gpu = device.type == "cuda"
-    return torch.tensor(numbers, dtype=dtype, pin_memory=on_gpu).to(device, non_blocking=on_gpu)
+    there = torch.tensor(numbers, dtype=dtype, device="cpu", pin_memory=on_gpu)
+    return there.to(device, non_blocking=on_gpu)
 
 
 def _statistics(kernels: Any, entries: Sequence[Tensor]) -> Tensor:

@@ -82,7 +82,7 @@ class GradientNorms(Probe):
     def nonfinite(self) -> Tensor:
         """0-dim, on the device: entries of the current step's gradients that are not finite."""
         if not self._read:
-            return torch.zeros(())
+            return torch.zeros((), device="cpu")
         first = self._read[0][1]
         found = [rows[:, _VALUES.index("nonfinite")].sum() for _, rows in self._read]
         return torch.stack([x.to(first.device) for x in found]).sum()

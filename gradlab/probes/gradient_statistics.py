@@ -37,7 +37,7 @@ def gradient_statistics(gradients: Sequence[Tensor]) -> Tensor:
         are none), and the count of the others.
     """
     if not gradients:
-        return torch.zeros(0, 4, dtype=torch.float64)
+        return torch.zeros(0, 4, dtype=torch.float64, device="cpu")
     entries = [_dense(gradient) for gradient in gradients]
     return _on_cpu(entries) if entries[0].device.type == "cpu" else _on_gpu(entries)
 
@@ -105,14 +105,14 @@ def _on_cpu(entries: Sequence[Tensor]) -> Tensor:
     chunk = _CHUNK * torch.get_num_threads()
     # New buffers for each piece would cost more than the sums: the system clears their pages.
     buffers: dict[torch.dtype, Tensor] = {}
-    magnitude = torch.empty(0)
+    magnitude = torch.empty(0, device="cpu")
     owners: list[int] = []
     sums, squares, largest = [], [], []
     for members, values in _pieces(entries, chunk):
         dtype = torch.float64 if values.dtype is torch.float64 else torch.float32
         if magnitude.shape != values.shape or magnitude.dtype is not dtype:
             if dtype not in buffers:
-                buffers[dtype] = torch.empty(chunk, dtype=dtype)
+                buffers[dtype] = torch.empty(chunk, dtype=dtype, device="cpu")
             magnitude = buffers[dtype][: values.numel()].view(values.shape)
         if values.dtype is dtype:
             torch.abs(values, out=magnitude)
@@ -123,12 +123,13 @@ def _on_cpu(entries: Sequence[Tensor]) -> Tensor:
         largest.append(magnitude.amax(-1))
         squares.append(torch.mul(magnitude, magnitude, out=magnitude).sum(-1))
     if not owners:
-        return torch.zeros(len(entries), 4, dtype=torch.float64)
+        return torch.zeros(len(entries), 4, dtype=torch.float64, device="cpu")
     columns = [torch.cat(column).double() for column in (sums, squares, largest)]
     result = _together(owners, torch.stack([*columns, torch.zeros_like(columns[0])], 1), entries)
 
     total, square, top, _ = result.unbind(1)
-    floor = torch.tensor([values.numel() * _FP32_MEAN_SQUARE for values in entries])
+    least = [values.numel() * _FP32_MEAN_SQUARE for values in entries]
+    floor = torch.tensor(least, device="cpu")
     suspect = ~(total + square).isfinite() | ((square < floor) & (top > 0))
     # How many there are is a shape, which a CPU knows without anything to wait for.
     again = suspect.nonzero().flatten()
@@ -142,8 +143,8 @@ def _on_cpu(entries: Sequence[Tensor]) -> Tensor:
 
 def _together(owners: Sequence[int], rows: Tensor, entries: Sequence[Tensor]) -> Tensor:
     """(rows, 4) of pieces, with the gradient that each is of -> (n, 4) of the gradients."""
-    owner = torch.tensor(owners)
-    result = torch.zeros(len(entries), 4, dtype=torch.float64).index_add_(0, owner, rows)
+    owner = torch.tensor(owners, device=rows.device)
+    result = rows.new_zeros(len(entries), 4).index_add_(0, owner, rows)
     result[:, 2] = 0
     result[:, 2].scatter_reduce_(0, owner, rows[:, 2], "amax")
     return result

@@ -100,7 +100,8 @@ class HiddenStates(Probe):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self._before = {
-            name: (torch.tensor(mean), torch.tensor(std)) for name, (mean, std) in state.items()
+            name: (torch.tensor(mean, device="cpu"), torch.tensor(std, device="cpu"))
+            for name, (mean, std) in state.items()
         }
 
     def begin(self, step: int) -> None:

@@ -114,9 +114,11 @@ class OptimizerHealth(Probe):
         if second is None or taken is None or not {"betas", "eps"} <= group.keys():
             return torch.full((), math.nan, dtype=torch.float64, device=parameter.device)
         # √(v / (1 − β₂ᵗ)) < ε, squared: v is never negative. The step may lie on the host.
-        step = torch.as_tensor(taken, dtype=torch.float64)
-        corrected = 1.0 if isinstance(optimizer, _UNCORRECTED) else 1 - group["betas"][1] ** step
-        bound = torch.as_tensor(corrected * _added(group, second.dtype) ** 2)
+        held = taken if isinstance(taken, Tensor) else torch.tensor(taken, device="cpu")
+        step = held.double()
+        is_corrected = not isinstance(optimizer, _UNCORRECTED)
+        corrected = 1 - group["betas"][1] ** step if is_corrected else torch.ones_like(step)
+        bound = corrected * _added(group, second.dtype) ** 2
         below = over_shards([second], lambda shards: _count_below(shards[0], bound))
         share: Tensor = below[0, 0] / second.numel()
         return share
@@ -130,7 +132,7 @@ def _added(group: Mapping[str, Any], dtype: torch.dtype) -> float:
     eps = float(group["eps"])
     if group.get("fused") or group.get("capturable"):
         return eps
-    return float(torch.tensor(eps, dtype=dtype))
+    return float(torch.tensor(eps, dtype=dtype, device="cpu"))
 
 
 def _count_below(values: Tensor, bound: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class _Slot:
         self.what, self.kept, self.key = what, kept, key
         self._version = -1
         self._known: Tensor | None = None
-        self._tensor = torch.empty(0)
+        self._tensor = torch.empty(0, device="cpu")
         self._pointer = 0
         self.shape: torch.Size | None = None
 
@@ -348,7 +348,9 @@ class StateHealth(Probe):
         parameter = self._trained[name]
         optimizer, eps = self._makers[id(parameter)]
         for one in eps if isinstance(eps, tuple | list) else (eps,):
-            if isinstance(one, float) and one > 0 and not torch.tensor(one, dtype=parameter.dtype):
+            if not isinstance(one, float) or one <= 0:
+                continue
+            if not torch.tensor(one, dtype=parameter.dtype, device="cpu"):
                 return f"{optimizer} (ε = {one:g} is 0 in {dtype_name(parameter.dtype)})"
         return optimizer
 

@@ -143,5 +143,5 @@ class BadStep:
             if isinstance(probe, GradientNorms) and probe.covers_all:
                 return probe.nonfinite()
         if not now.passes:
-            return torch.zeros(())
+            return torch.zeros((), device="cpu")
         return lost_gradients(self._held) if now.norm is None else ~now.norm.isfinite()

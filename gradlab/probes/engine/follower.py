@@ -244,7 +244,7 @@ class LoopFollower:
             self.end_step()
         elif any(probe.saw_forward for probe in self._active):
             if self._scaler is not None:
-                self._loss_scale = torch.tensor(self._scaler.get_scale())
+                self._loss_scale = torch.tensor(self._scaler.get_scale(), device="cpu")
             self.end_step()
         elif now.has_lost_loss and not self._active:
             self.end_step()

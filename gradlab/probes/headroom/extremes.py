@@ -110,7 +110,7 @@ class Extremes:
         if len(low) == len(self._rows):
             return low, high, self._rows
         first: dict[_OnHost | _OnDevice | Together, int] = {self._host: 0}
-        parts = [torch.tensor([low, high], dtype=torch.float64).T] if low else []
+        parts = [torch.tensor([low, high], dtype=torch.float64, device="cpu").T] if low else []
         waiting = (self.waiting,) if self.waiting.used else ()
         for kept in (*self._devices.values(), *waiting):
             first[kept] = sum(map(len, parts))
@@ -155,7 +155,7 @@ class _OnHost:
         self.high: list[float] = []
 
     def start(self, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], Callable[[], list[float]]]:
-        pair = torch.empty(2, dtype=dtype)
+        pair = torch.empty(2, dtype=dtype, device="cpu")
         # NumPy has no bfloat16.
         read = pair.tolist if dtype is torch.bfloat16 else pair.numpy().tolist
         self.readers[dtype] = reader = pair.unbind(), read
