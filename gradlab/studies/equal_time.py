@@ -66,9 +66,11 @@ def at_equal_time(
     from gradlab.studies.step_times import clock_for
     from gradlab.training.device import resolve_device
 
-    is_begun = check_folder(out, resume=resume)
-    kept = _kept_times(out) if is_begun else {}
-    seconds = _kept_seconds(out) if is_begun else {}
+    kept: dict[str, StepTime] = {}
+    seconds: dict[str, list[list[float]]] = {}
+    if check_folder(out, resume=resume):
+        notes = load_study(out).notes
+        kept, seconds = _kept_times(out, notes), _kept_seconds(out, notes)
     try:
         times = _row_times(groups, kept, seconds, tell)
     except KeyboardInterrupt:
@@ -225,10 +227,10 @@ def _named(group: Sequence[RunConfig]) -> str:
     return f"{len(group)} architectures" + (f" ({variant})" if variant != BASE_VARIANT else "")
 
 
-def _kept_times(out: Path) -> "dict[str, StepTime]":
+def _kept_times(out: Path, notes: Mapping[str, Any]) -> "dict[str, StepTime]":
     from gradlab.studies.step_times import StepTime
 
-    kept = load_study(out).notes.get(NOTE)
+    kept = notes.get(NOTE)
     if kept is None:
         raise GradlabError(
             f"{out} holds a study that was not begun at equal time: give the options it was "
@@ -241,9 +243,9 @@ def _kept_times(out: Path) -> "dict[str, StepTime]":
         raise _cannot_be_read(out, error) from error
 
 
-def _kept_seconds(out: Path) -> dict[str, list[list[float]]]:
+def _kept_seconds(out: Path, notes: Mapping[str, Any]) -> dict[str, list[list[float]]]:
     """Of a timing that was interrupted."""
-    kept = load_study(out).notes.get(UNFINISHED) or {}
+    kept = notes.get(UNFINISHED) or {}
     try:
         return {work: [[*map(float, row)] for row in rows] for work, rows in kept.items()}
     except _UNREADABLE as error:

@@ -58,9 +58,8 @@ def claim(
         _check_same(before, plan)
         notes = {**before.notes, **notes}
     notes = {name: note for name, note in notes.items() if note is not None}
-    document = {name: config.model_dump(mode="json") for name, config in plan.items()}
-    text = json.dumps({"runs": document, **notes}, indent=1) + "\n"
-    write_whole(out / STUDY_FILE, text.encode())
+    runs = {name: config.model_dump(mode="json") for name, config in plan.items()}
+    _write(out / STUDY_FILE, {"runs": runs, **notes})
 
 
 def add_notes(out: Path, notes: Mapping[str, Any], *, unless: Mapping[str, Any]) -> None:
@@ -75,12 +74,8 @@ def add_notes(out: Path, notes: Mapping[str, Any], *, unless: Mapping[str, Any])
         GradlabError: It cannot be written.
     """
     before = find_study(out)
-    document = {"runs": {}, **unless, **(before.document if before else {}), **notes}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    write_whole(out / STUDY_FILE, (json.dumps(document, indent=1) + "\n").encode())
+    make_folder(out)
+    _write(out / STUDY_FILE, {"runs": {}, **unless, **(before.document if before else {}), **notes})
 
 
 def claim_set(out: Path, command: Command) -> None:
@@ -98,11 +93,24 @@ def claim_set(out: Path, command: Command) -> None:
             f"{out} holds the studies of `{before.line}`: choose another folder for those of "
             f"gradlab {command.name}."
         )
+    make_folder(out)
+    _write(out / STUDIES_FILE, command.note())
+
+
+def make_folder(out: Path) -> None:
+    """Make a study's folder, with those above it, if it is not there.
+
+    Raises:
+        GradlabError: It cannot be made.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from error
-    write_whole(out / STUDIES_FILE, (json.dumps(command.note(), indent=1) + "\n").encode())
+
+
+def _write(file: Path, document: Mapping[str, Any]) -> None:
+    write_whole(file, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def _check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:

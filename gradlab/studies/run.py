@@ -18,12 +18,11 @@ from gradlab.errors import GradlabError
 from gradlab.parallel.environment import refuse_several
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
-from gradlab.runs.files import cannot_write
 from gradlab.runs.lock import FolderLock
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study, run_name
 from gradlab.studies.engine import Engine, engine_of
-from gradlab.studies.folder import check_folder, claim, claim_set
+from gradlab.studies.folder import check_folder, claim, claim_set, make_folder
 from gradlab.studies.news import News, Planned, RunUpdate, StudyBegun, Tell
 from gradlab.studies.several import Studies
 from gradlab.studies.study import Study
@@ -204,10 +203,7 @@ def train_runs(
         raise GradlabError("two runs of the study have the same name: vary only what names show.")
     for config in configs:
         engine.check(config)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    make_folder(out)
     lock = FolderLock(out)
     is_ours = False  # until then, what lies in the folder is another study's
     read: dict[str, Run] = {}
