@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from bad_loops import BAD, STEPS, Loop, Net, autocast, mean
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.testing._internal.distributed.fake_pg import FakeStore
+from two_processes import as_first_of_two
 
 import gradlab
 from gradlab.crash.folder import is_kept, kept_steps
@@ -283,10 +282,8 @@ def test_an_optimizer_is_needed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def two_processes() -> Iterator[None]:
-    """This process believes to be the first of two."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    yield
-    dist.destroy_process_group()
+    with as_first_of_two():
+        yield
 
 
 @pytest.mark.usefixtures("two_processes")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 PROCESSES = 2
 
@@ -92,6 +93,16 @@ def one_of_two(rank: str, port: str, size: int = PROCESSES) -> Iterator[int]:
     try:
         yield int(rank)
         dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def as_first_of_two() -> Iterator[None]:
+    """This process believes to be the first of two, and hears nothing of the other."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
     finally:
         dist.destroy_process_group()
 

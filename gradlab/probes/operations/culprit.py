@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves
 
+from gradlab.parallel.spread import own_part
 from gradlab.probes.faults import dtype_name
 
 _OURS = Path(__file__).parents[2]
@@ -82,8 +83,9 @@ def signature(
 
 
 def culprit(x: Tensor, call: Operation, direction: Direction) -> Culprit:
-    """What a call did, whose result `x` is not finite."""
+    """What a call did, whose result `x`, or this process's part of it, is not finite."""
     with torch._C.DisableTorchFunction(), torch.no_grad():
+        x = own_part(x)
         infinite, nan = int(torch.isinf(x).sum()), int(torch.isnan(x).sum())
     kind: Kind = "both" if infinite and nan else "nan" if nan else "inf"
     return Culprit(call, direction, kind, dtype_name(x.dtype), infinite + nan, x.numel())

@@ -14,6 +14,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
+from gradlab.parallel.spread import own_part
 from gradlab.precision.emulation import is_emulating
 from gradlab.probes.operations.culprit import Culprit, Operation, culprit, signature, source
 from gradlab.probes.operations.passes import forward
@@ -261,8 +262,9 @@ def _name(func: Any) -> str:
 
 
 def _holds(x: Tensor) -> frozenset[float | None]:
-    """Which of inf, -inf and NaN (as None) are in a tensor."""
+    """Which of inf, -inf and NaN (as None) are in a tensor, or in this process's part of it."""
     with torch._C.DisableTorchFunction(), torch.no_grad():
+        x = own_part(x)
         if not x.numel() or _is_freed(x) or torch.isfinite(x).all():
             return frozenset()
         kinds = {math.inf: torch.isposinf(x), -math.inf: torch.isneginf(x), None: torch.isnan(x)}
@@ -271,8 +273,8 @@ def _holds(x: Tensor) -> frozenset[float | None]:
 
 def _is_freed(x: Tensor) -> bool:
     """Whether there is no memory to read, as FSDP2 has it of a layer's weights between its uses."""
-    with torch._C.DisableTorchFunction():
-        return not x.untyped_storage().size()
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        return not own_part(x).untyped_storage().size()
 
 
 def _not_finite_numbers(arguments: Any) -> frozenset[float | None]:
