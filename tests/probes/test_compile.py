@@ -224,7 +224,7 @@ def test_attention_that_was_compiled_away_is_said_to_be_missing_once() -> None:
         net = returned(model, "eager")
         with pytest.warns(GradlabWarning, match="no attention scores are recorded") as said:
             train(net, optimizer)
-    assert len(said) == 1
+    assert sum(one.category is GradlabWarning for one in said) == 1  # torch may say something too
 
 
 def test_a_part_without_gradients_is_not_said_to_be_compiled() -> None:

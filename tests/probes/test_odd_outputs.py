@@ -97,6 +97,7 @@ class Attention(nn.Module):
         return torch.softmax(q @ q.mT, -1) @ q
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of its own kernels
 @pytest.mark.parametrize("fused", [False, True])
 def test_scores_of_single_examples_go_on(fused: bool) -> None:
     model = nn.Sequential(Attention(fused))
