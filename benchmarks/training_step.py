@@ -2,18 +2,20 @@
 
     python benchmarks/training_step.py --steps 100
 
-Five contestants start at the same weights and take turns on the same batches, on one thread:
+Six contestants start at the same weights and take turns on the same batches, on one thread:
 
     plain   the model and the step below
     model   gradlab's model, the step below
     step    gradlab's model and `training_step`
     loop    that, and what the built-in loop does around it without probes
-    study   the same with the probe of `gradlab run-stability`, headroom at every tenth step
+    study   the same with the probe of `gradlab run-stability`, headroom: rows at every tenth step,
+            events exact at every one
+    skipped the same, where steps between are looked at only if a gradient was not finite
 
-A ratio is the median, over steps, of two contestants' processor time at the same step. `model` is
-over `plain`: what it costs that each operation is a module which a hook can reach. `step`, `loop`
-and `study` are over `model`, and `all` is `loop` over `plain`. FP16 products are emulated in each.
-The plain step has no gradient norm, gradlab's always has.
+A ratio is the median, over stretches of ten steps, of two contestants' processor time. `model` is
+over `plain`: what it costs that each operation is a module which a hook can reach. `step`, `loop`,
+`study` and `skipped` are over `model`, and `all` is `loop` over `plain`. FP16 products are emulated
+in each. The plain step has no gradient norm, gradlab's always has.
 """
 
 import argparse
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
+from gradlab.config import Events, PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.data.batches import Batch, train_batch
 from gradlab.data.corpus import load_corpus
 from gradlab.data.entropy import unigram_entropy
@@ -44,6 +46,7 @@ from gradlab.training.step import Learner, make_learner, training_step
 
 LR = 1e-3
 WARM_UP = 5
+EVERY = RecordConfig().every
 Step = Callable[[Batch], Tensor]
 """Trains on a batch and gives its loss."""
 
@@ -138,16 +141,18 @@ def plain_step(model: nn.Module, config: RunConfig) -> Step:
 
 def contestants(config: RunConfig, entropy: float) -> dict[str, Step]:
     device = torch.device("cpu")
-    hooked, stepping, looping, studying = (make_learner(config, device) for _ in range(4))
+    hooked, stepping, looping, studying, skipping = (make_learner(config, device) for _ in range(5))
     plain = PlainTransformer(config)
     plain.load_state_dict(hooked.model.state_dict())
 
     def step(batch: Batch) -> Tensor:
         return training_step(stepping, [batch], LR).loss
 
-    def recorded(learner: Learner, probes: Sequence[Probe]) -> Step:
+    def recorded(learner: Learner, probes: Sequence[Probe], events: Events = "exact") -> Step:
         every = config.record.every
-        follower = LoopFollower(learner.subject, probes, every=every, scaler=learner.scaler)
+        follower = LoopFollower(
+            learner.subject, probes, every=every, events=events, scaler=learner.scaler
+        )
         monitor = StabilityMonitor(config.stability, entropy)
         judged = JudgedRun(config, follower, Recorder(MemoryWriter(config).write), monitor)
 
@@ -166,6 +171,7 @@ def contestants(config: RunConfig, entropy: float) -> dict[str, Step]:
         "step": step,
         "loop": recorded(looping, ()),
         "study": recorded(studying, (Headroom(),)),
+        "skipped": recorded(skipping, (Headroom(),), "skipped"),
     }
 
 
@@ -201,7 +207,12 @@ def measure(size: str, precision: str, steps: int) -> dict[str, list[float]]:
 
 
 def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
-    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+    """The median over stretches of `EVERY` steps: each has one of the cadence."""
+    stretches = range(0, len(seconds[over]), EVERY)
+    return statistics.median(
+        sum(seconds[over][first : first + EVERY]) / sum(seconds[under][first : first + EVERY])
+        for first in stretches
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -215,19 +226,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(1)
-    print("size   precision  plain step     model   step   loop  study    all")
+    columns = (f"{name:>8}" for name in ("model", "step", "loop", "study", "skipped", "all"))
+    print("size   precision  plain step", *columns)
     for size in options.size:
         for precision in options.precision:
             seconds = measure(size, precision, options.steps)
             milliseconds = 1000 * statistics.median(seconds["plain"])
-            model = ratio(seconds, "model", "plain")
-            step = ratio(seconds, "step", "model")
-            loop = ratio(seconds, "loop", "model")
-            study = ratio(seconds, "study", "model")
-            everything = ratio(seconds, "loop", "plain")
+            over_model = [ratio(seconds, name, "model") for name in list(seconds)[2:]]
+            ratios = [
+                ratio(seconds, "model", "plain"),
+                *over_model,
+                ratio(seconds, "loop", "plain"),
+            ]
             print(
-                f"{size:6} {precision:9} {milliseconds:8.1f} ms     "
-                f"{model:.3f}  {step:.3f}  {loop:.3f}  {study:.3f}  {everything:.3f}",
+                f"{size:6} {precision:9} {milliseconds:8.1f} ms",
+                *(f"{value:8.3f}" for value in ratios),
                 flush=True,
             )
 

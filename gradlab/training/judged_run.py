@@ -121,12 +121,18 @@ class JudgedRun:
         verdict = self.monitor.verdict(otherwise=otherwise, step=step, lr=lr)
         if not verdict.broke or verdict.step is None:
             return verdict
-        record = self.config.record
-        is_seen = record.events != "sampled" or verdict.step % record.every == 0
-        nothing = None if is_seen else NOT_LOOKED_AT
+        nothing = None if self._is_seen(verdict.step, verdict.reason) else NOT_LOOKED_AT
         producer, skipped = self._producers.get(verdict.step, (nothing, False))
         led = not (skipped and verdict.reason == "loss_rise")
         return verdict.replace(first_overflow=producer if led else None)
+
+    def _is_seen(self, step: int, reason: Reason) -> bool:
+        """Whether an overflow at a step that broke the run was seen if there was one."""
+        record = self.config.record
+        if record.events == "skipped" and reason == "loss_rise":
+            # Its gradients may have been finite: an infinity that softmax takes for a mask.
+            return step % record.every == 0
+        return record.events != "sampled" or step % record.every == 0
 
     def _take(self, recorded: RecordedStep) -> bool:
         step = recorded.step.step

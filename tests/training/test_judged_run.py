@@ -185,6 +185,21 @@ def test_an_overflow_that_nobody_looked_at_is_not_said_to_be_none(
         assert judged.verdict("completed").first_overflow is None
 
 
+@pytest.mark.parametrize(
+    ("events", "step", "said"),
+    [("exact", 3, None), ("skipped", 3, NOT_LOOKED_AT), ("skipped", 4, None)],
+)
+def test_a_rising_loss_without_a_skipped_step_is_looked_at_when_it_is_due(
+    config: RunConfig, events: Events, step: int, said: str | None
+) -> None:
+    """An infinity that reaches no gradient, as a mask of softmax's, skips no step."""
+    _, judged, _ = record(config.replace(record=RecordConfig(every=4, events=events)), 100)
+    state = judged.state()
+    state["monitor"]["_broke"] = ["loss_rise", step, 0.1, step]
+    judged.restore(state)
+    assert judged.verdict("completed").first_overflow == said
+
+
 @pytest.mark.parametrize(("skipped", "said"), [(True, None), (False, "blocks.0.q")])
 def test_a_rising_loss_has_an_overflow_only_at_a_step_that_was_taken(
     config: RunConfig, skipped: bool, said: str | None
