@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -10,3 +11,13 @@ def test_a_norm_beyond_fp16_of_finite_gradients_is_no_loss() -> None:
     assert not is_lost([{"weight": weight}], None)
     weight.grad[3, 5] = torch.inf
     assert is_lost([{"weight": weight}], None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nor_is_one_whose_squares_are_beyond_fp32(dtype: torch.dtype) -> None:
+    weight = nn.Parameter(torch.zeros(8, dtype=dtype))
+    weight.grad = torch.full_like(weight, 1e30)
+    assert not is_lost([{"weight": weight}], None)
+    for lost in (torch.inf, -torch.inf, torch.nan):
+        weight.grad[5] = lost
+        assert is_lost([{"weight": weight}], None)
