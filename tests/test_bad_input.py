@@ -1,10 +1,12 @@
 """What users give by mistake: odd files, names and numbers end in a sentence."""
 
+import math
 import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import gradlab
 from gradlab.config import DataConfig, RunConfig, ScheduleConfig
@@ -15,6 +17,7 @@ from gradlab.paths import as_path
 from gradlab.runs.files import read_regular
 from gradlab.runs.study import load_study
 from gradlab.training.loop import train
+from gradlab.training.memory_needed import check_memory
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
 
@@ -115,6 +118,15 @@ def test_the_largest_seed_trains(tmp_path: Path) -> None:
     data = DataConfig(corpus=str(tmp_path / "text.txt"))
     run = train(run_config(seed=2**63 - 1, data=data, device="cpu"), tmp_path / "run")
     assert gradlab.load(tmp_path / "run").config.seed == run.config.seed == 2**63 - 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="which does not say how much there is")
+def test_the_state_of_the_optimizer_has_to_fit_as_well() -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    width = 2 * math.isqrt(memory // (4 * 12 * 12))  # 12 d² weights: two thirds, with gradients
+    large = ModelConfig(d_model=width, n_layers=1, n_heads=1, d_ff=4 * width, max_seq_len=4)
+    with pytest.raises(GradlabError, match=r"needs at least .* of memory"):
+        check_memory(run_config(model=large), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

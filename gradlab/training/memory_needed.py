@@ -9,26 +9,24 @@ import torch
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
-from gradlab.models.cost import parameter_count
+from gradlab.models.cost import training_state_bytes
 from gradlab.parallel.ranks import ALONE, Ranks
-
-_BYTES_PER_PARAMETER = 2 + 2
-"""Weights and gradients in their smallest format: less than any run takes."""
 
 
 def check_memory(config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
     """Refuse a run that cannot fit, by what it takes at the very least.
 
-    A run that passes may still run out of memory: only weights, gradients, one matrix of logits and
-    the tokens of a step are counted; `memory_in_words` is for that. Of several processes each is
-    taken to have a device of its own.
+    A run that passes may still run out of memory: only weights, gradients, the optimizer's state,
+    one matrix of logits and the tokens of a step are counted; `memory_in_words` is for that. Of
+    several processes each is taken to have a device of its own.
 
     Raises:
         GradlabError: It takes more than the device has.
     """
     model = config.model
     sequences = config.batch_size // ranks.size * model.max_seq_len
-    needed = _BYTES_PER_PARAMETER * parameter_count(model)
+    weights = "fp16-pure" if config.precision.name == "fp16-pure" else "fp32"
+    needed = training_state_bytes(model, weights)
     if ranks.kind == "fsdp":
         needed //= ranks.size
     needed += 2 * sequences * max(model.vocab_size, model.d_model, model.d_ff)
