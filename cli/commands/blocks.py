@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gradlab.cli.terminal.screen import output, say_next
+from gradlab.parallel.environment import refuse_several
 from gradlab.settings import ModelSettings, Names, size_at
 
 EXAMPLES = """\
@@ -41,6 +42,7 @@ def blocks(options: Blocks) -> None:
     from gradlab.figures.style import looks
     from gradlab.runs.output_file import check_free, write_file
 
+    refuse_several("a diagram")
     check_free(options.out, force=options.force)
     size = size_at(options.size, None)
     configs = {

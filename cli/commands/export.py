@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gradlab.cli.terminal.screen import output
+from gradlab.parallel.environment import refuse_several
 
 EXAMPLES = """\
 Examples:
@@ -45,6 +46,7 @@ def export(
     """
     from gradlab.exports.export import export
 
+    refuse_several("an export")
     made = export(run, out=out, to=to, force=force)
     for line in (*made.notes, f"{', '.join(made.files)} in {made.folder}."):
         output().print(line, soft_wrap=True)

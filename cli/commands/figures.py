@@ -7,6 +7,7 @@ import typer
 
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.errors import GradlabError, unknown
+from gradlab.parallel.environment import refuse_several
 
 EXAMPLES = """\
 Examples:
@@ -54,7 +55,8 @@ def figures(
         int | None,
         typer.Option(
             help="Steps of the windows of figures 3 and 7; as many as the study was told, or else "
-            "50, or as many as there is room for."
+            "50, or as many as there is room for.",
+            min=1,
         ),
     ] = None,
     force: Annotated[
@@ -87,6 +89,7 @@ def figures(
     from gradlab.figures.save import FORMATS
     from gradlab.runs.gather import folder_of
 
+    refuse_several("a figure")
     for form in formats:
         if form not in FORMATS:
             raise GradlabError(unknown("figure format", form, FORMATS))

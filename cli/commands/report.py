@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gradlab.cli.terminal.screen import output, say_next
+from gradlab.parallel.environment import refuse_several
 
 EXAMPLES = """\
 Examples:
@@ -36,6 +37,7 @@ def report(
     """
     from gradlab.pages.report import report as write_report
 
+    refuse_several("a report")
     gathered = write_report(runs, out=out, force=force)
     console = output()
     for note in gathered.notes:

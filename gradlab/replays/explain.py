@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradlab.errors import ConfigError, GradlabError
+from gradlab.parallel.environment import refuse_several
 from gradlab.paths import as_path
 from gradlab.replays.back import back_at, broke_at, first_step, from_start
 from gradlab.replays.changes import Changes
@@ -183,11 +184,13 @@ def explain(
             unknown; the folder holds something else, or cannot be written.
         KeyboardInterrupt: Passed on once what is known is written.
     """
+    refuse_several("an explanation")
     recorded = run if isinstance(run, Run) else load(run)
-    first = first_step(recorded, from_step)
     verdict = recorded.verdict
-    if verdict is None or verdict.detected_step is None:
+    if not recorded.attached and not (verdict and verdict.broke):
         raise GradlabError("the run did not break: there is nothing to explain.")
+    first = first_step(recorded, from_step)
+    assert verdict is not None  # first_step refuses an attached run
     if recorded.path is None:
         raise GradlabError("the run is kept in memory: give train a folder to explain its break.")
     if repetitions < 1 or beyond < 0:

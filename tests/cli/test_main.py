@@ -164,3 +164,20 @@ def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sizes_module, "size_configs", broken)
     result = CliRunner().invoke(app, ["sizes"])
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("export", "r"), ("figures", "r"), ("report", "r"), ("blocks",), ("replay", "r", "--explain")],
+)
+def test_what_one_process_writes_is_refused_to_several(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        code, out, err = invoke(*words)
+        assert (code, out, err.count("\n")) == (2, "", lines)
+        assert not lines or "cannot be made by the 2 processes" in err
+    assert not list(tmp_path.iterdir())
