@@ -19,7 +19,11 @@ def overflow_remedies(
     """
     if overflows.empty:
         return []
-    event, _ = overflow_of(overflows, verdict)
+    event, led = overflow_of(overflows, verdict)
+    if not led:
+        return []
+    if verdict is not None and verdict.censored and (harm := _no_harm(overflows, steps)):
+        return [Finding("what came of it", harm)]
     own = str(event["producer"]).removesuffix(" gradient") == event["site"]
     if event["kind"] not in ("inf", "cast") or not own:
         return []
@@ -33,3 +37,14 @@ def overflow_remedies(
     else:
         text = "The gradient is multiplied by the loss scale, which the scaler lowers by itself."
     return [Finding("what helps", text)]
+
+
+def _no_harm(overflows: pd.DataFrame, steps: pd.DataFrame) -> str | None:
+    """That overflows cost a run that came to its end no more than the steps skipped, if so."""
+    last = overflows["step"].max()
+    after = steps[(steps["step"] > last) & ~steps["skipped"].astype(bool)]
+    if after.empty or not overflows["skipped"].astype(bool).all():
+        return None
+    count = overflows["step"].nunique()
+    were = "the step was" if count == 1 else f"the {count} steps were"
+    return f"No harm that was seen: {were} skipped, and training went on to its end."

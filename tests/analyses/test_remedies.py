@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from gradlab.analyses.remedies import overflow_remedies
+from gradlab.runs.verdict import Verdict
 
 
 def event(**fields: object) -> pd.DataFrame:
@@ -41,3 +42,19 @@ def test_a_gradient_under_a_loss_scale(skipped: tuple[bool, ...], word: str) -> 
 )
 def test_nothing_where_it_is_not_known(unknown: pd.DataFrame) -> None:
     assert overflow_remedies(unknown, steps(True)) == []
+
+
+def test_an_overflow_that_cost_a_skipped_step_is_said_to_have_done_no_harm() -> None:
+    ended = Verdict(reason="completed", step=5)
+    skipped = steps(False, False, False, True, False, False)
+    (found,) = overflow_remedies(event(skipped=True), skipped, ended)
+    assert "the step was skipped" in found.sentence
+    (found,) = overflow_remedies(event(skipped=False), skipped, ended)
+    assert "bf16" in found.sentence
+    (found,) = overflow_remedies(event(skipped=True), steps(*[False] * 3, True, True), ended)
+    assert "bf16" in found.sentence
+
+
+def test_nothing_helps_against_a_break_that_no_overflow_led_to() -> None:
+    broke = Verdict(reason="loss_rise", step=5, detected_step=5)
+    assert overflow_remedies(event(skipped=True), steps(*[False] * 6), broke) == []
