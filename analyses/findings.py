@@ -124,11 +124,10 @@ def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
     if run.attached and {"grad_norms", "headroom"} <= tables.keys():
         missing.pop("scales", None)  # attach takes them by default, where a model has any
     if missing:
+        how = "--probes all"
         if run.attached:
-            how = ", ".join(f"gradlab.probes.{probe.kind}()" for probe in missing.values())
-            how = f"gradlab.attach(…, probes=[…, {how}])"
-        else:
-            how = " ".join(f"--probes {name}" for name in (*run.config.record.probes, *missing))
+            each = ", ".join([f"gradlab.probes.{next(iter(missing.values())).kind}()", "…"])
+            how = f"gradlab.attach(…, probes=[{each}])"
         found.append(Finding("not recorded", f"{', '.join(missing)}; to have them: {how}."))
     losses = run.table("steps", ["loss"])["loss"]
     lost = "faults" in tables and (tables["faults"]["what"] == "loss").any()

@@ -133,7 +133,7 @@ class Settings(TrainingSettings):
     probes: Names = Field(
         default=("headroom",),
         description=f"What to measure inside the model, instead of the default: "
-        f"{', '.join(PROBES)}, or none; repeat for more.",
+        f"{', '.join(PROBES)}, all, or none; repeat for more.",
     )
     every: int = same("every", RecordConfig)
     events: Events = same("events", RecordConfig)
@@ -166,11 +166,20 @@ class Settings(TrainingSettings):
         return config(**fields, **{name: getattr(self, name) for name in names})
 
     def _record(self) -> RecordConfig:
-        """What is recorded: `none`, alone, stands for no probes."""
-        probes = [] if list(self.probes) == ["none"] else self.probes
-        for name in probes:
-            check_name("probe", name, [*PROBES, "none"])
-        return self._part(RecordConfig, probes=tuple(probes))
+        return self._part(RecordConfig, probes=probes_of(self.probes))
+
+
+def probes_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The probes of these names; `all` are all of them, and `none`, alone, stands for none.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    if list(names) == ["none"]:
+        return ()
+    for name in names:
+        check_name("probe", name, [*PROBES, "all", "none"])
+    return tuple(PROBES) if "all" in names else tuple(names)
 
 
 class OneRun(Settings):

@@ -11,7 +11,7 @@ from gradlab.probe_names import PROBES, ProbeName
 from gradlab.replays.changes import Changes
 from gradlab.replays.snapshots import Trial, brought_to, kept_before, text_of
 from gradlab.runs.reader import Run
-from gradlab.settings import check_name
+from gradlab.settings import probes_of
 from gradlab.training.checkpoint import LEAD
 from gradlab.training.device import check_format, resolve_device
 from gradlab.training.memory_needed import check_memory
@@ -153,18 +153,13 @@ def skipped_batch(run: Run, first: int) -> int:
 
 
 def chosen(probes: Sequence[str]) -> tuple[ProbeName, ...]:
-    """The probes of these names, where `all` and `none` stand alone.
+    """The probes of these names, in their order.
 
     Raises:
         ConfigError: A name is unknown.
     """
-    if list(probes) == ["all"]:
-        return tuple(PROBES)
-    if list(probes) == ["none"]:
-        return ()
-    for name in probes:
-        check_name("probe", name, [*PROBES, "all", "none"])
-    return tuple(name for name in PROBES if name in probes)
+    named = probes_of(probes)
+    return tuple(name for name in PROBES if name in named)
 
 
 def all_settings(precision: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:

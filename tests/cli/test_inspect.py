@@ -1,4 +1,5 @@
 import re
+import shlex
 from io import StringIO
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_what_happened_in_a_run_that_broke(broken: Run) -> None:
     assert f"first overflow {verdict.first_overflow} (step {verdict.step}, LR" in out
     for what in ("what led to it", "least headroom", "skipped steps", "loss scale", "updates"):
         assert f"\n{what} " in f"\n{result.stdout}"
-    assert "--probes scores --probes hidden --probes entropy --probes states." in out
+    assert "not recorded scores, hidden, entropy, states; to have them: --probes all." in out
 
     headroom = broken.table("headroom")
     half = headroom[(headroom["dtype"] == "float16") & (headroom["direction"] == "forward")]
@@ -125,8 +126,9 @@ def test_a_study_is_no_run(broken: Run) -> None:
     assert broken.path is not None
     result = invoke(broken.path.parent)
     assert result.exit_code == 2
-    named = result.stderr.rpartition("is not one run but holds 1: name one of them, as ")[2]
-    assert invoke(named.rstrip().removesuffix(".")).exit_code == 0
+    error, proposed = result.stderr.splitlines()
+    assert "is not one run but holds 1: name one of them, as " in error
+    assert invoke(*shlex.split(proposed)[3:]).exit_code == 0
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
