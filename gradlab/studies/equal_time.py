@@ -223,8 +223,12 @@ def _digest(group: Sequence[RunConfig]) -> str:
 
 
 def _named(group: Sequence[RunConfig]) -> str:
-    variant = group[0].variant
-    return f"{len(group)} architectures" + (f" ({variant})" if variant != BASE_VARIANT else "")
+    baseline = group[0]
+    variant = f" ({baseline.variant})" if baseline.variant != BASE_VARIANT else ""
+    if len(group) == 1:
+        return f"{baseline.arch}{variant}"
+    others = ", ".join(config.arch for config in group[1:])
+    return f"{others}{variant} and of {baseline.arch}, whose time all take"
 
 
 def _kept_times(out: Path, notes: Mapping[str, Any]) -> "dict[str, StepTime]":

@@ -15,7 +15,7 @@ class Timing:
     """The training steps of some rows are being timed, which takes a while.
 
     Attributes:
-        what: `7 architectures`.
+        what: `normformer and of pre-ln, whose time all take`.
         share: How much of it is done; 0 only once, as it begins.
     """
 
