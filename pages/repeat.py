@@ -1,10 +1,10 @@
 """The commands that make runs again, and what else has to be the same."""
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from gradlab.runs.command import typed
 from gradlab.runs.reader import Run
 from gradlab.runs.study import study_commands
 from gradlab.settings import train_line
@@ -14,7 +14,8 @@ _TIMED = ("gradlab ablate", "gradlab variants")
 
 
 _SAME = (
-    "The same command gives the same losses to the bit with the same versions, text and machine; "
+    "The same command gives the same losses to the bit with the same versions, text and machine, "
+    "and with as many threads (OMP_NUM_THREADS; a study gives each of its runs one); "
     "python-stdlib is the source of the Python that runs it."
 )
 
@@ -56,7 +57,7 @@ def repeat(runs: Mapping[str, Run], sources: Sequence[str]) -> Repeat:
     same = _SAME if lines else ""
     if any(line.startswith(_TIMED) and "--equal steps" not in line for line in lines):
         same += " Where runs take equal time, the steps that fit in it are measured again."
-    page = shlex.join(["gradlab", "report", *sources, "--out", "report.html"])
+    page = typed("gradlab", "report", *sources, "--out", "report.html")
     gradlab = version("gradlab-diagnostics")
     return Repeat(lines, without, same, _facts(runs.values()), gradlab, page)
 
@@ -69,6 +70,8 @@ def _facts(runs: Iterable[Run]) -> dict[str, dict[str, None]]:
             facts["text"] = f"{corpus.get('name')}, SHA-256 {corpus.get('sha256')}"
         if device := run.info.get("device"):
             facts["device"] = ", ".join(str(device[n]) for n in ("type", "name") if device.get(n))
+            if threads := device.get("threads"):
+                facts["threads"] = str(threads)
         for name, value in facts.items():
             found.setdefault(name, {})[str(value)] = None
     return found

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gradlab.cli.main import load_command
+from gradlab.settings import OneRun
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -160,3 +161,26 @@ def test_the_readme_gives_the_two_commands() -> None:
     given = commands((ROOT / "README.md").read_text())
     assert ["make", "stability"] in given
     assert ["make", "test"] in given
+
+
+def test_the_defaults_that_are_told_are_those_of_gradlab_train() -> None:
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    table = text.partition("Unless told, `gradlab train`")[2].partition("\n\nOn a CPU")[0]
+    told = {
+        name: value
+        for names, values in re.findall(r"^\| (`.*?) \| (.*) \|$", table, flags=re.MULTILINE)
+        for name, value in zip(
+            re.findall(r"`(\w+)`", names),
+            re.split(r"[:,] ", values)[: names.count("`") // 2],
+            strict=True,
+        )
+    }
+    assert len(told) > 10
+    config = OneRun().replace(lr=OneRun().config().schedule.lr)
+    assert told == {name: _in_a_table(getattr(config, name)) for name in told}
+
+
+def _in_a_table(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " and ".join(value)
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
