@@ -19,14 +19,29 @@ _BREAKS = re.compile(r"(?<=\s)(?![^()]*\))|(?<=[A-Za-z_]\.)|(?<=\.)(?=[A-Za-z_])
 """Between words outside brackets, in a dotted name behind its dots, and behind hyphens of names."""
 
 
+_FILL = re.compile(r" +$", re.MULTILINE)
+"""Blanks that fill a line."""
+
+
 class Screen(Console):
     """A console that shows text as it is: what a module's or a file's name holds cannot act on it.
 
-    It neither reads markup in brackets nor colours numbers.
+    It neither reads markup in brackets nor colours numbers. No line of a file or a pipe ends in
+    blanks.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Text, tables and what else can be shown."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as shown:
+            super().print(*objects, **options)
+        self.file.write(_FILL.sub("", shown.get()))
+        self.file.flush()
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
