@@ -7,6 +7,7 @@ import pandas as pd
 
 from gradlab.analyses.claim import COLUMNS
 from gradlab.errors import GradlabError
+from gradlab.runs.command import typed
 from gradlab.runs.csv_files import read_csv
 
 CLAIMS_FILE = "claims.csv"
@@ -25,7 +26,8 @@ def read_claims(folder: Path) -> pd.DataFrame:
         table = table[COLUMNS].astype(dict.fromkeys(("number", "low", "high"), "float64"))
     except FileNotFoundError:
         raise GradlabError(
-            f"there are no claims in {folder}: gradlab claims --out {folder} writes {CLAIMS_FILE}."
+            f"there are no claims in {folder}: `{typed('gradlab', 'claims', '--out', folder)}` "
+            f"writes {CLAIMS_FILE}."
         ) from None
     except (OSError, KeyError, ValueError) as error:
         raise GradlabError(f"{file} cannot be read as a table of claims: {error}") from None

@@ -61,10 +61,13 @@ def study_sentences(study: StudyRecord) -> list[str]:
 def _claims(studies: StudySet) -> list[str]:
     found = read_studies(studies.folder)
     if not found:
-        raise GradlabError(
+        inside = [studies.folder / name for name in studies.studies]
+        error = GradlabError(
             f"{studies.folder} holds studies, but none of the paper's claims: name one of them, as "
-            f"{studies.folder / next(iter(studies.studies))}."
+            f"{inside[0]}."
         )
+        error.instead = inside
+        raise error
     return claim_sentences(judge_all(CLAIMS, found))
 
 

@@ -1,6 +1,8 @@
 """The `gradlab` command."""
 
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +31,9 @@ COMMANDS = {
     "blocks": "Draw one layer of each architecture side by side.",
 }
 """Each command, a file of its name in `gradlab.cli.commands`, and what it does."""
+
+_PROPOSED = 5
+"""Commands at most that an error ends with."""
 
 # Typer has had Click's own class and its copy of it; this is either's base of wrong usage.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -64,7 +69,9 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except GradlabError as error:
-            raise _end(f"error: {error}", 2, said=tells(error)) from None
+            ended = _end(f"error: {error}", 2, said=tells(error))
+            _propose(ctx.invoked_subcommand, error.instead)
+            raise ended from None
         except _UsageError as error:
             raise _end(f"error: {_usage_sentence(error, ctx)}", 2) from None
         except KeyboardInterrupt:
@@ -79,6 +86,15 @@ def _usage_sentence(error: Any, ctx: Any) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     stop = "" if message.endswith("?") else "."
     return f"{message}{stop} See {(error.ctx or ctx).command_path} --help."
+
+
+def _propose(command: str, places: Sequence[Path]) -> None:
+    """The command again, of what could be named instead."""
+    if places and tells():
+        from gradlab.cli.terminal.screen import say_next
+
+        for place in places[:_PROPOSED]:
+            say_next("gradlab", command, place)
 
 
 def _end(message: str, status: int, *, said: bool | None = None) -> typer.Exit:

@@ -1,7 +1,8 @@
 """The errors that a user's mistake raises, and how their sentences are made."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,9 +16,11 @@ class GradlabError(Exception):
     Attributes:
         told_elsewhere: Of several processes that train together: whether another one tells of it;
             None as long as that is not settled.
+        instead: What could be named in the place of what was.
     """
 
     told_elsewhere: bool | None = None
+    instead: Sequence[Path] = ()
 
 
 class ConfigError(GradlabError, ValueError):

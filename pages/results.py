@@ -44,7 +44,7 @@ from gradlab.analyses.stability import (
     paired_differences,
     summarise_stability,
 )
-from gradlab.analyses.stability_table import QUANTITIES, read_stability
+from gradlab.analyses.stability_table import FAILURES, QUANTITIES, read_stability
 from gradlab.analyses.steps_to import steps_of, steps_sentences, summarise_steps
 from gradlab.analyses.variants import summarise_variants, variant_differences, variant_losses
 from gradlab.errors import GradlabError, unknown
@@ -110,8 +110,14 @@ def _nothing(study: StudyRecord, what: str = "ended") -> Result:
     return Result(sentences=[sentence])
 
 
+def _none_ended(runs: pd.DataFrame) -> bool:
+    return bool(runs["reason"].isin(FAILURES).all())
+
+
 def _stability(study: StudyRecord, _: Command) -> Result:
     table = read_stability(study.folder)
+    if _none_ended(table):
+        return _nothing(study)
     differences = [paired_differences(table, value).assign(quantity=value) for value in QUANTITIES]
     files = {
         "summary": summarise_stability(table),
@@ -155,7 +161,7 @@ def _gradients(study: StudyRecord, _: Command) -> Result:
 
 def _ablation(study: StudyRecord, _: Command) -> Result:
     losses = final_losses(study.runs, vary="steps")
-    if losses.empty:
+    if _none_ended(losses):
         return _nothing(study)
     files = {
         "losses": losses,
@@ -175,7 +181,7 @@ def _ablation(study: StudyRecord, _: Command) -> Result:
 
 def _variants(study: StudyRecord, command: Command) -> Result:
     losses = variant_losses(study.runs)
-    if losses.empty:
+    if _none_ended(losses):
         return _nothing(study)
     settings = Variants(**command.options)
     baseline = settings.architectures()[0]
@@ -196,7 +202,7 @@ def _variants(study: StudyRecord, command: Command) -> Result:
 
 def _lr_search(study: StudyRecord, _: Command) -> Result:
     losses = final_losses(study.runs, vary="lr")
-    if losses.empty:
+    if _none_ended(losses):
         return _nothing(study)
     files = {
         "losses": losses,

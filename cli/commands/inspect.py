@@ -7,6 +7,7 @@ import typer
 
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.pages.screen import complain
+from gradlab.runs.command import typed
 
 EXAMPLES = """\
 Examples:
@@ -46,7 +47,8 @@ def inspect(
         try:
             follow_run(run, output())
         except KeyboardInterrupt:
-            complain(f"stopped following: gradlab inspect {run} says what is known so far.")
+            known = typed("gradlab", "inspect", run)
+            complain(f"stopped following: `{known}` says what is known so far.")
             raise typer.Exit(130) from None
     found = inspection.inspect(run, top=top)
     output().print(found)

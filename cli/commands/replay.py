@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gradlab.cli.terminal.live import watching
-from gradlab.cli.terminal.screen import output
+from gradlab.cli.terminal.screen import output, say_next
 from gradlab.errors import ConfigError
-from gradlab.pages.screen import Screen
+from gradlab.pages.screen import Screen, complain
+from gradlab.runs.command import typed
 
 if TYPE_CHECKING:
     from gradlab.training.progress import Progress
@@ -93,6 +94,7 @@ def replay(
     from gradlab.replays.changes import read_settings
     from gradlab.replays.either import replay
     from gradlab.replays.replay import free_folder
+    from gradlab.runs.document import RUN_FILE
     from gradlab.studies.news import Named, RunUpdate
 
     if explain:
@@ -113,23 +115,33 @@ def replay(
     if changes or repetitions != REPETITIONS or jobs is not None:
         raise ConfigError("--change, --repetitions and --jobs go with --explain: add it.")
     place = out or free_folder(run)
-    with watching(Screen(stderr=True)) as tell:
-        tell(Named(["replay"]))
+    is_new = not (place / RUN_FILE).exists()
+    try:
+        with watching(Screen(stderr=True)) as tell:
+            tell(Named(["replay"]))
 
-        def report(news: "Progress") -> None:
-            tell(RunUpdate("replay", "running", news))
+            def report(news: "Progress") -> None:
+                tell(RunUpdate("replay", "running", news))
 
-        made = replay(
-            run,
-            from_step=from_step,
-            precision=precision,
-            lr_scale=lr_scale,
-            skip_batch=skip_batch,
-            set=read_settings(settings),
-            probes=probes,
-            beyond=beyond,
-            out=place,
-            progress=report,
-        )
+            made = replay(
+                run,
+                from_step=from_step,
+                precision=precision,
+                lr_scale=lr_scale,
+                skip_batch=skip_batch,
+                set=read_settings(settings),
+                probes=probes,
+                beyond=beyond,
+                out=place,
+                progress=report,
+            )
+    except KeyboardInterrupt:
+        if is_new and (place / RUN_FILE).exists():
+            known = typed("gradlab", "inspect", place)
+            complain(f"interrupted: `{known}` says what is known; a replay begins anew.")
+        else:
+            complain("interrupted before a step was made again: a replay begins anew.")
+        raise typer.Exit(130) from None
     output().print(made.sentence)
-    output().print(f"In {place}: see gradlab inspect {place}", soft_wrap=True)
+    output().print(f"In {place}.", soft_wrap=True)
+    say_next("gradlab", "inspect", place)

@@ -13,6 +13,7 @@ from gradlab.cli.terminal.screen import output, say_next
 from gradlab.errors import ConfigError
 from gradlab.pages.screen import Screen, complain
 from gradlab.parallel.environment import can_meet, processes, tells
+from gradlab.runs.command import typed
 from gradlab.settings import OneRun
 
 if TYPE_CHECKING:
@@ -83,10 +84,20 @@ def train(run: OneRun, folder: Folder) -> None:
         if tells() and is_new and (out / "run.json").exists():
             show_run(load(out))
         if tells():
-            complain(f"interrupted: go on with the same command, --out {out} and --resume.")
+            complain(f"interrupted{_how_to_go_on(out) if is_new else ''}.")
         raise typer.Exit(130) from None
     if tells():
         show_run(made)
+
+
+def _how_to_go_on(out: Path) -> str:
+    """The end of a sentence that says so, of a run that was interrupted."""
+    from gradlab.runs.study import to_go_on
+
+    if processes() > 1:
+        return f": go on with the same command, --out {typed(out)} and --resume"
+    there = (out / "run.json").exists()
+    return f": go on by {to_go_on(out)}" if there else " before its first step"
 
 
 def show_run(run: "Run") -> None:

@@ -1,5 +1,6 @@
 """Trying what would have prevented a break under the eyes of its user, then what came out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import typer
 from gradlab.cli.terminal.live import watching
 from gradlab.cli.terminal.screen import output
 from gradlab.pages.screen import Screen, Words, complain, results_table
+from gradlab.runs.command import Command, typed
 
 if TYPE_CHECKING:
     from gradlab.replays.explain import Explanation
@@ -36,13 +38,21 @@ def make_explanation(run: Path, out: Path | None, **asked: Any) -> None:
         if table:
             output().print(f"What is known so far: {table}", soft_wrap=True)
         early = "" if table else " before anything was known"
-        complain(f"interrupted{early}: the same command goes on.")
+        complain(f"interrupted{early}: go on by `{_line(run, out, asked)}`.")
         raise typer.Exit(130) from None
     show(made)
     for name, reason in made.told.items():
         complain(f"{name}: {reason}")
     if made.told:
         raise typer.Exit(1)
+
+
+def _line(run: Path, out: Path | None, asked: Mapping[str, Any]) -> str:
+    """What one types for it."""
+    options = {"from": asked["from_step"], "change": asked["changes"], "out": out}
+    options |= {name: asked[name] for name in ("repetitions", "beyond", "jobs")}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    return f"{Command('replay', {'explain': True, **given}).line} {typed(run)}"
 
 
 def show(made: "Explanation") -> None:

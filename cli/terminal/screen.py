@@ -1,9 +1,9 @@
 """Where results are printed."""
 
 import os
-import shlex
 
 from gradlab.pages.screen import Screen
+from gradlab.runs.command import typed
 
 _FILE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe: wide enough not to fold."""
@@ -11,8 +11,7 @@ _FILE_WIDTH = 160
 
 def say_next(*words: object) -> None:
     """The command to try next, as one types it; on stderr, as it is no result."""
-    line = f"Next: {shlex.join(map(str, words))}"
-    Screen(stderr=True).print(line, style="dim", soft_wrap=True)
+    Screen(stderr=True).print(f"Next: {typed(*words)}", style="dim", soft_wrap=True)
 
 
 def output() -> Screen:

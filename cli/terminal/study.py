@@ -77,13 +77,15 @@ def make_study(
                 ray_address=place.ray_address,
                 progress=tell,
             )
+        show_result(record, True)
     except KeyboardInterrupt:
         begun = find_studies(out)
         if begun and begun.has_table:
             show_result(begun, False)
-        complain(f"interrupted: go on with the same command, --out {out} and --resume.")
+        given = place.model_dump(exclude_defaults=True, exclude={"out", "resume"})
+        line = study.command().at(out, resume=True, **given)
+        complain(f"interrupted: go on by `{line}`.")
         raise typer.Exit(130) from None
-    show_result(record, True)
     say_next("gradlab", "report", out)
     if failed := record.failed:
         complain(f"error: {len(failed)} of {len(record.names)} runs failed.")

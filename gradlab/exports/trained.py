@@ -1,12 +1,15 @@
 """What is exported: a run that has finished, and the weights that it kept."""
 
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.models.transformer import Transformer
+from gradlab.runs.command import Command
 from gradlab.runs.reader import Run, load
+from gradlab.runs.study import to_go_on
 from gradlab.training.weights import model_of, read_weights
 
 
@@ -57,18 +60,24 @@ def trained(run: Run | str | Path) -> Trained:
         )
     if run.status != "finished":
         raise GradlabError(
-            f"{folder} has not finished, it is {run.status}: go on with it first, gradlab train "
-            f"--config {folder} --out {folder} --resume."
+            f"{folder} has not finished, it is {run.status}: go on with it first, by "
+            f"{to_go_on(folder)}."
         )
     try:
         weights = read_weights(folder)
     except FileNotFoundError:
+        again = Command("train", {"config": folder, "keep_weights": True})
         raise GradlabError(
-            f"{folder} kept no weights: train it again with them, gradlab train --config {folder} "
-            "--keep-weights --out and another folder."
+            f"{folder} kept no weights: train it again with them, by "
+            f"`{again.at(_free_beside(folder))}`."
         ) from None
     try:
         model = model_of(weights, config.model)
     except GradlabError as error:
         raise GradlabError(f"{folder}: {error}") from error
     return Trained(run, folder, weights, model)
+
+
+def _free_beside(folder: Path) -> Path:
+    names = (Path(f"{folder}-weights{n if n > 1 else ''}") for n in count(1))
+    return next(place for place in names if not place.exists())

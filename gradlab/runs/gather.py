@@ -63,8 +63,10 @@ def _gather_folder(path: Path, runs: dict[Path, Run], notes: dict[str, None]) ->
     is_study = (path / STUDY_FILE).exists() and not (path / RUN_FILE).exists()
     planned: list[str] = []
     try:
-        if is_study and not (planned := _planned(path)):  # its steps were being timed
-            notes[f"no run of {path} is known yet: go on with its command and --resume."] = None
+        if is_study and (study := find_study(path)):
+            planned = study.names
+            if not planned:  # its steps were being timed
+                notes[f"no run of {path} is known yet: go on by {study.to_go_on}."] = None
     except GradlabError as error:
         notes[str(error)] = None
     order = {name: place for place, name in enumerate(planned)}
@@ -113,12 +115,6 @@ def _folders(path: Path) -> list[Path]:
     if (path / RUN_FILE).exists():
         return []
     return sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
-
-
-def _planned(study: Path) -> list[str]:
-    """The names of a study's runs, in the order in which it makes them."""
-    found = find_study(study)
-    return [] if found is None else found.names
 
 
 def _missing_sentence(study: Path, missing: Sequence[str], planned: int) -> str:

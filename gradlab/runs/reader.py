@@ -239,7 +239,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         info = json.loads(read_regular(file, at_most=_LARGEST_DOCUMENT))
     except (FileNotFoundError, NotADirectoryError):
-        raise GradlabError(_no_run(file.parent)) from None
+        raise _no_run(file.parent) from None
     except (ValueError, RecursionError) as error:
         raise GradlabError(f"{file} is damaged: {error}.") from None
     if not isinstance(info, dict):
@@ -282,18 +282,21 @@ _NOT_A_RUN = {
 """Other folders that gradlab writes, by the file that tells them."""
 
 
-def _no_run(folder: Path) -> str:
-    """The sentence for a folder without a run, with the runs in it if it is a study."""
+def _no_run(folder: Path) -> GradlabError:
+    """The error for a folder without a run, with the runs in it if it is a study."""
     if not folder.exists():
-        return f"there is no run {folder}: the folder does not exist."
-    inside = sorted(file.parent.name for file in folder.glob(f"*/{RUN_FILE}"))
+        return GradlabError(f"there is no run {folder}: the folder does not exist.")
+    inside = sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}"))
     if inside:
-        one = folder / inside[0]
-        return f"{folder} is not one run but holds {len(inside)}: name one of them, as {one}."
+        error = GradlabError(
+            f"{folder} is not one run but holds {len(inside)}: name one of them, as {inside[0]}."
+        )
+        error.instead = inside
+        return error
     for file, what in _NOT_A_RUN.items():
         if (folder / file).exists():
-            return f"there is no run in {folder}: {what}."
-    return f"there is no run in {folder}: it has no {RUN_FILE}."
+            return GradlabError(f"there is no run in {folder}: {what}.")
+    return GradlabError(f"there is no run in {folder}: it has no {RUN_FILE}.")
 
 
 def _frame(rows: pa.Table) -> "pd.DataFrame":

@@ -94,6 +94,14 @@ class StudyRecord:
         return None
 
     @property
+    def to_go_on(self) -> str:
+        """What one goes on with it by, as a sentence has it."""
+        command = self.command
+        if command is None:
+            return "the command that made it, with --resume"
+        return f"`{command.at(self.folder, resume=True)}`"
+
+    @property
     def runs(self) -> "list[Run]":
         """Its runs that have been begun, in its order."""
         from gradlab.runs.document import RUN_FILE
@@ -258,6 +266,15 @@ def study_commands(runs: "Iterable[Run]") -> list[Command | None]:
         study = studies[place.parent]
         found.append(study.command if study and place.name in study.names else None)
     return found
+
+
+def to_go_on(run: Path) -> str:
+    """What one goes on with a run in a folder by: the command of its study, or `gradlab train`."""
+    place = run.resolve()
+    study = _readable(run.parent if run.name == place.name else place.parent)
+    if study and place.name in study.names:
+        return study.to_go_on
+    return f"`{Command('train', {'config': run}).at(run, resume=True)}`"
 
 
 def _readable(folder: Path) -> StudyRecord | None:

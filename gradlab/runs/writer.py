@@ -14,6 +14,7 @@ from gradlab.runs.parts import FolderShelf
 from gradlab.runs.reader import Run, load, run_of_before
 from gradlab.runs.rows import Mark, RowWriter
 from gradlab.runs.schema import arrow_table
+from gradlab.runs.study import to_go_on
 from gradlab.runs.verdict import Verdict
 
 LARGEST = 1_000_000
@@ -129,6 +130,10 @@ class RunWriter:
 def _taken(folder: Path, is_ours: bool) -> str:
     """The sentence for a folder that holds something already; a run of ours can be gone on with."""
     if (folder / RUN_FILE).exists():
-        way_out = "go on with it (resume)" if is_ours else "remove that one"
+        way_out = "remove that one"
+        if is_ours:
+            way_out = f"go on with it by {to_go_on(folder)} (resume=True in Python)"
+            if load(folder).status == "finished":
+                return f"{folder} holds a run that has finished: choose another folder."
         return f"{folder} holds a run already: choose another folder, or {way_out}."
     return f"{folder} is not empty: choose another folder, or a new one in it."

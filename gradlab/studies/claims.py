@@ -66,7 +66,7 @@ class Claims(Studies):
             name: (study and study.command) or self._study(name).command()
             for name, study in found.items()
         }
-        return {name: f"{command.line} --out {out / name}" for name, command in commands.items()}
+        return {name: command.at(out / name) for name, command in commands.items()}
 
     def folder(self) -> Path:
         """Where the studies go unless told."""

@@ -33,8 +33,8 @@ def check_folder(out: Path, *, resume: bool) -> bool:
     if (out / STUDY_FILE).exists():
         if not resume:
             raise GradlabError(
-                f"{out} holds a study already: continue it with --resume (resume=True in Python), "
-                "or choose another folder."
+                f"{out} holds a study already: choose another folder, or go on with it by "
+                f"{load_study(out).to_go_on} (resume=True in Python)."
             )
         return True
     try:

@@ -159,7 +159,7 @@ def _make_each(
     claim_set(out, several.command())
     told: dict[str, str] = {}
     for name, study in studies.items():
-        progress(StudyBegun(f"{study.command().line} --out {out / name}"))
+        progress(StudyBegun(study.command().at(out / name)))
         made = _make(study, out / name, jobs, resume, engine, progress)
         told |= {f"{name}/{run}": reason for run, reason in made.told.items()}
     return replace(load_study(out), told=told)

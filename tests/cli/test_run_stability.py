@@ -128,7 +128,10 @@ def test_a_study_interrupted_before_any_run_ended(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_study(monkeypatch, rows=0, ends=False)
-    assert invoke("--corpus", text, "--out", str(tmp_path / "study")).exit_code == 130
+    out = tmp_path / "a study"
+    result = invoke("--corpus", text, "--out", str(out))
+    assert result.exit_code == 130
+    assert result.stdout == f"No run in {out} has ended: there is nothing to compare.\n"
 
 
 def test_the_folder_is_named_after_the_sizes(

@@ -1,3 +1,5 @@
+import re
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_says_so(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    out = str(tmp_path / "run")
+    out = str(tmp_path / "a run's")
     options = ("--corpus", text, "--steps", "4", "--out", out)
     # In the background of a script it is ignored, and then left alone.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -150,14 +152,21 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_says_so(
         patch.setattr(loop, "training_step", interrupted)
         stopped = invoke(*options)
     assert stopped.exit_code == 130
-    assert f"--out {out} and --resume" in stopped.stderr
+    (command,) = re.findall("`gradlab (.*)`", stopped.stderr)
     assert len(gradlab.load(out).table("steps")) == 1
-    again = CliRunner().invoke(app, ["train", "--config", out, "--out", out, "--resume"])
+    refused = invoke(*options)
+    assert refused.exit_code == 2
+    assert (
+        f"holds a run already: choose another folder, or go on with it by `gradlab {command}`"
+        in (refused.stderr)
+    )
+    again = CliRunner().invoke(app, shlex.split(command))
     assert again.exit_code == 0, again.stderr
     assert gradlab.load(out).table("steps")["step"].tolist() == [0, 1, 2, 3]
-    over = CliRunner().invoke(app, ["train", "--config", out, "--out", out, "--resume"])
+    over = CliRunner().invoke(app, shlex.split(command))
     assert over.exit_code == 0
     assert "has finished: there is nothing to resume." in over.stderr
+    assert "holds a run that has finished: choose another folder." in invoke(*options).stderr
     assert "Reached its last step" in over.stdout
     other = invoke(*options, "--resume", "--seed", "1")
     assert other.exit_code == 2

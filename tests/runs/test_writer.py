@@ -77,7 +77,7 @@ def test_a_folder_that_holds_something_is_refused_and_kept(
 
 def test_a_finished_run_is_not_written_again(tmp_path: Path, config: RunConfig) -> None:
     RunWriter(tmp_path / "run", config).finish("finished", Verdict(reason="completed"))
-    with pytest.raises(GradlabError, match="holds a run already"):
+    with pytest.raises(GradlabError, match="holds a run that has finished"):
         RunWriter(tmp_path / "run", config)
 
 
