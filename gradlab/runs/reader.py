@@ -15,6 +15,7 @@ import pyarrow as pa
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError, GradlabError, GradlabWarning, unknown
 from gradlab.paths import as_path
+from gradlab.runs.command import typed
 from gradlab.runs.document import RUN_FILE, STOPPED, Document, plain
 from gradlab.runs.files import read_regular
 from gradlab.runs.lock import is_held
@@ -319,5 +320,5 @@ def run_of_before(folder: Path, config: RunConfig) -> Run | None:
     if not (folder / RUN_FILE).exists():
         return None
     run = load(folder)
-    check_same(folder, run.config, config)
+    check_same(folder, run.config, config, options=typed("--config", folder))
     return run

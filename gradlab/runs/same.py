@@ -27,8 +27,14 @@ _OPTIONS = {"kind": "schedule", "warmup_steps": "warmup", "name": "precision", "
 """What fields are called on the command line, where it is otherwise."""
 
 
-def check_same(place: Path, before: RunConfig, now: RunConfig) -> None:
+def check_same(place: Path, before: RunConfig, now: RunConfig, *, options: str = "") -> None:
     """Refuse to go on with another run.
+
+    Args:
+        place: Where the one before lies.
+        before: Its config.
+        now: That of the one that is to go on.
+        options: What gives the command its options, where that is known.
 
     Raises:
         GradlabError: The configs differ; the sentence says in what.
@@ -37,5 +43,5 @@ def check_same(place: Path, before: RunConfig, now: RunConfig) -> None:
     if changes := list(differences(before.replace(parallel=now.parallel), now)):
         raise GradlabError(
             f"{place} holds another run ({', '.join(changes)}): give the options that it was begun "
-            "with, or choose another folder."
+            f"with{options and f', by `{options}`'}, or choose another folder."
         )
