@@ -16,7 +16,7 @@ from gradlab.pages.result_tables import (
     search_table,
     summary_tables,
 )
-from gradlab.pages.screen import Words, on_screen, results_table
+from gradlab.pages.screen import Screen, Words, on_screen, results_table
 from gradlab.pages.table import Table
 
 ARCHITECTURES = ("pre-ln", "normformer", "normformer-resscale", "pre-ln-resscale")
@@ -122,3 +122,23 @@ def test_long_names_break_behind_their_dots() -> None:
     first = [line.split("  ")[0].strip() for line in text.splitlines()[1:]]
     assert "".join(first) == name
     assert all(re.fullmatch(r"[\w.]+\.|weight", part) for part in first)
+
+
+def test_no_line_of_a_file_ends_in_blanks() -> None:
+    text = StringIO()
+    table = results_table("a title")
+    for heading in ("site", "bits"):
+        table.add_column(heading)
+    table.add_row("blocks.0.attention.scores", "3.1")
+    table.add_row("embed", "")
+    screen = Screen(file=text, width=60)
+    screen.print(table)
+    screen.print("as  it   is ", end="\n\n")
+    lines = text.getvalue().split("\n")
+    assert lines == [line.rstrip(" ") for line in lines]
+    assert [line.split() for line in lines[1:4]] == [
+        ["site", "bits"],
+        ["blocks.0.attention.scores", "3.1"],
+        ["embed"],
+    ]
+    assert lines[4:] == ["as  it   is", "", ""]
