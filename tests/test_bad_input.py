@@ -151,5 +151,5 @@ def test_a_folder_with_a_run_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the quick brown fox " * 20)
     config = run_config(data=DataConfig(corpus=str(tmp_path / "text.txt")), device="cpu")
     train(config, tmp_path / "run")
-    with pytest.raises(GradlabError, match=r"holds a run already: choose another folder"):
+    with pytest.raises(GradlabError, match=r"holds a run that has finished: choose another folder"):
         train(config, tmp_path / "run")

@@ -37,7 +37,8 @@ def league(league: League, place: LeaguePlace) -> None:
 
     Three studies are made one after another, each in a folder of its own and as its own command
     makes it: gradients and FP16 headroom at one rate (grad-norms), the highest constant learning
-    rate beside the ramp's break (limit), and the best learning rate at equal time (lr-search).
+    rate beside the ramp's break (limit), and the best learning rate at equal time (lr-search): that
+    of Pre-LN's steps, which are timed even if it is not among the architectures.
 
     The result is a row an architecture: the learning rate at the ramp's break, the highest constant
     one, the best one and the validation loss at it, LR sensitivity (the loss over the rates tried,

@@ -79,7 +79,7 @@ class Place(Makers):
     out: Path | None = None
     """The study's folder; one in studies/ by default."""
     jobs: int | None = None
-    """Runs at the same time, each with one thread on a CPU; one a core, or one on CUDA."""
+    """Runs at once, a thread each; one a core, or one on CUDA."""
     resume: bool = False
     """Go on with the study there, and in the middle of its runs."""
 

@@ -23,7 +23,7 @@ class League(TrainingSettings, Studies):
     command_name: ClassVar[str] = "league"
 
     arch: Names = ()
-    """An architecture; repeat for more. All by default. Pre-LN's step is timed in any case."""
+    """An architecture; repeat for more. All by default."""
     size: str = "nano"
     """A size; nano-d128 is nano at width 128."""
     width: int | None = None
