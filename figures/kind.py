@@ -7,7 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gradlab.analyses.comparable import run_keys
+from gradlab.analyses.compute import COMPUTE
 from gradlab.analyses.gradient_study import window_length
+from gradlab.errors import GradlabError, unknown
 from gradlab.runs.reader import Run
 from gradlab.runs.study import StudyRecord
 
@@ -26,6 +28,10 @@ class Choices:
     baseline: str | None = None
     compute: str = "flops"
     average: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.compute not in COMPUTE:
+            raise GradlabError(unknown("compute", self.compute, COMPUTE))
 
     def baseline_of(self, runs: Sequence[Run]) -> str:
         """The architecture asked for, else Pre-LN, else the first."""

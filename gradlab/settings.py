@@ -173,9 +173,11 @@ def probes_of(names: Sequence[str]) -> tuple[str, ...]:
     """The probes of these names; `all` are all of them, and `none`, alone, stands for none.
 
     Raises:
-        ConfigError: A name is unknown.
+        ConfigError: A name is unknown, or does not stand alone.
     """
-    if list(names) == ["none"]:
+    if "none" in names:
+        if len(names) > 1:
+            raise ConfigError("probes: none stands alone; leave it out, or the others.")
         return ()
     for name in names:
         check_name("probe", name, [*PROBES, "all", "none"])
@@ -204,7 +206,7 @@ class OneRun(Settings):
     schedule: str = "constant"
     """What follows the warm-up: constant, linear, cosine; or ramp, which rises by --lr-step at each
     step."""
-    warmup: int = 0
+    warmup: int = Field(default=0, ge=0)
     """Steps of linear warm-up from 0."""
     lr_step: float | None = None
     """The ramp's rise at each step."""

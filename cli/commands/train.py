@@ -51,12 +51,13 @@ def train(run: OneRun, folder: Folder) -> None:
     step's loss and, in every format, the headroom of every tensor to FP16's range are recorded
     in the run's folder, for gradlab.load. Ctrl-C stops; the same command with --resume goes on.
     """
+    config = run.config()  # a mistake in it is said before torch is there
+
     from gradlab.runs.reader import load, run_of_before
     from gradlab.runs.study import run_name
     from gradlab.studies.news import Planned, RunUpdate
     from gradlab.training.loop import train as train_run
 
-    config = run.config()
     name = run_name(config)
     out = folder.out or Path("runs") / name
     # Where they could not meet, each has been told to train alone, by what refused it before.

@@ -4,12 +4,19 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from gradlab.base_config import Config
-from gradlab.config import OptimizerConfig, RunConfig, ScalingConfig, StabilityConfig
+from gradlab.config import (
+    OptimizerConfig,
+    PrecisionName,
+    RunConfig,
+    ScalingConfig,
+    StabilityConfig,
+)
 from gradlab.errors import ConfigError, unknown
 from gradlab.models.config import ModelConfig
+from gradlab.settings import check_name
 
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "model": ("attention", "dropout"),
@@ -77,6 +84,7 @@ class Changes:
         own = {}
         for name, value in self.settings.items():
             if name == "precision":
+                check_name("precision", str(value), get_args(PrecisionName))
                 changed.setdefault("precision", {})["name"] = value
             elif name in _PART_OF:
                 changed.setdefault(_PART_OF[name], {})[name] = value

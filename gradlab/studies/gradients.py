@@ -32,7 +32,7 @@ class Gradients(Study):
     """Steps to take."""
     lr: float = 1e-3
     """Learning rate after the warm-up."""
-    warmup: int = 100
+    warmup: int = Field(default=100, ge=0)
     """Steps of linear warm-up from 0."""
     average: int = 50
     """Steps that each window averages: the first after the warm-up, and the last. Another number

@@ -28,7 +28,7 @@ class LossStudy(Study):
     """Take the size at this width."""
     schedule: str = "linear"
     """After warm-up: constant, linear, cosine."""
-    warmup: int = 30
+    warmup: int = Field(default=30, ge=0)
     """Steps of linear warm-up from 0."""
     val_every: int = Field(default=0, ge=0)
     """Steps between validations; 0: only the last."""

@@ -3,6 +3,8 @@
 from itertools import product
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError
 from gradlab.models.config import ModelConfig
@@ -29,7 +31,7 @@ class Variants(OneRateStudy):
     variant: Names = tuple(VARIANTS)
     """By name, or your own as clip_norm=0.1,lr=0.5x (half of what the other options say); repeat
     for more."""
-    warmup: int = 10
+    warmup: int = Field(default=10, ge=0)
     """Steps of linear warm-up from 0."""
 
     def configs(self) -> list[RunConfig]:

@@ -224,7 +224,7 @@ def test_a_step_past_the_break_is_refused(broken: Run, first: int) -> None:
         ({"set": {"qkv_norm": True}}, "train again from step 0"),
         ({"set": {"eps": "many"}}, "eps"),
         ({"set": {"eps": -1.0}}, "eps"),
-        ({"precision": "fp8"}, "unknown name 'fp8'|fp8"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"precision": "fp32", "set": {"precision": "bf16"}}, "set twice"),
         ({"lr_scale": 0.0}, "lr_scale"),
         ({"lr_scale": float("nan")}, "lr_scale"),
