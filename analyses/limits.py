@@ -18,6 +18,8 @@ COLUMNS = ["arch", "seed", "low", "high", "tried", "done", "ramp", "ramp_bound"]
 QUANTITIES = {"low": "highest constant learning rate", "ramp": "learning rate at the ramp's break"}
 """Column → what it is."""
 
+_BOUNDS = {"low": "above", "ramp": "ramp_bound"}
+"""Column → that of a summary that counts the seeds of which it is a lower bound."""
 
 _CAVEATS = {
     "none": " did not survive the lowest learning rate in {} of {} seeds, which are in no mean: "
@@ -243,8 +245,12 @@ def _order(known: pd.DataFrame, name: str) -> str:
 
 
 def limit_text(row: dict[Any, Any], name: str) -> str:
-    """One of the two answers of a row of `summarise_limits`, with its interval."""
+    """One of the two answers of a row of `summarise_limits`, with its interval.
+
+    Where a seed's is a lower bound, so is the mean, and ≥ says so.
+    """
     if math.isnan(row[name]):
         return "–"
     middle, low, high = (number_text(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return middle if low == "–" else spread_text(middle, low, high)
+    least = "≥" if row[_BOUNDS[name]] else ""
+    return least + (middle if low == "–" else spread_text(middle, low, high))

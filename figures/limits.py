@@ -1,7 +1,10 @@
 """The highest constant learning rate against the ramp's answer."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from gradlab.errors import GradlabError
 from gradlab.figures.stability import scale_note, set_value_axis
@@ -11,7 +14,9 @@ from gradlab.figures.style import legend_above, line_mark, looks, paper_axes, pa
 def limit_against_ramp(limits: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """A marker for each architecture and seed; on the dotted line the two answers are equal.
 
-    The bar is from the highest rate survived to the lowest not.
+    The bar is from the highest rate survived to the lowest not. A hollow triangle is a lower bound
+    and points to where the answer is: up for a seed that survived the highest rate, right for a
+    ramp that did not break.
 
     Args:
         limits: A table of `gradlab.analyses.limits.answers`.
@@ -32,18 +37,39 @@ def limit_against_ramp(limits: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         set_value_axis(ax, values, "x")
         for arch, look in style.items():
             rows = known[known["arch"] == arch]
-            ax.vlines(rows["ramp"], rows["low"], rows["high"], color=look.color, alpha=0.4)
-            ax.plot(
-                *(rows["ramp"], rows["low"]),
-                look.marker,
-                color=look.color,
-                ms=4,
-                mec="white",
-                mew=0.4,
-            )
+            ax.vlines(rows["ramp"], rows["low"], rows["high"], color=look.color, **_BAR)
+            kinds = rows.groupby([rows["high"].isna(), rows["ramp_bound"].astype(bool)])
+            for bounds, points in kinds:
+                mark: dict[str, Any] = {**_HOLLOW, "marker": _POINTS.get(bounds)}
+                if bounds not in _POINTS:
+                    mark = {"marker": look.marker, **_PLAIN}
+                ax.plot(points["ramp"], points["low"], color=look.color, markersize=4.5, **mark)
         ends = (values.min(), values.max())
-        ax.plot(ends, ends, color="0.5", linewidth=0.8, linestyle=":", zorder=1)
+        ax.plot(ends, ends, **_ALIKE)
         ax.set_xlabel(f"LR at the ramp's break{scale_note(ax, 'x')}")
         ax.set_ylabel(f"Highest constant LR{scale_note(ax)}")
-        legend_above(ax, [line_mark(look, linestyle="none") for look in style.values()])
+        handles = [line_mark(look, linestyle="none") for look in style.values()]
+        if known["high"].notna().any():
+            handles.append(Line2D([], [], color="0.4", label="up to the lowest not", **_BAR))
+        handles.append(Line2D([], [], label="both alike", **_ALIKE))
+        if (above := known["high"].isna().any()) or known["ramp_bound"].any():
+            mark = {**_HOLLOW, "marker": "^" if above else ">", "label": "lower bound"}
+            handles.append(Line2D([], [], color="0.4", **mark))
+        legend_above(ax, handles)
     return ax
+
+
+_POINTS: dict[Any, Any] = {(True, False): "^", (False, True): ">", (True, True): (3, 0, -45)}
+"""Whether the constant rate is a lower bound, and whether the ramp's → a triangle that way."""
+
+_PLAIN: dict[str, Any] = {
+    "linestyle": "none",
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.3,
+}
+
+_BAR: dict[str, Any] = {"alpha": 0.4, "linewidth": 1.5}
+
+_ALIKE: dict[str, Any] = {"color": "0.5", "linewidth": 0.8, "linestyle": ":", "zorder": 1}
+
+_HOLLOW: dict[str, Any] = {"linestyle": "none", "markerfacecolor": "white", "markeredgewidth": 0.8}

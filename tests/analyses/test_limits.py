@@ -10,6 +10,7 @@ import pytest
 
 from gradlab.analyses.intervals import mean_interval
 from gradlab.analyses.limits import COLUMNS, compare_limits, limit_sentences, summarise_limits
+from gradlab.pages.limit_table import limit_table
 
 
 def table(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -38,6 +39,21 @@ def test_an_end_of_the_rates_is_one_where_the_search_is_done() -> None:
     ends = table({"high": math.nan}, {"seed": 1, "low": math.nan})
     assert "survived the highest learning rate in 1 of 2 seeds" in said(ends)
     assert "did not survive the lowest learning rate in 1 of 2 seeds" in said(ends)
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [
+        ({"high": math.nan}, "survived is ≥0.1 (0.1 to 0.1), the ramp broke at 0.3 ("),
+        ({"ramp_bound": True}, "survived is 0.1 (0.1 to 0.1), the ramp broke at ≥0.3 ("),
+    ],
+)
+def test_a_mean_over_a_lower_bound_is_one(bound: dict[str, Any], words: str) -> None:
+    limits = table({}, {"seed": 1, **bound})
+    assert words in said(limits)
+    shown = [cell.text for cell in limit_table(summarise_limits(limits)).rows[0]]
+    assert sum("≥" in text for text in shown) == 1
+    assert "≥" not in said(table({}))
 
 
 def test_unfinished_seeds_are_in_no_comparison() -> None:
