@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_runs import nano, write_rows
 
 from gradlab.analyses.compute import (
     compute_saved,
@@ -13,9 +14,8 @@ from gradlab.analyses.compute import (
     reach,
     summarise_saved,
 )
-from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.config import ScheduleConfig
 from gradlab.errors import GradlabError
-from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 
@@ -24,27 +24,18 @@ def recorded(
     losses: list[float], arch: str = "pre-ln", seed: int = 0, *, version: int = 2, **fields: Any
 ) -> Run:
     """A validation every second step, and after the last; steps take a second."""
-    values: dict[str, Any] = {"size": "nano", "schedule": ScheduleConfig(lr=1e-3), "val_every": 2}
-    values |= {"model": model_config(arch, "nano"), "steps": 2 * len(losses) or 1, **fields}
-    config = RunConfig(arch=arch, seed=seed, **values)
+    fields = {"val_every": 2, "steps": 2 * len(losses) or 1, **fields}
+    config = nano(arch, seed, **fields)
     writer = MemoryWriter(config, {"corpus": {"sha256": "a"}, "schema_version": version})
     steps = list(range(config.steps))
-    nothing = [None] * config.steps
     found = dict(zip(filter(config.validates_after, steps), losses, strict=False))
-    writer.write(
+    write_rows(
+        writer,
         "steps",
-        {
-            "step": steps,
-            "update": steps,
-            "lr": nothing,
-            "loss": nothing,
-            "val_loss": [found.get(step) for step in steps],
-            "loss_scale": nothing,
-            "skipped": [False] * config.steps,
-            "grad_norm": nothing,
-            "tokens": [(step + 1) * config.tokens_per_step for step in steps],
-            "seconds": [step + 1.0 for step in steps],
-        },
+        step=steps,
+        val_loss=[found.get(step) for step in steps],
+        tokens=[(step + 1) * config.tokens_per_step for step in steps],
+        seconds=[step + 1.0 for step in steps],
     )
     return writer.run()
 

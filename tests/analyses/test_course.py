@@ -3,22 +3,17 @@
 from typing import Any
 
 import pandas as pd
-from made_up_runs import STEPS, write_steps
+from made_up_runs import STEPS, nano, write_rows, write_steps
 
 from gradlab.analyses.course import course, course_events
-from gradlab.config import RunConfig, ScheduleConfig
-from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
-from gradlab.runs.schema import TABLES
 
 NAN = float("nan")
 
 
 def own(seed: int = 0, loss: float = 2.0) -> Run:
-    model = model_config("pre-ln", "nano")
-    fields = {"arch": "pre-ln", "size": "nano", "model": model, "steps": 8, "seed": seed}
-    config = RunConfig(schedule=ScheduleConfig(lr=1e-3), **fields)
+    config = nano(seed=seed, steps=8)
     writer = MemoryWriter(config, {})
     write_steps(writer, config, loss)
     return writer.run()
@@ -33,15 +28,11 @@ def attached(
     tables = ["steps", "overflows"] + (["faults"] if faults is not None else [])
     writer = MemoryWriter(None, {"model": "GPT2", "tables": tables, **info})
     steps = range(len(losses))
-    nothing = [None] * len(losses)
-    row = dict.fromkeys(("lr", "val_loss", "loss_scale", "grad_norm", "tokens"), nothing)
-    done = [step in skipped for step in steps]
-    row |= {"step": steps, "update": steps, "loss": losses, "skipped": done}
-    writer.write("steps", {**row, "seconds": [0.0] * len(losses)})
+    write_rows(
+        writer, "steps", step=steps, loss=losses, skipped=[step in skipped for step in steps]
+    )
     for step, what, kind in faults or []:
-        empty: dict[str, list[Any]] = {name: [None] for name in TABLES["faults"].names}
-        known = {"step": [step], "rank": [0], "what": [what], "name": ["x"], "kind": [kind]}
-        writer.write("faults", {**empty, **known})
+        write_rows(writer, "faults", step=step, rank=0, what=what, name="x", kind=kind)
     return writer.run()
 
 

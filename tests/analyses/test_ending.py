@@ -2,26 +2,17 @@ from typing import get_args
 
 import pandas as pd
 import pytest
+from made_up_runs import nano
 
 from gradlab.analyses.ending import CAUSES, ENDS, end_sentence, ending
-from gradlab.config import RunConfig, ScheduleConfig
-from gradlab.models.presets import model_config
 from gradlab.runs.document import STOPPED, Status
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.verdict import BREAKS, Reason, Verdict
 
-CONFIG = RunConfig(
-    arch="pre-ln",
-    size="nano",
-    model=model_config("pre-ln", "nano"),
-    schedule=ScheduleConfig(lr=1e-3),
-    steps=9,
-)
-
 
 @pytest.mark.parametrize("reason", get_args(Reason))
 def test_every_verdict_has_its_words(reason: Reason) -> None:
-    writer = MemoryWriter(CONFIG, {})
+    writer = MemoryWriter(nano(), {})
     writer.finish("error" if reason == "error" else "finished", Verdict(reason=reason, step=3))
     run = writer.run()
     words = CAUSES[reason] if reason in BREAKS else ENDS[reason]

@@ -3,6 +3,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_runs import nano, write_rows
 
 import gradlab
 from gradlab.analyses.final_losses import COLUMNS, final_losses
@@ -15,16 +16,9 @@ from gradlab.runs.verdict import Verdict
 
 
 def config(arch: str = "pre-ln", seed: int = 0, lr: float = 1e-3, **fields: Any) -> RunConfig:
-    values = {
-        "arch": arch,
-        "size": "nano",
-        "model": model_config(arch, "nano"),
-        "schedule": ScheduleConfig(kind="linear", lr=lr, warmup_steps=1),
-        "steps": 4,
-        "val_every": fields.get("steps", 4),
-        "seed": seed,
-    }
-    return RunConfig(**{**values, **fields})
+    schedule = ScheduleConfig(kind="linear", lr=lr, warmup_steps=1)
+    every = fields.get("steps", 4)
+    return nano(arch, seed, **{"schedule": schedule, "steps": 4, "val_every": every, **fields})
 
 
 def recorded(
@@ -33,20 +27,17 @@ def recorded(
 ) -> Run:  # fmt: skip
     writer = MemoryWriter(config, {"corpus": {"name": "x", "sha256": sha256}, **info})
     count = len(losses)
-    columns = {
-        "step": list(range(count)),
-        "update": list(range(1, count + 1)),
-        "lr": [config.lr(step) for step in range(count)],
-        "loss": list(losses),
-        "val_loss": [None] * (count - 1) + [val_loss if reason == "completed" else None],
-        "loss_scale": [1.0] * count,
-        "skipped": [False] * count,
-        "grad_norm": [1.0] * count,
-        "tokens": [512 * (step + 1) for step in range(count)],
-        "seconds": [0.5 * (step + 1) for step in range(count)],
-    }
     if count:
-        writer.write("steps", columns)
+        write_rows(
+            writer,
+            "steps",
+            step=list(range(count)),
+            lr=[config.lr(step) for step in range(count)],
+            loss=list(losses),
+            val_loss=[None] * (count - 1) + [val_loss if reason == "completed" else None],
+            tokens=[512 * (step + 1) for step in range(count)],
+            seconds=[0.5 * (step + 1) for step in range(count)],
+        )
     if reason:
         writer.finish("finished", Verdict(reason=reason, step=max(0, count - 1)))
     return writer.run()

@@ -6,20 +6,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_runs import nano, write_rows
 
 from gradlab.analyses.finding import Finding
 from gradlab.analyses.findings import findings
 from gradlab.config import RecordConfig, RunConfig, ScheduleConfig, StabilityConfig
-from gradlab.models.presets import model_config
 from gradlab.probe_names import PROBES
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
 
-CONFIG = RunConfig(
-    arch="pre-ln",
-    size="nano",
-    model=model_config("pre-ln", "nano"),
+Rows = dict[str, Any]
+CONFIG = nano(
     schedule=ScheduleConfig(kind="ramp", lr_step=0.1),
     steps=20,
     stability=StabilityConfig(patience=3),
@@ -27,30 +25,14 @@ CONFIG = RunConfig(
 )
 
 
-def steps(
-    losses: Sequence[float | None],
-    *,
-    skipped: Sequence[int] = (),
-    scales: Sequence[float] | None = None,
-    grad_norms: Sequence[float | None] | None = None,
-) -> dict[str, list[Any]]:
+def steps(losses: Sequence[float | None], *, skipped: Sequence[int] = (), **more: Any) -> Rows:
     n = range(len(losses))
-    return {
-        "step": list(n),
-        "update": list(n),
-        "lr": [0.1 * step for step in n],
-        "loss": list(losses),
-        "val_loss": [None for _ in n],
-        "loss_scale": list(scales or [1.0 for _ in n]),
-        "skipped": [step in skipped for step in n],
-        "grad_norm": list(grad_norms or [1.0 for _ in n]),
-        "tokens": list(n),
-        "seconds": [0.0 for _ in n],
-    }
+    course = {"step": n, "lr": [0.1 * step for step in n], "loss": losses, "loss_scale": 1.0}
+    return {**course, "skipped": [step in skipped for step in n], "seconds": 0.0, **more}
 
 
 def recorded(
-    rows: dict[str, Any] | None = None,
+    rows: Rows | None = None,
     *,
     config: RunConfig | None = CONFIG,
     verdict: Verdict | None = None,
@@ -59,7 +41,7 @@ def recorded(
 ) -> Run:
     writer = MemoryWriter(config, info)
     if rows:
-        writer.write("steps", rows)
+        write_rows(writer, "steps", **rows)
     if status:
         writer.finish(status, verdict)
     return writer.run()
@@ -128,7 +110,7 @@ def test_other_ends(status: str | None, verdict: Verdict | None, sentence: str) 
 def test_a_run_of_another_loop() -> None:
     info = {"model": "GPT2LMHeadModel", "tables": ["steps", "grad_norms"], "error": "no memory."}
     run = recorded(
-        steps([None, None], grad_norms=[None, None]), config=None, status="error", info=info
+        steps([None, None], grad_norm=[None, None]), config=None, status="error", info=info
     )
     found = {finding.what: finding.sentence for finding in findings(run)}
     assert found["run"] == "A GPT2LMHeadModel, trained by a loop of its own (gradlab.attach)."
@@ -180,22 +162,15 @@ def test_no_rows_at_all(config: RunConfig | None) -> None:
 def test_nan_everywhere(config: RunConfig | None, length: int) -> None:
     nan, n = math.nan, range(length)
     writer = MemoryWriter(config)
-    writer.write("steps", steps([nan] * length, scales=[nan] * length, grad_norms=[nan] * length))
-    place = {"step": n, "layer": [0] * length, "op": ["q"] * length}
-    param, figures = {**place, "param": ["blocks.0.q.weight"] * length}, [nan] * length
-    whole = dict.fromkeys(("grad_l1", "grad_l2", "grad_max_abs"), [0.0] * length)
-    count = {"numel": [4] * length, "nonfinite": [4] * length}
-    writer.write("grad_norms", {**param, **count, **whole})
-    writer.write("scales", {**param, "index": [0] * length, "value": figures})
-    moves = dict.fromkeys(("param_rms", "update_rms", "eps_frac"), figures)
-    writer.write("optimizer", {**param, **moves})
-    site = {**place, "site": ["blocks.0.q"] * length}
-    seen = {"direction": ["forward"] * length, "dtype": ["float16"] * length}
-    limits = {"max_abs": figures, "headroom_bits": figures, "underflow_frac": figures}
-    writer.write("headroom", {**site, **seen, **limits, "nonfinite": [4] * length})
-    scores = {"step": n, "site": ["blocks.0.scores"] * length, "layer": [0] * length}
-    bound = {"head": [0] * length, "bound": ["exact"] * length, "max": figures, "max_abs": figures}
-    writer.write("scores", {**scores, **bound})
+    write_rows(writer, "steps", **steps([nan] * length, loss_scale=nan, grad_norm=nan))
+    place: Rows = {"step": n, "layer": 0}
+    param: Rows = {**place, "op": "q", "param": "blocks.0.q.weight"}
+    write_rows(writer, "grad_norms", **param, numel=4, nonfinite=4)
+    write_rows(writer, "scales", **param, value=nan)
+    write_rows(writer, "optimizer", **param, param_rms=nan, update_rms=nan, eps_frac=nan)
+    sizes = {"max_abs": nan, "headroom_bits": nan, "underflow_frac": nan}
+    write_rows(writer, "headroom", **place, op="q", site="blocks.0.q", nonfinite=4, **sizes)
+    write_rows(writer, "scores", **place, site="blocks.0.scores", head=0, max=nan, max_abs=nan)
     found = {finding.what: finding for finding in findings(writer.run())}
     assert found["gradients not finite"].sentence.endswith("in 1 of 1 parameter, in every entry.")
     assert found["scores not finite"].sentence.startswith("First at blocks.0.scores, step 0")
@@ -208,7 +183,7 @@ def test_skipped_steps_with_the_loss_scale() -> None:
     scales = [8.0, 4.0, 2.0, 2.0, 2.0, 4.0, 4.0, 2.0]
     found = {
         finding.what: finding
-        for finding in findings(recorded(steps([1.0] * 8, skipped=[0, 1, 6], scales=scales)))
+        for finding in findings(recorded(steps([1.0] * 8, skipped=[0, 1, 6], loss_scale=scales)))
     }
     skipped = found["skipped steps"]
     assert skipped.sentence == (

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_runs import nano, write_rows
 
 from gradlab.analyses import gradient_study as module
 from gradlab.analyses.gradient_study import (
@@ -25,18 +26,11 @@ from gradlab.runs.verdict import Verdict
 # Student's t, two-sided 95 %, from the printed tables.
 T95 = {1: 12.7062, 2: 4.30265}
 LAYERS = 6
+SCHEDULE = ScheduleConfig(lr=1e-3, warmup_steps=2)
 
 
 def config(arch: str, seed: int = 0, **fields: Any) -> RunConfig:
-    values = {
-        "arch": arch,
-        "size": "nano",
-        "model": model_config(arch, "nano"),
-        "schedule": ScheduleConfig(lr=1e-3, warmup_steps=2),
-        "steps": 12,
-        "seed": seed,
-    }
-    return RunConfig(**{**values, **fields})
+    return nano(arch, seed, **{"schedule": SCHEDULE, "steps": 12, **fields})
 
 
 def recorded(
@@ -56,10 +50,7 @@ def recorded(
     depth = np.array(layer) / (LAYERS - 1)
     late = np.where(np.array(step) >= 7, 2.0, 1.0)
     l1 = np.exp(-falls * late * depth) * rng.lognormal(sigma=0.05, size=len(rows))
-    columns = {"step": step, "param": param, "layer": layer, "op": op}
-    columns |= {"numel": [10] * len(rows), "nonfinite": [0] * len(rows)}
-    columns |= dict.fromkeys(("grad_l1", "grad_l2", "grad_max_abs"), l1.tolist())
-    writer.write("grad_norms", columns)
+    write_rows(writer, "grad_norms", step=step, param=param, layer=layer, op=op, grad_l1=l1)
     writer.finish("finished", Verdict(**{"reason": "completed", "step": 11, **verdict}))
     return writer.run()
 
@@ -223,10 +214,9 @@ def attached(steps: range, broken: range = range(0), param: str = "h.0.fc2.weigh
     rows = [(step, f"h.{layer}.fc2.weight", layer) for step in steps for layer in range(2)]
     step, names, layer = (list(column) for column in zip(*rows, strict=True))
     bad = [int(s in broken and (param in (n, "*"))) for s, n, _ in rows]
-    columns: dict[str, Any] = {"step": step, "param": names, "layer": layer}
-    columns |= {"op": ["fc2"] * len(rows), "numel": [10] * len(rows), "nonfinite": bad}
     size = [float(number) for number in step]
-    writer.write("grad_norms", {**columns, "grad_l1": size, "grad_l2": size, "grad_max_abs": size})
+    where = {"step": step, "param": names, "layer": layer}
+    write_rows(writer, "grad_norms", **where, nonfinite=bad, grad_l1=size, grad_l2=size)
     return writer.run()
 
 

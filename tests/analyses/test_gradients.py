@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_runs import nano
 
 from gradlab.analyses.gradients import (
     LAYER_COLUMNS,
@@ -17,7 +18,6 @@ from gradlab.analyses.gradients import (
 )
 from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
-from gradlab.models.presets import model_config
 
 
 def row(step: int, layer: int | None, l1: float, **fields: Any) -> dict[str, Any]:
@@ -196,14 +196,8 @@ def test_what_was_not_recorded_is_said() -> None:
 
 
 def config(**fields: Any) -> RunConfig:
-    values = {
-        "arch": "pre-ln",
-        "size": "nano",
-        "model": model_config("pre-ln", "nano"),
-        "schedule": ScheduleConfig(lr=1e-3, warmup_steps=100),
-        "steps": 300,
-    }
-    return RunConfig(**{**values, **fields})
+    schedule = ScheduleConfig(lr=1e-3, warmup_steps=100)
+    return nano(**{"schedule": schedule, "steps": 300, **fields})
 
 
 def test_the_windows_follow_the_warm_up_and_end_the_run() -> None:

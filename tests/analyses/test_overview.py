@@ -3,10 +3,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_runs import nano, write_rows
 
 from gradlab.analyses.overview import overview
-from gradlab.config import RunConfig, ScheduleConfig
-from gradlab.models.presets import model_config
+from gradlab.config import ScheduleConfig
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
@@ -19,32 +19,19 @@ def made_up(
     attached: bool = False,
     vals: list[float | None] | None = None,
 ) -> Run:
-    config = RunConfig(
-        arch="pre-ln",
-        size="nano",
-        model=model_config("pre-ln", "nano"),
-        schedule=ScheduleConfig(kind="ramp", lr_step=1e-3),
-        steps=9,
-        seed=4,
-    )
+    config = nano(seed=4, schedule=ScheduleConfig(kind="ramp", lr_step=1e-3))
     writer = MemoryWriter(None if attached else config, {"model": "GPT2", "tables": ["steps"]})
     if losses is not None:
         steps = list(range(len(losses)))
-        nothing: list[Any] = [None] * len(steps)
-        writer.write(
+        write_rows(
+            writer,
             "steps",
-            {
-                "step": steps,
-                "update": steps,
-                "lr": [1e-3 * step for step in steps],
-                "loss": losses,
-                "val_loss": vals or nothing,
-                "loss_scale": nothing,
-                "skipped": [step == 1 for step in steps],
-                "grad_norm": nothing,
-                "tokens": steps,
-                "seconds": [0.5 * step for step in steps],
-            },
+            step=steps,
+            lr=[1e-3 * step for step in steps],
+            loss=losses,
+            val_loss=vals,
+            skipped=[step == 1 for step in steps],
+            seconds=[0.5 * step for step in steps],
         )
     if verdict is not None:
         writer.finish("finished", verdict)

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made_up_runs import write_rows
 
 import gradlab
 from gradlab.analyses.run_curves import Line, Panel, RunCurves, run_curves
@@ -13,23 +14,15 @@ from gradlab.runs.writer import RunWriter
 NAN = math.nan
 
 
-def recorded(**tables: dict[str, list[Any]]) -> Run:
+def recorded(**tables: dict[str, Any]) -> Run:
     """A run of somebody's own loop; what a table leaves out is alike in all rows."""
     writer = MemoryWriter(None, {"tables": list(tables)})
     for name, columns in tables.items():
-        rows = len(next(iter(columns.values())))
-        usual = {key: [value] * rows for key, value in USUAL[name].items() if key not in columns}
-        writer.write(name, {**usual, **columns})
+        write_rows(writer, name, **{**USUAL.get(name, {}), **columns})
     return writer.run()
 
 
-USUAL: dict[str, dict[str, Any]] = {
-    "steps": {"update": 0, "lr": 0.1, "loss": 1.0, "val_loss": None, "loss_scale": None}
-    | {"skipped": False, "grad_norm": 1.0, "tokens": 1, "seconds": 1.0},
-    "grad_norms": {"op": "fc2", "numel": 4, "grad_l1": 1.0, "grad_max_abs": 1.0, "nonfinite": 0},
-    "headroom": {"op": "fc2", "direction": "forward", "dtype": "float16", "max_abs": 1.0}
-    | {"underflow_frac": 0.0, "nonfinite": 0},
-}
+USUAL = {"steps": {"lr": 0.1}, "headroom": {"op": "fc2"}}
 
 
 def curves_of(run: Run) -> RunCurves:
@@ -115,11 +108,8 @@ def test_what_was_lost_throughout_has_no_panel_and_nothing_no_curves() -> None:
 
 def test_a_damaged_table_costs_its_own_curves(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path / "run", None, {"tables": ["steps", "grad_norms"]})
-    writer.write(
-        "steps", {"step": [0], **{name: [value] for name, value in USUAL["steps"].items()}}
-    )
-    of_one = {"step": 0, "param": "w.weight", "layer": 0, "grad_l2": 1.0} | USUAL["grad_norms"]
-    writer.write("grad_norms", {name: [value] for name, value in of_one.items()})
+    write_rows(writer, "steps", step=0, lr=0.1)
+    write_rows(writer, "grad_norms", step=0, param="w.weight", layer=0)
     writer.finish("finished")
     (part,) = (tmp_path / "run" / "grad_norms").iterdir()
     part.write_bytes(b"nothing")

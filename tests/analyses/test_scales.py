@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_runs import nano
 
 from gradlab.analyses.scales import (
     lambda_by_depth,
@@ -15,7 +16,6 @@ from gradlab.analyses.scales import (
     summarise_lambda,
     summarise_scales,
 )
-from gradlab.config import RunConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
@@ -39,9 +39,8 @@ def table(*groups: Any) -> dict[str, list[Any]]:
 
 
 def recorded(scales: Any, arch: str = "normformer-resscale", seed: int = 0, **fields: Any) -> Run:
-    values: dict[str, Any] = {"size": "nano", "steps": 20, "schedule": ScheduleConfig(lr=1e-3)}
-    values |= {"model": model_config(arch, fields.get("size", "nano"), n_layers=4), **fields}
-    config = RunConfig(arch=arch, seed=seed, **values)
+    model = model_config(arch, fields.get("size", "nano"), n_layers=4)
+    config = nano(arch, seed, **{"model": model, "steps": 20, **fields})
     writer = MemoryWriter(config, {"corpus": {"sha256": "a"}, "tables": ["steps", "scales"]})
     writer.write("scales", scales)
     return writer.run()

@@ -1,23 +1,16 @@
 from typing import Any
 
+from made_up_runs import nano
+
 from gradlab.analyses.settings import differing, keys_of, settings
-from gradlab.config import OptimizerConfig, RunConfig, ScheduleConfig
-from gradlab.models.presets import model_config
+from gradlab.config import OptimizerConfig
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 
 
 def made_up(arch: str = "pre-ln", sha: str = "a", **fields: Any) -> Run:
-    config = RunConfig(
-        arch=arch,
-        size="nano",
-        model=model_config(arch, "nano"),
-        schedule=ScheduleConfig(lr=1e-3),
-        steps=9,
-        **fields,
-    )
     info = {"corpus": {"name": "text", "sha256": sha}, "versions": {"torch": "2.13.0"}}
-    return MemoryWriter(config, info).run()
+    return MemoryWriter(nano(arch, **fields), info).run()
 
 
 def test_runs_that_differ_in_seeds_alone_are_one_setting() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_runs import nano, write_rows
 
 from gradlab.analyses.variants import (
     VARIANT_COLUMNS,
@@ -12,9 +13,8 @@ from gradlab.analyses.variants import (
     variant_differences,
     variant_losses,
 )
-from gradlab.config import OptimizerConfig, RunConfig, ScheduleConfig
+from gradlab.config import OptimizerConfig
 from gradlab.errors import GradlabError
-from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
@@ -42,18 +42,11 @@ def recorded(
     arch: str = "pre-ln", variant: str = "base", seed: int = 0, *, loss: float | None = 2.0,
     steps: int = 4, **fields: Any,
 ) -> Run:  # fmt: skip
-    values = {
-        "model": model_config(arch, "nano"),
-        "schedule": ScheduleConfig(lr=1e-3),
-        "val_every": steps,
-        **fields,
-    }
-    config = RunConfig(arch=arch, size="nano", variant=variant, seed=seed, steps=steps, **values)
+    fields = {"val_every": steps, **fields}
+    config = nano(arch, seed, variant=variant, steps=steps, **fields)
     writer = MemoryWriter(config, {"corpus": {"name": "x", "sha256": "a"}})
-    always = {"update": 1, "lr": 1e-3, "loss_scale": 1.0, "skipped": False, "grad_norm": 1.0}
     ends = {"step": [0, steps - 1], "loss": [5.5, 3.0], "val_loss": [None, loss]}
-    ends |= {"tokens": [1, 2], "seconds": [0.5, 2.0]}
-    writer.write("steps", {**{name: [value] * 2 for name, value in always.items()}, **ends})
+    write_rows(writer, "steps", **ends, seconds=[0.5, 2.0])
     reason = "loss_rise" if loss is None else "completed"
     writer.finish("finished", Verdict(reason=reason, step=steps - 1))
     return writer.run()

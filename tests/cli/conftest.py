@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 from chromium import Browser
-from made_up_runs import STEPS, write_headroom, write_steps
+from made_up_runs import STEPS, nano, write_headroom, write_rows, write_steps
 
 import gradlab.pages.pictures  # noqa: F401 (before a test replaces what it imports)
 from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.data.corpus import load_corpus
-from gradlab.models.presets import model_config
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.studies import run as study_module
@@ -68,19 +67,10 @@ def write_run() -> WriteRun:
         reason: str | None = "loss_nonfinite",
         **fields: Any,
     ) -> Path:
-        config = RunConfig(
-            **{
-                "arch": arch,
-                "size": "nano",
-                "model": model_config(arch, "nano"),
-                "schedule": ScheduleConfig(kind="ramp", lr_step=1e-2),
-                "steps": 4000,
-                "seed": seed,
-                "precision": PrecisionConfig(name="fp16"),
-                "record": RecordConfig(probes=tuple(tables)),
-                **fields,
-            }
-        )
+        usual = {"schedule": ScheduleConfig(kind="ramp", lr_step=1e-2), "steps": 4000}
+        usual |= {"precision": PrecisionConfig(name="fp16")}
+        usual |= {"record": RecordConfig(probes=tuple(tables))}
+        config = nano(arch, seed, **{**usual, **fields})
         info = {"params": 316_416, "corpus": {"name": "text", "sha256": "ab" * 32}}
         writer = RunWriter(folder, config, info)
         write_steps(writer, config, loss)
@@ -88,19 +78,14 @@ def write_run() -> WriteRun:
             write_headroom(writer)
         if "grad_norms" in tables:
             rows = [(step, layer) for step in STEPS for layer in range(2)]
-            writer.write(
+            write_rows(
+                writer,
                 "grad_norms",
-                {
-                    "step": [step for step, _ in rows],
-                    "param": [f"blocks.{layer}.feed_forward.fc2.weight" for _, layer in rows],
-                    "layer": [layer for _, layer in rows],
-                    "op": ["fc2"] * len(rows),
-                    "numel": [10] * len(rows),
-                    "grad_l1": [loss * (3 - layer) for _, layer in rows],
-                    "grad_l2": [1.0] * len(rows),
-                    "grad_max_abs": [1.0] * len(rows),
-                    "nonfinite": [0 if loss == loss else 10] * len(rows),
-                },
+                step=[step for step, _ in rows],
+                param=[f"blocks.{layer}.feed_forward.fc2.weight" for _, layer in rows],
+                layer=[layer for _, layer in rows],
+                grad_l1=[loss * (3 - layer) for _, layer in rows],
+                nonfinite=0 if loss == loss else 10,
             )
         if reason is not None:
             lr = 0.07 + 0.001 * seed + 0.01 * (arch != "pre-ln")
@@ -147,18 +132,8 @@ def _write_losses(folder: Path, config: RunConfig, loss: float | None) -> None:
     corpus = load_corpus(config.data, seq_len=1)
     info = {"params": 9, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
     writer = RunWriter(folder, config, info)
-    values = {"update": 1, "lr": 0.0, "loss_scale": 1.0, "grad_norm": 1.0, "tokens": 1}
     last = config.steps - 1
-    writer.write(
-        "steps",
-        {
-            "step": [0, last],
-            "loss": [5.5, 3.0],
-            "val_loss": [None, loss],
-            "skipped": [False, False],
-            "seconds": [0.5, 2.0],
-            **{name: [value, value] for name, value in values.items()},
-        },
-    )
+    ends = {"step": [0, last], "loss": [5.5, 3.0], "val_loss": [None, loss], "seconds": [0.5, 2.0]}
+    write_rows(writer, "steps", **ends)
     reason = "loss_rise" if loss is None else "completed"
     writer.finish("finished", Verdict(reason=reason, step=last))

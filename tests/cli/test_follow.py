@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_runs import write_rows
 from typer.testing import CliRunner
 
 from gradlab.cli.main import app
@@ -27,24 +28,19 @@ def begin(folder: Path) -> RunWriter:
 
 
 def write_steps(writer: RunWriter, *steps: int, skipped: tuple[int, ...] = ()) -> None:
-    same = {"update": 0, "lr": 0.1, "val_loss": None, "loss_scale": 8.0, "grad_norm": 1.0}
-    columns: dict[str, Any] = {name: [value] * len(steps) for name, value in same.items()}
-    columns |= {"step": steps, "tokens": steps, "seconds": [float(step) for step in steps]}
-    columns["loss"] = [3.0 - step / 100 for step in steps]
-    writer.write("steps", {**columns, "skipped": [step in skipped for step in steps]})
+    losses = [3.0 - step / 100 for step in steps]
+    course = {"step": steps, "lr": 0.1, "loss": losses, "loss_scale": 8.0, "tokens": steps}
+    at = {"skipped": [s in skipped for s in steps], "seconds": [float(step) for step in steps]}
+    write_rows(writer, "steps", **course, **at)
 
 
 def write_overflow(writer: RunWriter, step: int, **given: Any) -> None:
-    row = {"step": step, "order": 0, "rank": None, "site": "h.1.attn", "layer": 1, "op": "attn"}
-    row |= {"direction": "forward", "kind": "inf", "count": 1, "numel": 9, "producer": None}
-    row |= {"function": None, "source": None, "loss_scale": None, "skipped": True, **given}
-    writer.write("overflows", {name: [value] for name, value in row.items()})
+    where = {"step": step, "site": "h.1.attn", "layer": 1, "op": "attn", "numel": 9}
+    write_rows(writer, "overflows", **where, skipped=True, **given)
 
 
 def write_headroom(writer: RunWriter, step: int, bits: float) -> None:
-    row = {"step": step, "site": "h.0.mlp", "layer": 0, "op": "mlp", "direction": "forward"}
-    row |= {"dtype": "float16", "max_abs": 1.0, "headroom_bits": bits, "underflow_frac": None}
-    writer.write("headroom", {name: [value] for name, value in {**row, "nonfinite": 0}.items()})
+    write_rows(writer, "headroom", step=step, site="h.0.mlp", layer=0, op="mlp", headroom_bits=bits)
 
 
 class Clock:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_up_runs import write_rows
 from typer.testing import CliRunner, Result
 
 from gradlab.analyses.gradient_study import window_length
@@ -74,20 +75,13 @@ def write_run(config: RunConfig, out: Path, *, reason: str = "completed") -> Non
     )
     places = [(step, layer) for step in range(config.steps) for layer in range(4)]
     falls = FALLS[config.arch] * (1 + 0.1 * config.seed)
-    l1 = [falls ** (-layer / 2) for _, layer in places]
-    writer.write(
+    write_rows(
+        writer,
         "grad_norms",
-        {
-            "step": [step for step, _ in places],
-            "param": [f"blocks.{layer}.feed_forward.fc2.weight" for _, layer in places],
-            "layer": [layer for _, layer in places],
-            "op": ["fc2"] * len(places),
-            "numel": [10] * len(places),
-            "grad_l1": l1,
-            "grad_l2": l1,
-            "grad_max_abs": l1,
-            "nonfinite": [0] * len(places),
-        },
+        step=[step for step, _ in places],
+        param=[f"blocks.{layer}.feed_forward.fc2.weight" for _, layer in places],
+        layer=[layer for _, layer in places],
+        grad_l1=[falls ** (-layer / 2) for _, layer in places],
     )
     writer.finish("finished", Verdict(reason=reason, step=config.steps - 1))
 

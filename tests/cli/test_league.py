@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_up_runs import write_rows
 from scipy import stats
 from typer.testing import CliRunner, Result
 
@@ -106,20 +107,14 @@ def write(folder: Path, config: RunConfig) -> None:
     elif (config.schedule.lr or 0) > LIMIT[arch] * 2**config.seed:
         verdict = Verdict(reason="loss_rise", step=2, lr=config.schedule.lr)
     steps = range(config.steps)
-    writer.write(
+    write_rows(
+        writer,
         "steps",
-        {
-            "step": steps,
-            "update": steps,
-            "lr": [config.lr(step) for step in steps],
-            "loss": [FIRST_LOSS] * len(steps),
-            "val_loss": [None] * last + [val_loss],
-            "loss_scale": [None] * len(steps),
-            "skipped": [False] * len(steps),
-            "grad_norm": [None] * len(steps),
-            "tokens": steps,
-            "seconds": [float(step) for step in steps],
-        },
+        step=steps,
+        lr=[config.lr(step) for step in steps],
+        loss=FIRST_LOSS,
+        val_loss=[None] * last + [val_loss],
+        seconds=[float(step) for step in steps],
     )
     writer.finish("finished", verdict)
 
@@ -128,36 +123,25 @@ def write_gradients(writer: RunWriter, config: RunConfig) -> None:
     """The first two of four layers' fc2 have the mismatch's share more; headroom falls."""
     factor = MISMATCH[config.arch] * math.exp(noise(config))
     rows = [(step, layer) for step in range(config.steps) for layer in range(4)]
-    writer.write(
+    step, layer = zip(*rows, strict=True)
+    write_rows(
+        writer,
         "grad_norms",
-        {
-            "step": [step for step, _ in rows],
-            "param": [f"blocks.{layer}.feed_forward.fc2.weight" for _, layer in rows],
-            "layer": [layer for _, layer in rows],
-            "op": ["fc2"] * len(rows),
-            "numel": [10] * len(rows),
-            # Before the last third of the steps they are alike.
-            "grad_l1": [7.0 * (factor if layer < 2 and step >= 8 else 1) for step, layer in rows],
-            "grad_l2": [1.0] * len(rows),
-            "grad_max_abs": [1.0] * len(rows),
-            "nonfinite": [0] * len(rows),
-        },
+        step=step,
+        param=[f"blocks.{n}.feed_forward.fc2.weight" for n in layer],
+        layer=layer,
+        # Before the last third of the steps they are alike.
+        grad_l1=[7.0 * (factor if layer < 2 and step >= 8 else 1) for step, layer in rows],
     )
     least = HEADROOM[config.arch] + noise(config)
-    writer.write(
+    write_rows(
+        writer,
         "headroom",
-        {
-            "step": [step for step, _ in rows],
-            "site": [f"blocks.{layer}.attention.scores" for _, layer in rows],
-            "layer": [layer for _, layer in rows],
-            "op": ["scores"] * len(rows),
-            "direction": ["forward"] * len(rows),
-            "dtype": ["float32"] * len(rows),
-            "max_abs": [1.0] * len(rows),
-            "headroom_bits": [least + (11 - step) + layer for step, layer in rows],
-            "underflow_frac": [0.0] * len(rows),
-            "nonfinite": [0] * len(rows),
-        },
+        step=step,
+        site=[f"blocks.{n}.attention.scores" for n in layer],
+        layer=layer,
+        op="scores",
+        headroom_bits=[least + (11 - step) + layer for step, layer in rows],
     )
 
 

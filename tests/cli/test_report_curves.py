@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from chromium import CONTRASTS, WITH_A_BROWSER, Browser
+from made_up_runs import write_rows
 
 import gradlab
 from gradlab.runs.writer import RunWriter
@@ -18,16 +19,13 @@ def write_curves(folder: Path) -> Path:
     """A run of somebody's own loop, whose loss at a step is 100 less the step; broken at none."""
     writer = RunWriter(folder, None, {"model": "theirs", "tables": ["steps", "grad_norms"]})
     steps = list(range(80))
-    same = {"update": 0, "lr": 0.1, "val_loss": None, "loss_scale": None, "grad_norm": 1.0}
-    columns = {name: [value] * 80 for name, value in {**same, "tokens": 1}.items()}
-    columns |= {"step": steps, "loss": [100.0 - step for step in steps], "seconds": steps}
-    writer.write("steps", {**columns, "skipped": [step == 40 for step in steps]})
-    places = [(step, layer) for step in steps for layer in range(2)]
-    same = {"param": "w.weight", "numel": 1, "grad_l1": 1.0, "grad_max_abs": 1.0, "nonfinite": 0}
-    columns = {name: [value] * len(places) for name, value in same.items()}
-    columns |= {"step": [step for step, _ in places], "layer": [layer for _, layer in places]}
-    columns |= {"op": [(BREAKS_OUT, "fc2")[layer] for _, layer in places]}
-    writer.write("grad_norms", {**columns, "grad_l2": [float(step + 1) for step, _ in places]})
+    course = {"step": steps, "lr": 0.1, "loss": [100.0 - step for step in steps]}
+    skipped = [step == 40 for step in steps]
+    write_rows(writer, "steps", **course, seconds=steps, skipped=skipped)
+    step, layer = zip(*[(step, layer) for step in steps for layer in range(2)], strict=True)
+    ops, norms = [(BREAKS_OUT, "fc2")[n] for n in layer], [float(s + 1) for s in step]
+    place = {"step": step, "param": "w.weight", "layer": layer, "op": ops}
+    write_rows(writer, "grad_norms", **place, grad_l2=norms)
     writer.finish("finished")
     return folder
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chromium import WITH_A_BROWSER, Browser
+from made_up_runs import write_rows
 
 import gradlab
 from gradlab.runs.writer import RunWriter
@@ -16,17 +17,6 @@ pytestmark = [*WITH_A_BROWSER, pytest.mark.long]
 STEPS, EVERY, LAYERS, HEADS = 100_000, 10, 12, 12
 OPS = ("q", "k", "v", "out", "fc1", "fc2")
 SPIKE, SKIPPED = 61_803, range(997, STEPS, 997)
-
-
-def write(writer: RunWriter, table: str, **columns: Any) -> None:
-    """Columns, of which those with one value have it in all rows."""
-    is_one = (str, int, type(None))
-    rows = max(len(column) for column in columns.values() if not isinstance(column, is_one))
-    every = {
-        name: [column] * rows if isinstance(column, is_one) else column
-        for name, column in columns.items()
-    }
-    writer.write(table, every)
 
 
 def places(looks: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
@@ -53,33 +43,26 @@ def write_long_run(folder: Path) -> Path:
     rate = 1e-3 * np.minimum(1, steps / 2000)
     course = {"step": steps, "update": steps, "lr": rate, "loss": loss, "loss_scale": scale}
     course |= {"grad_norm": loss, "tokens": steps, "seconds": steps.astype(float)}
-    write(writer, "steps", **course, val_loss=None, skipped=skipped)
-    write(
-        writer,
-        "overflows",
-        **{"step": list(SKIPPED), "site": "blocks.3.q gradient", "op": "q", "layer": 3},
-        **{"order": 0, "rank": None, "direction": "backward", "kind": "inf", "count": 1},
-        **{"numel": 9, "producer": None, "function": None, "source": None},
-        **{"loss_scale": None, "skipped": [True] * len(SKIPPED)},
-    )
+    write_rows(writer, "steps", **course, skipped=skipped)
+    where = {"step": SKIPPED, "site": "blocks.3.q gradient", "op": "q", "layer": 3}
+    write_rows(writer, "overflows", **where, direction="backward", skipped=True)
     for start in range(0, STEPS, 10_000):
         looks = range(start, start + 10_000, EVERY)
         at = places(looks, OPS)
         names, rows = at.pop("name"), len(at["step"])
         size = 10 ** random.normal(-2, 0.3, rows)
         norms = dict.fromkeys(("grad_l1", "grad_l2", "grad_max_abs"), size)
-        write(writer, "grad_norms", **at, param=names, numel=9, nonfinite=0, **norms)
-        weights = {"param_rms": size, "update_rms": size**2, "eps_frac": None}
-        write(writer, "optimizer", **at, param=names, **weights)
+        write_rows(writer, "grad_norms", **at, param=names, **norms)
+        weights = {"param_rms": size, "update_rms": size**2}
+        write_rows(writer, "optimizer", **at, param=names, **weights)
         bits = {"max_abs": size, "headroom_bits": 8 + random.standard_normal(rows)}
-        bits |= {"direction": "forward", "dtype": "float16", "underflow_frac": None}
-        write(writer, "headroom", **at, site=names, nonfinite=0, **bits)
+        write_rows(writer, "headroom", **at, site=names, underflow_frac=None, **bits)
         at = places(looks, [str(head) for head in range(HEADS)])
         heads = np.asarray(at.pop("op")).astype(int)
         size = 10 ** random.normal(1, 0.3, len(heads))
         at["name"] = [name.rpartition(".")[0] for name in at["name"]]
         site = {"site": at.pop("name"), "head": heads, "max": size, "max_abs": size}
-        write(writer, "scores", **at, **site, bound="exact")
+        write_rows(writer, "scores", **at, **site)
     writer.finish("finished")
     return folder
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_runs import nano
 from rich.console import Console
 
 from gradlab.analyses.stability_table import COLUMNS
 from gradlab.config import RunConfig, ScheduleConfig
-from gradlab.models.presets import model_config
 from gradlab.pages.inspection import numbers_table
 from gradlab.pages.result_tables import (
     mismatch_table,
@@ -76,14 +76,7 @@ def test_a_stability_study_fits_a_terminal() -> None:
 
 def configs() -> list[RunConfig]:
     return [
-        RunConfig(
-            arch=arch,
-            size="nano",
-            model=model_config(arch, "nano"),
-            schedule=ScheduleConfig(lr=lr),
-            steps=300,
-            seed=0,
-        )
+        nano(arch, schedule=ScheduleConfig(lr=lr), steps=300)
         for arch in ARCHITECTURES
         for lr in (1e-3, 0.128)
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_runs import write_rows
 from typer.testing import CliRunner, Result
 
 import gradlab
@@ -216,11 +217,8 @@ def test_the_first_overflow_is_the_breaks_or_is_said_to_be_none() -> None:
     assert told("loss_nonfinite", "blocks.0.q") == "blocks.0.q"
     assert told("loss_nonfinite", NOT_LOOKED_AT) == "not looked at"
     assert told("loss_nonfinite", None) == "none: the loss was not finite"
-    row = {"rank": None, "layer": 0, "op": "q", "direction": "forward", "kind": "inf", "count": 1}
-    row |= {"numel": 9, "function": None, "source": None, "loss_scale": None, "skipped": True}
-    columns = {name: [value] * 3 for name, value in row.items()}
-    columns |= {"step": [0, 0, 9], "order": [1, 0, 0], "site": ["b", "a", "c"]}
-    writer.write("overflows", {**columns, "producer": [None, "p", "q"]})
+    rows = {"step": [0, 0, 9], "order": [1, 0, 0], "site": ["b", "a", "c"]}
+    write_rows(writer, "overflows", **rows, producer=[None, "p", "q"])
     # The one within the streak that broke it, not the loss scale's at the first step.
     unseen = "the step of the break, 8, was not looked at"
     assert told("grad_nonfinite", NOT_LOOKED_AT) == f"q at step 9; {unseen}"

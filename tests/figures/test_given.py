@@ -4,14 +4,13 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from made_up_runs import write_headroom, write_steps
+from made_up_runs import nano, write_headroom, write_steps
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 import gradlab
-from gradlab.config import RecordConfig, RunConfig, ScheduleConfig
+from gradlab.config import RecordConfig, ScheduleConfig
 from gradlab.errors import GradlabError
-from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
@@ -20,15 +19,8 @@ from gradlab.studies.table import STABILITY
 
 def made_up(arch: str = "pre-ln", seed: int = 0, *, lr: float = 0.07) -> Run:
     """A run of a stability test, kept in memory."""
-    config = RunConfig(
-        arch=arch,
-        size="nano",
-        model=model_config(arch, "nano"),
-        schedule=ScheduleConfig(kind="ramp", lr_step=1e-2),
-        steps=4000,
-        seed=seed,
-        record=RecordConfig(probes=("headroom",)),
-    )
+    ramp = ScheduleConfig(kind="ramp", lr_step=1e-2)
+    config = nano(arch, seed, schedule=ramp, steps=4000, record=RecordConfig(probes=("headroom",)))
     writer = MemoryWriter(config, {"params": 300_000})
     write_steps(writer, config)
     write_headroom(writer)

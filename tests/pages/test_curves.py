@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_runs import write_rows
 
 from gradlab.pages import curves as curves_module
 from gradlab.pages.curves import page_curves
@@ -17,10 +18,8 @@ from gradlab.runs.reader import Run
 def run_of(loss: list[float], skipped: Collection[int] = ()) -> Run:
     writer = MemoryWriter(None, {"tables": ["steps"]})
     steps = range(len(loss))
-    same = {"update": 0, "val_loss": None, "loss_scale": None, "grad_norm": 1.0, "tokens": 1}
-    columns: dict[str, Any] = {name: [value] * len(loss) for name, value in same.items()}
-    columns |= {"step": steps, "loss": loss, "lr": [1e-3] * len(loss), "seconds": steps}
-    writer.write("steps", {**columns, "skipped": [step in skipped for step in steps]})
+    is_skipped = [step in skipped for step in steps]
+    write_rows(writer, "steps", step=steps, loss=loss, lr=1e-3, seconds=steps, skipped=is_skipped)
     return writer.run()
 
 

@@ -1,17 +1,14 @@
 """Which runs of a page stand together."""
 
-from gradlab.config import RunConfig, ScheduleConfig
-from gradlab.models.presets import model_config
+from made_up_runs import nano
+
 from gradlab.pages.groups import groups
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 
 
 def own(seed: int = 0, precision: str = "fp32") -> Run:
-    model = model_config("pre-ln", "nano")
-    fields = {"arch": "pre-ln", "size": "nano", "model": model, "steps": 8, "seed": seed}
-    config = RunConfig(**fields, schedule=ScheduleConfig(lr=1e-3), precision={"name": precision})
-    return MemoryWriter(config, {}).run()
+    return MemoryWriter(nano(seed=seed, precision={"name": precision}), {}).run()
 
 
 def attached(model: str) -> Run:

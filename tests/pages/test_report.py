@@ -5,22 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+from made_up_runs import nano
 
 import gradlab
-from gradlab.config import RecordConfig, RunConfig, ScheduleConfig
+from gradlab.config import RecordConfig
 from gradlab.errors import GradlabError
-from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.writer import RunWriter
 
-CONFIG = RunConfig(
-    arch="pre-ln",
-    size="nano",
-    model=model_config("pre-ln", "nano"),
-    schedule=ScheduleConfig(lr=1e-3),
-    steps=9,
-    record=RecordConfig(probes=()),
-)
+CONFIG = nano(record=RecordConfig(probes=()))
 
 
 def test_a_run_by_its_folder_by_itself_and_from_memory(tmp_path: Path) -> None:
