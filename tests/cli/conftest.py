@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 from chromium import Browser
-from made_up_runs import STEPS, nano, write_headroom, write_rows, write_steps
+from made_up_runs import STEPS, begin, nano, write_headroom, write_rows, write_steps
 
 import gradlab.pages.pictures  # noqa: F401 (before a test replaces what it imports)
 from gradlab.config import PrecisionConfig, RecordConfig, RunConfig, ScheduleConfig
-from gradlab.data.corpus import load_corpus
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.studies import run as study_module
@@ -98,20 +97,31 @@ def write_run() -> WriteRun:
 
 
 @pytest.fixture
-def fake_jobs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Studies whose runs are at their end at once, with the loss that a function of the config
-    gives, or broken where that is None; Ctrl-C comes after the first `until` of them.
+def jobs_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Studies whose runs a function writes at once, and calls failed where it gives a sentence;
+    Ctrl-C comes after the first `until` of them.
     """
 
-    def fake(loss: Callable[[RunConfig], float | None], *, until: int | None = None) -> None:
+    def fake(write: Callable[[Path, RunConfig], str | None], *, until: int | None = None) -> None:
+        numbers = count()
+
         def run_jobs(jobs, *, limit, on_progress, on_end):  # type: ignore[no-untyped-def]
-            for job in jobs[:until]:
-                _write_losses(job.path, job.config, loss(job.config))
-                on_end(job.name, None)
-            if until is not None:
-                raise KeyboardInterrupt
+            for job in jobs:
+                if next(numbers) == until:
+                    raise KeyboardInterrupt
+                on_end(job.name, write(job.path, job.config))
 
         monkeypatch.setattr(study_module, "run_jobs", run_jobs)
+
+    return fake
+
+
+@pytest.fixture
+def fake_jobs(jobs_by: Callable[..., None]) -> Callable[..., None]:
+    """The same, of runs with the loss that a function gives, or broken where that is None."""
+
+    def fake(loss: Callable[[RunConfig], float | None], *, until: int | None = None) -> None:
+        jobs_by(lambda path, config: _write_losses(path, config, loss(config)), until=until)
 
     return fake
 
@@ -129,9 +139,7 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _write_losses(folder: Path, config: RunConfig, loss: float | None) -> None:
-    corpus = load_corpus(config.data, seq_len=1)
-    info = {"params": 9, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
-    writer = RunWriter(folder, config, info)
+    writer = begin(folder, config)
     last = config.steps - 1
     ends = {"step": [0, last], "loss": [5.5, 3.0], "val_loss": [None, loss], "seconds": [0.5, 2.0]}
     write_rows(writer, "steps", **ends)

@@ -255,37 +255,6 @@ def test_a_study_without_an_ended_run_says_so(
     assert "has ended: there is nothing to compare." in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--row", "minus-ffn"], "unknown row 'minus-ffn': did you mean 'minus-ffn-ln'"),
-        (["--equal", "tine"], "unknown equal 'tine': did you mean 'time'"),
-        (["--no-ffn-mid-norm"], "ffn_mid_norm: the rows of the study differ in it"),
-        (["--schedule", "ramp"], "schedule = ramp has no learning rate to compare at"),
-        (["--schedule", "liner"], "did you mean 'linear'"),
-        (["--warmup", "12"], "--warmup 12 leaves none of the 12 steps at the learning rate"),
-        (["--steps", "0"], "steps = 0 should be greater than or equal to 1"),
-        (["--seeds", "0"], "seeds = 0: a study needs at least one seed"),
-        (["--jobs", "0"], "jobs = 0"),
-        (["--out", "TAKEN"], "TAKEN holds something that is not a study"),
-    ],
-)
-def test_mistakes_are_one_sentence_before_anything_runs(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, timed: list[list[str]],
-    arguments: list[str], sentence: str,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "TAKEN").mkdir()
-    (tmp_path / "TAKEN" / "mine.txt").write_text("precious")
-    result = invoke("--corpus", text, "--out", "study", *arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert sentence in result.stderr
-    assert timed == []
-    assert not (tmp_path / "study").exists()
-
-
 def test_options_from_a_file(tmp_path: Path, text: str, fake_jobs: Callable[..., None]) -> None:
     fake_jobs(worth)
     file = tmp_path / "study.toml"

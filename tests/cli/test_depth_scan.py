@@ -134,24 +134,3 @@ def test_where_each_stops() -> None:
     assert points[6.0, 0.0].get_marker() == "x"
     assert points[2.0, 0.0].get_marker() != "x"
     plt.close("all")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--depth", "0"), "depth = 0"),
-        (("--depth", "-3"), "depth = -3"),
-        (("--depth", "1000000000"), "memory"),
-        (("--depth", "12", "--depth", "3000000"), "3000000 layers"),
-        (("--warmup", "-1"), "warmup = -1"),
-        (("--warmup", "150"), "--warmup 150"),
-        (("--n-layers", "3"), "--depth"),
-        (("--arch", "pre-lm"), "did you mean"),
-        (("--stable", "--factor", "1"), "factor = 1"),
-    ],
-)
-def test_mistakes(tmp_path: Path, text: str, arguments: tuple[str, ...], sentence: str) -> None:
-    result = invoke("--corpus", text, "--out", str(tmp_path / "s"), *arguments)
-    assert result.exit_code == 2, result.output
-    assert sentence in result.stderr
-    assert not (tmp_path / "s").exists()

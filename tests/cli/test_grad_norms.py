@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,6 @@ from gradlab.runs.reader import Run, load
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.studies import Gradients
-from gradlab.studies import run as study_module
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -68,11 +68,9 @@ def test_a_size_that_names_its_width_takes_no_other() -> None:
         Gradients(size="nano-d16", width=32).configs()
 
 
-def write_run(config: RunConfig, out: Path, *, reason: str = "completed") -> None:
+def write_run(folder: Path, config: RunConfig, *, reason: str = "completed") -> None:
     """A run whose fc2 gradients fall by the same factor from layer to layer."""
-    writer = RunWriter(
-        out / study_module.run_name(config), config, {"params": 9, "corpus": {"sha256": "a"}}
-    )
+    writer = RunWriter(folder, config, {"params": 9, "corpus": {"sha256": "a"}})
     places = [(step, layer) for step in range(config.steps) for layer in range(4)]
     falls = FALLS[config.arch] * (1 + 0.1 * config.seed)
     write_rows(
@@ -87,19 +85,16 @@ def write_run(config: RunConfig, out: Path, *, reason: str = "completed") -> Non
 
 
 @pytest.fixture
-def fake_study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Studies that train nothing: the first `whole` runs are made up, one may have broken."""
+def fake_study(jobs_by: Callable[..., None]) -> Callable[..., None]:
+    """Studies that train nothing: the first `whole` runs are made up, the others have broken."""
 
-    def fake(*, whole: int, broken: int = 0, ends: bool = True) -> None:
-        def run_jobs(jobs, *, on_end, **_):  # type: ignore[no-untyped-def]
-            for index, job in enumerate(jobs[: whole + broken]):
-                reason = "completed" if index < whole else "loss_rise"
-                write_run(job.config, job.path.parent, reason=reason)
-                on_end(job.name, None)
-            if not ends:
-                raise KeyboardInterrupt
+    def fake(*, whole: int, until: int | None = None) -> None:
+        numbers = count()
 
-        monkeypatch.setattr(study_module, "run_jobs", run_jobs)
+        def write(folder: Path, config: RunConfig) -> None:
+            write_run(folder, config, reason="completed" if next(numbers) < whole else "loss_rise")
+
+        jobs_by(write, until=until)
 
     return fake
 
@@ -141,7 +136,7 @@ def test_the_table_the_sentences_and_the_files(
 def test_broken_runs_are_left_out_and_counted(
     tmp_path: Path, text: str, fake_study: Callable[..., None]
 ) -> None:
-    fake_study(whole=7, broken=2)
+    fake_study(whole=7)
     result = invoke("--corpus", text, "--out", str(tmp_path / "s"))
     assert result.exit_code == 0, result.output
     counts = [" ".join(line[1:5]) for line in lines_of(result) if "6–9" in line]
@@ -154,7 +149,7 @@ def test_broken_runs_are_left_out_and_counted(
 def test_an_interrupted_study_shows_what_it_has(
     tmp_path: Path, text: str, fake_study: Callable[..., None]
 ) -> None:
-    fake_study(whole=2, ends=False)
+    fake_study(whole=9, until=2)
     result = invoke("--corpus", text, "--out", str(tmp_path / "s"))
     assert result.exit_code == 130
     assert "on the one seed of both: not distinguished." in result.stdout
@@ -167,7 +162,7 @@ def test_an_interrupted_study_shows_what_it_has(
 def test_a_study_without_a_whole_run_says_so(
     tmp_path: Path, text: str, fake_study: Callable[..., None]
 ) -> None:
-    fake_study(whole=0, broken=9)
+    fake_study(whole=0)
     result = invoke("--corpus", text, "--out", str(tmp_path / "s"))
     assert result.exit_code == 0
     assert "has reached its last step: there is nothing to compare." in result.stdout
@@ -175,17 +170,15 @@ def test_a_study_without_a_whole_run_says_so(
 
 
 def test_another_average_looks_at_the_same_runs_again(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, jobs_by: Callable[..., None]
 ) -> None:
     trained = []
 
-    def run_jobs(jobs, *, on_end, **_):  # type: ignore[no-untyped-def]
-        for job in jobs:
-            trained.append(job.name)
-            write_run(job.config, job.path.parent)
-            on_end(job.name, None)
+    def write(folder: Path, config: RunConfig) -> None:
+        trained.append(folder)
+        write_run(folder, config)
 
-    monkeypatch.setattr(study_module, "run_jobs", run_jobs)
+    jobs_by(write)
     monkeypatch.setattr("gradlab.studies.run._check_corpora", lambda _: None)
     out = tmp_path / "study"
     study = ("--corpus", text, "--out", str(out), "--seeds", "2")
@@ -205,34 +198,6 @@ def test_another_average_looks_at_the_same_runs_again(
 
 def study_runs(out: Path) -> list[Run]:
     return [load(file.parent) for file in sorted(out.glob("*/run.json"))]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--arch", "normfomer"], "did you mean 'normformer'"),
-        (["--seeds", "0"], "seeds = 0: a study needs at least one seed"),
-        (["--average", "5"], "10 steps have no room for two windows of 5 after 2 of warm-up"),
-        (["--average", "0"], "average at least one"),
-        (["--every", "5"], "every = 5: a window of 4 steps may then have no look"),
-        (["--probes", "headrom"], "did you mean 'headroom'"),
-        (["--lr", "0"], "lr = 0.0 should be greater than 0"),
-        (["--jobs", "0"], "jobs = 0"),
-        (["--out", "TAKEN"], "TAKEN holds something that is not a study"),
-    ],
-)
-def test_mistakes_are_one_sentence_before_anything_runs(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "TAKEN").mkdir()
-    (tmp_path / "TAKEN" / "mine.txt").write_text("precious")
-    result = invoke("--corpus", text, "--out", "study", *arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert sentence in result.stderr
-    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_runs import write_rows
+from made_up_runs import begin, write_rows
 from scipy import stats
 from typer.testing import CliRunner, Result
 
@@ -18,14 +18,12 @@ from gradlab.analyses.league import league_seeds, step_costs, summarise_league
 from gradlab.analyses.league_words import beside_sentences
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
-from gradlab.data.corpus import load_corpus
 from gradlab.models.presets import ARCHITECTURES
 from gradlab.pages.studies import studies_found
 from gradlab.runs.study import STUDIES_FILE, StudySet, load_study
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
 from gradlab.studies import League
-from gradlab.studies import run as run_module
 from gradlab.studies import step_times as times_module
 from gradlab.studies.step_times import StepTime
 
@@ -59,8 +57,10 @@ def noise(config: RunConfig) -> float:
 
 
 @pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs that are at their end at once; Ctrl-C comes before the one after `until` of them."""
+def made_up(
+    monkeypatch: pytest.MonkeyPatch, jobs_by: Callable[..., None]
+) -> Callable[..., list[list[str]]]:
+    """Runs that are at their end at once; what was timed, in each call."""
     timed: list[list[str]] = []
 
     def step_times(configs: Sequence[RunConfig], **_: Any) -> list[StepTime]:
@@ -69,17 +69,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         return [StepTime(0.02 * r, r, 0.9 * r, 1.05 * r) for r in ratios]
 
     def make(*, until: int | None = None) -> list[list[str]]:
-        done: list[str] = []
-
-        def run_jobs(jobs: Any, *, limit: int, on_progress: Any, on_end: Any) -> None:
-            for job in jobs:
-                if until is not None and len(done) >= until:
-                    raise KeyboardInterrupt
-                done.append(job.name)
-                write(job.path, job.config)
-                on_end(job.name, None)
-
-        monkeypatch.setattr(run_module, "run_jobs", run_jobs)
+        jobs_by(write, until=until)
         monkeypatch.setattr(times_module, "step_times", step_times)
         return timed
 
@@ -87,9 +77,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def write(folder: Path, config: RunConfig) -> None:
-    corpus = load_corpus(config.data, seq_len=1)
-    info = {"params": 9, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
-    writer = RunWriter(folder, config, info)
+    writer = begin(folder, config)
     kind, arch, last = config.schedule.kind, config.arch, config.steps - 1
     verdict = Verdict(reason="completed", step=last, lr=config.schedule.lr)
     val_loss: float | None = None
@@ -296,23 +284,6 @@ def test_beside_another(tmp_path: Path, text: str, made_up: Callable[..., None])
     assert not (tmp_path / "third").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--only", "limits"), "did you mean 'limit'"),
-        (("--arch", "pre-lm"), "did you mean"),
-        (("--seeds", "0"), "seeds = 0"),
-        (("--lowest", "1"), "lowest = 1"),
-        (("--lr", "0"), "lr = 0"),
-    ],
-)
-def test_mistakes(tmp_path: Path, text: str, arguments: tuple[str, ...], sentence: str) -> None:
-    result = invoke("--corpus", text, "--out", str(tmp_path / "s"), *arguments)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
-    assert not (tmp_path / "s").exists()
-
-
 def test_the_studies_of_another_command_are_left_alone(
     tmp_path: Path, text: str, made_up: Callable[..., None]
 ) -> None:
@@ -371,12 +342,3 @@ def test_losses_of_another_objective_do_not_compare(
     assert "validation loss" not in apart
     assert "validation loss" in alike
     assert "do not compare" not in alike
-
-
-def test_beside_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path, text: str) -> None:
-    result = invoke("--corpus", text, "--beside", str(tmp_path / "x"), "--out", str(tmp_path / "o"))
-    assert result.exit_code == 2
-    assert result.stderr == (
-        f"error: there is no league to show it beside: {tmp_path / 'x'} does not exist.\n"
-    )
-    assert not (tmp_path / "o").exists()

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from made_up_runs import begin
 from typer.testing import CliRunner, Result
 
 import gradlab
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
-from gradlab.data.corpus import load_corpus
 from gradlab.runs.verdict import Verdict
-from gradlab.runs.writer import RunWriter
 from gradlab.studies import Limit
-from gradlab.studies import run as study_module
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -28,32 +25,21 @@ Truth = Callable[[RunConfig], float]
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def judged(jobs_by: Callable[..., None]) -> Callable[..., None]:
     """Studies whose runs are judged at once: broken at a constant rate over the truth."""
 
     def judge(truth: Truth, *, until: int | None = None, fails: str = "") -> None:
-        done: list[str] = []
+        def write(folder: Path, config: RunConfig) -> str | None:
+            if fails and fails in folder.name:
+                return "no luck"
+            ramp = config.schedule.kind == "ramp"
+            broke = ramp or (config.schedule.lr or 0) > truth(config)
+            lr = RAMPS.get(config.arch, 1.0) if ramp else config.schedule.lr
+            reason = "loss_rise" if broke else "completed"
+            begin(folder, config).finish("finished", Verdict(reason=reason, step=3, lr=lr))
+            return None
 
-        def run_jobs(jobs: Any, *, limit: int, on_progress: Any, on_end: Any) -> None:
-            for job in jobs:
-                if until is not None and len(done) >= until:
-                    raise KeyboardInterrupt
-                done.append(job.name)
-                if fails and fails in job.name:
-                    on_end(job.name, "no luck")
-                    continue
-                config = job.config
-                corpus = load_corpus(config.data, seq_len=1)
-                info = {"params": 9, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
-                writer = RunWriter(job.path, config, info)
-                ramp = config.schedule.kind == "ramp"
-                broke = ramp or (config.schedule.lr or 0) > truth(config)
-                lr = RAMPS.get(config.arch, 1.0) if ramp else config.schedule.lr
-                reason = "loss_rise" if broke else "completed"
-                writer.finish("finished", Verdict(reason=reason, step=3, lr=lr))
-                on_end(job.name, None)
-
-        monkeypatch.setattr(study_module, "run_jobs", run_jobs)
+        jobs_by(write, until=until)
 
     return judge
 
@@ -158,24 +144,6 @@ def test_a_run_that_fails_is_told_and_the_other_searches_go_on(
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "s" / "limits.csv").set_index("arch")
     assert table["low"].to_dict() == {"pre-ln": 0.016, "normformer": 0.064}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--lowest", "1"), "lowest = 1"),
-        (("--factor", "1"), "factor = 1"),
-        (("--arch", "pre-lm"), "did you mean"),
-        (("--seeds", "0"), "seeds = 0"),
-        (("--warmup", "200"), "--warmup 200"),
-        (("--lr-step", "0"), "lr_step"),
-    ],
-)
-def test_mistakes(tmp_path: Path, text: str, arguments: tuple[str, ...], sentence: str) -> None:
-    result = invoke("--corpus", text, "--out", str(tmp_path / "s"), *arguments)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
-    assert not (tmp_path / "s").exists()
 
 
 def test_trained_it_finds_a_rate_between_the_ends(

@@ -150,28 +150,6 @@ def test_a_search_without_an_ended_run_says_so(
     assert "has ended: there is nothing to compare." in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--arch", "normfomer"], "did you mean 'normformer'"),
-        (["--lr", "0"], "lr = 0.0 should be greater than 0"),
-        (["--schedule", "ramp"], "schedule = ramp has no learning rate to compare at"),
-        (["--warmup", "6"], "--warmup 6 leaves none of the 6 steps"),
-        (["--val-batches", "0"], "val_batches = 0 should be greater than or equal to 1"),
-        (["--lr", "1e-3", "--lr", "1.0000001e-3"], "two runs of the study have the same name"),
-    ],
-)
-def test_mistakes_are_one_sentence_before_anything_runs(
-    tmp_path: Path, text: str, arguments: list[str], sentence: str
-) -> None:
-    result = invoke("--corpus", text, "--out", str(tmp_path / "study"), *arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert sentence in result.stderr
-    assert not (tmp_path / "study").exists()
-
-
 @pytest.mark.long
 def test_a_search_from_the_command_to_the_figure(tmp_path: Path, text: str) -> None:
     out = tmp_path / "study"

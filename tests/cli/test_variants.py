@@ -240,37 +240,6 @@ def test_a_study_stopped_before_a_baselines_end_shows_the_others(
     assert "base normformer 25 1 of 3 2.550 12.81" in lines_of(result)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--variant", "grad-clp"], "unknown variant 'grad-clp': did you mean 'grad-clip'"),
-        (["--variant", "grad-clp"], "one of your own is written as clip_norm=0.1,dropout=0.1"),
-        (["--variant", "clip=0.1"], "variant clip=0.1: unknown option 'clip'"),
-        (["--variant", "lr=fast"], "variant lr=fast: lr = fast is no number, nor a multiple"),
-        (["--variant", "clip_norm=2x"], "clip_norm = 2x: there is none to multiply"),
-        (["--variant", "batch_size=0.75x"], "batch_size = 0.75x comes to 1.5: batch_size must be"),
-        (["--variant", "dropout=2"], "variant dropout=2: dropout = 2.0 should be less than 1"),
-        (["--variant", "longer-warmup", "--warmup", "3"], "leaves none of the 30 steps"),
-        (["--variant", "schedule=ramp"], "variant schedule=ramp: schedule = ramp has no learning"),
-        (["--arch", "norm-former"], "unknown architecture 'norm-former'"),
-        (["--equal", "tine"], "unknown equal 'tine': did you mean 'time'"),
-        (["--seeds", "0"], "seeds = 0: a study needs at least one seed"),
-    ],
-)
-def test_mistakes_are_one_sentence_before_anything_runs(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, timed: list[list[str]],
-    arguments: list[str], sentence: str,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    result = invoke("--corpus", text, "--out", "study", *arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert sentence in result.stderr
-    assert timed == []
-    assert not (tmp_path / "study").exists()
-
-
 def test_options_from_a_file(tmp_path: Path, text: str, fake_jobs: Callable[..., None]) -> None:
     fake_jobs(leading)
     file = tmp_path / "study.toml"

@@ -1,9 +1,11 @@
 """Runs that nobody trained: their configs, and rows whose columns are the usual but for a few."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from gradlab.config import RunConfig, ScheduleConfig
+from gradlab.data.corpus import load_corpus
 from gradlab.models.presets import model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.schema import TABLES
@@ -24,6 +26,13 @@ def nano(arch: str = "pre-ln", seed: int = 0, **fields: Any) -> RunConfig:
     """Of a run of nine steps at one learning rate, or as the fields have it."""
     usual = {"model": model_config(arch, "nano"), "schedule": ScheduleConfig(lr=1e-3), "steps": 9}
     return RunConfig(**{"arch": arch, "size": "nano", "seed": seed, **usual, **fields})
+
+
+def begin(folder: Path, config: RunConfig) -> RunWriter:
+    """A run of a study, which names its corpus."""
+    corpus = load_corpus(config.data, seq_len=1)
+    info = {"params": 9, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
+    return RunWriter(folder, config, info)
 
 
 def write_rows(writer: MemoryWriter | RunWriter, table: str, **given: Any) -> None:
