@@ -11,12 +11,11 @@ from gradlab.analyses.loss_rows import (
 from gradlab.models.presets import ALL_OPERATIONS, BASELINE, TABLE_4
 
 
-def summarise_ablation(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_ablation(losses: pd.DataFrame) -> pd.DataFrame:
     """The final validation loss of each row over its seeds.
 
     Args:
         losses: A table of `gradlab.analyses.final_losses.final_losses`.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per architecture, those of `TABLE_4` first, in the paper's order: columns arch, row
@@ -26,8 +25,7 @@ def summarise_ablation(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataF
         GradlabError: Runs of one architecture were to take different numbers of steps.
     """
     rows = [
-        _named(arch) | loss_summary(losses[losses["arch"] == arch], level=level)
-        for arch in _in_order(losses)
+        _named(arch) | loss_summary(losses[losses["arch"] == arch]) for arch in _in_order(losses)
     ]
     return pd.DataFrame(rows, columns=["arch", "row", *SUMMARY_COLUMNS])
 
@@ -41,14 +39,13 @@ def in_rows(steps: pd.DataFrame) -> pd.DataFrame:
 _NAMED = ("arch", "baseline")
 
 
-def ablation_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def ablation_differences(losses: pd.DataFrame) -> pd.DataFrame:
     """How much higher each row's final loss is than that of all operations, and the baseline's.
 
-    Each interval is at `level` on its own: among many, some will miss.
+    Each interval is at 95 % on its own: among many, some will miss.
 
     Args:
         losses: A table of `gradlab.analyses.final_losses.final_losses`.
-        level: Confidence level of the interval.
 
     Returns:
         One row per reference (`ALL_OPERATIONS`, then `BASELINE`, if its runs are there) and other
@@ -57,9 +54,7 @@ def ablation_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.Dat
     """
     order = _in_order(losses)
     rows = [
-        {"reference": reference}
-        | _named(arch)
-        | loss_difference(losses, arch, reference, level=level)
+        {"reference": reference} | _named(arch) | loss_difference(losses, arch, reference)
         for reference in (ALL_OPERATIONS, BASELINE)
         for arch in order
         if reference in order and arch != reference

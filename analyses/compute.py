@@ -160,7 +160,7 @@ def compute_saved(curves: pd.DataFrame, *, baseline: str, compute: str = "flops"
     return pd.DataFrame(rows, columns=columns)
 
 
-def summarise_saved(saved: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_saved(saved: pd.DataFrame) -> pd.DataFrame:
     """The share of compute that each architecture saved, over its seeds.
 
     A seed that never came as low as the baseline is left out of the share and counted: the share
@@ -168,7 +168,6 @@ def summarise_saved(saved: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame
 
     Args:
         saved: A table of `compute_saved`.
-        level: Confidence level of the interval.
 
     Returns:
         One row per (size, baseline, arch): these columns, pairs (seeds of both), reached (those
@@ -180,7 +179,7 @@ def summarise_saved(saved: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame
     rows = []
     for group, seeds in saved.groupby(key, sort=False):
         taken = (seeds["at"] / seeds["needed"]).dropna()
-        interval = mean_interval([math.log(share) for share in taken], level)
+        interval = mean_interval([math.log(share) for share in taken])
         low, high = 1 - math.exp(interval.high), 1 - math.exp(interval.low)
         row = dict(zip(key, group, strict=True)) | {"pairs": len(seeds), "reached": len(taken)}
         row |= {"saved": 1 - math.exp(interval.mean), "low": low, "high": high}

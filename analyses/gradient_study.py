@@ -153,7 +153,7 @@ def study_mismatch(gradients: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_KEY, "layers", "left_out", "ratio", "slope"])
 
 
-def summarise_mismatch(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_mismatch(mismatches: pd.DataFrame) -> pd.DataFrame:
     """Mismatch of each architecture over its seeds.
 
     The ratio's mean is geometric and its Student's t interval is taken on logarithms, so that a
@@ -161,7 +161,6 @@ def summarise_mismatch(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd.D
 
     Args:
         mismatches: A table of `study_mismatch`.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per (op, window, arch), in the order of the study: columns op, window, arch, runs
@@ -174,9 +173,9 @@ def summarise_mismatch(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd.D
             ratios = _with_logarithm(runs["ratio"]).dropna()
             row: dict[str, Any] = {"op": op, "window": window, "arch": arch, "runs": len(ratios)}
             row["left_out"] = int(runs["left_out"].sum())
-            logs = _spread("ratio", [math.log(ratio) for ratio in ratios], level)
+            logs = _spread("ratio", [math.log(ratio) for ratio in ratios])
             row |= {name: math.exp(figure) for name, figure in logs.items()}
-            rows.append(row | _spread("slope", runs["slope"].dropna().tolist(), level))
+            rows.append(row | _spread("slope", runs["slope"].dropna().tolist()))
     return pd.DataFrame(rows, columns=_SUMMARY_COLUMNS)
 
 
@@ -195,8 +194,8 @@ def _with_logarithm(ratios: "pd.Series[float]") -> "pd.Series[float]":
     return ratios.where((ratios > 0) & np.isfinite(ratios))
 
 
-def _spread(name: str, values: list[float], level: float) -> dict[str, float]:
-    interval = mean_interval(values, level)
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    interval = mean_interval(values)
     return {
         name: interval.mean,
         f"{name}_low": interval.low,
@@ -206,16 +205,15 @@ def _spread(name: str, values: list[float], level: float) -> dict[str, float]:
     }
 
 
-def mismatch_differences(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def mismatch_differences(mismatches: pd.DataFrame) -> pd.DataFrame:
     """How many times as large each architecture's mismatch is as another's, over shared seeds.
 
     A pair is one seed run under both architectures: the same batches, and equal values at the
     start of the parameters that both have. The interval is Student's t over the logarithms of the
-    pairs' quotients; each is at `level` on its own.
+    pairs' quotients; each is at 95 % on its own.
 
     Args:
         mismatches: A table of `study_mismatch`.
-        level: Confidence level of the interval.
 
     Returns:
         One row per (op, window) and couple of architectures that both have the op, `baseline` the
@@ -230,7 +228,7 @@ def mismatch_differences(mismatches: pd.DataFrame, *, level: float = 0.95) -> pd
         for baseline, arch in combinations(pd.unique(group["arch"]), 2):
             both = ratios[[baseline, arch]].dropna(how="all")
             quotients = (both[arch] / both[baseline]).dropna()
-            interval = mean_interval([math.log(quotient) for quotient in quotients], level)
+            interval = mean_interval([math.log(quotient) for quotient in quotients])
             low, high = math.exp(interval.low), math.exp(interval.high)
             row = {"op": op, "window": window, "baseline": baseline, "arch": arch}
             row |= {"seeds": len(both), "pairs": len(quotients)}

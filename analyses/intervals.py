@@ -24,8 +24,8 @@ def t_quantile(dof: int, level: float = 0.95) -> float:
     return -float(stdtrit(dof, (1 - level) / 2))
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
-    """Mean ± t · s/√n of independent values; no interval for fewer than two of them."""
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """Mean ± t · s/√n of independent values, at 95 %; no interval for fewer than two of them."""
     n = len(values)
     if not n:
         return MeanInterval(math.nan, math.nan, math.nan)
@@ -33,7 +33,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> MeanInterval:
     if n == 1:
         return MeanInterval(mean, math.nan, math.nan)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    half = t_quantile(n - 1, level) * math.sqrt(variance / n)
+    half = t_quantile(n - 1) * math.sqrt(variance / n)
     return MeanInterval(mean, mean - half, mean + half)
 
 
@@ -41,9 +41,7 @@ MOST_CORNERS = 12
 """Brackets of which all corners are gone through."""
 
 
-def bracketed_ends(
-    least: Sequence[float], largest: Sequence[float], level: float = 0.95
-) -> tuple[float, float]:
+def bracketed_ends(least: Sequence[float], largest: Sequence[float]) -> tuple[float, float]:
     """The lowest low end and the highest high end that `mean_interval` can have.
 
     Each value may be anywhere in its bracket, whatever the others are. Moving all of them to one
@@ -52,13 +50,12 @@ def bracketed_ends(
     Args:
         least: The lower end of each value's bracket, finite.
         largest: The upper end of each, finite.
-        level: Of the interval.
     """
     lower, upper = np.asarray(least, dtype=float), np.asarray(largest, dtype=float)
     n = len(lower)
     if n < 2:
         return math.nan, math.nan
-    error = t_quantile(n - 1, level) / math.sqrt(n)
+    error = t_quantile(n - 1) / math.sqrt(n)
     if n > MOST_CORNERS:
         # There is no quick way to the ends of any brackets. These are outside them: s is at most
         # that of the middles plus that of the ways from them, each at its longest.

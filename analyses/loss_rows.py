@@ -19,12 +19,11 @@ DIFFERENCE_COLUMNS = [
 ]
 
 
-def loss_summary(runs: pd.DataFrame, *, level: float = 0.95) -> dict[str, Any]:
+def loss_summary(runs: pd.DataFrame) -> dict[str, Any]:
     """The final validation loss of runs that differ in their seeds alone.
 
     Args:
         runs: Rows of `gradlab.analyses.final_losses.final_losses`, one or more.
-        level: Confidence level of the interval.
 
     Returns:
         steps (that each run was to take), runs (that have a finite final loss), broke
@@ -42,7 +41,7 @@ def loss_summary(runs: pd.DataFrame, *, level: float = 0.95) -> dict[str, Any]:
             "those of one study."
         )
     whole = runs[_is_whole(runs)]
-    interval = mean_interval(whole["val_loss"].tolist(), level)
+    interval = mean_interval(whole["val_loss"].tolist())
     reasons = runs["reason"]
     return {
         "steps": int(runs["steps"].iloc[0]),
@@ -60,9 +59,7 @@ def loss_summary(runs: pd.DataFrame, *, level: float = 0.95) -> dict[str, Any]:
     }
 
 
-def loss_difference(
-    losses: pd.DataFrame, arch: str, reference: str, *, level: float = 0.95
-) -> dict[str, Any]:
+def loss_difference(losses: pd.DataFrame, arch: str, reference: str) -> dict[str, Any]:
     """How much higher one architecture's final loss is than another's.
 
     A pair is one seed run under both: the same batches, and equal values at the start of the
@@ -74,7 +71,6 @@ def loss_difference(
             seed.
         arch: The one.
         reference: The other.
-        level: Confidence level of the interval.
 
     Returns:
         seeds (of either), pairs, difference (mean of arch's loss − the reference's, nats a token),
@@ -85,7 +81,7 @@ def loss_difference(
     both = values[values["arch"].isin([arch, reference])]
     both = both.pivot(index="seed", columns="arch", values="val_loss")
     differences = (both[arch] - both[reference]).dropna()
-    interval = mean_interval(differences.tolist(), level)
+    interval = mean_interval(differences.tolist())
     return {
         "seeds": len(both),
         "pairs": len(differences),

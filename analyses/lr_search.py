@@ -32,12 +32,11 @@ def entered_losses(losses: pd.DataFrame) -> pd.DataFrame:
     return ended.assign(diverged=~stayed, entered=entered).reset_index(drop=True)
 
 
-def losses_by_rate(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def losses_by_rate(losses: pd.DataFrame) -> pd.DataFrame:
     """The loss at each learning rate over seeds.
 
     Args:
         losses: A table of `gradlab.analyses.final_losses.final_losses`.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per (arch, lr), rates rising: columns arch, lr, runs (that ended), diverged (of
@@ -49,7 +48,7 @@ def losses_by_rate(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame
     for arch in pd.unique(losses["arch"]):
         for rate in sorted(losses["lr"].unique()):
             runs = ended[(ended["arch"] == arch) & (ended["lr"] == rate)]
-            interval = mean_interval(runs["entered"].tolist(), level)
+            interval = mean_interval(runs["entered"].tolist())
             rows.append(
                 {
                     "arch": arch,
@@ -121,12 +120,11 @@ _SEED_COLUMNS = [
 ]
 
 
-def summarise_search(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_search(losses: pd.DataFrame) -> pd.DataFrame:
     """The best learning rate and the LR sensitivity of each architecture over its seeds.
 
     Args:
         losses: A table of `gradlab.analyses.final_losses.final_losses`.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per architecture, in the table's order: columns arch, rates (in the table), seeds
@@ -142,8 +140,8 @@ def summarise_search(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFra
     for arch, seeds in search_seeds(losses).groupby("arch", sort=False):
         whole = seeds[seeds["whole"]]
         best = whole["best_lr"].iloc[0] if len(whole) else np.nan
-        loss = mean_interval(whole["best_loss"].tolist(), level)
-        sensitivity = mean_interval(whole["sensitivity"].tolist(), level)
+        loss = mean_interval(whole["best_loss"].tolist())
+        sensitivity = mean_interval(whole["sensitivity"].tolist())
         rows.append(
             {
                 "arch": arch,
@@ -172,12 +170,11 @@ def _end(rate: float, rates: list[float]) -> str:
     return {rates[0]: "lowest", rates[-1]: "highest"}.get(rate, "")
 
 
-def search_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def search_differences(losses: pd.DataFrame) -> pd.DataFrame:
     """How architectures differ in their best loss and in LR sensitivity, over shared seeds.
 
     Args:
         losses: A table of `gradlab.analyses.final_losses.final_losses`.
-        level: Confidence level of the intervals, each on its own.
 
     Returns:
         One row per quantity and couple of architectures, `baseline` the one that comes first:
@@ -192,7 +189,7 @@ def search_differences(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataF
         values = seeds.pivot(index="seed", columns="arch", values=column)
         for baseline, arch in combinations(pd.unique(seeds["arch"]), 2):
             differences = (values[arch] - values[baseline]).dropna()
-            interval = mean_interval(differences.tolist(), level)
+            interval = mean_interval(differences.tolist())
             rows.append(
                 {
                     "quantity": quantity,

@@ -91,12 +91,11 @@ def relative_gradients(
     return both
 
 
-def summarise_relative(relative: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_relative(relative: pd.DataFrame) -> pd.DataFrame:
     """The ratios of each architecture over its seeds.
 
     Args:
         relative: A table of `relative_gradients`.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per (arch, window, op, layer), in the table's order: columns baseline, arch,
@@ -109,7 +108,7 @@ def summarise_relative(relative: pd.DataFrame, *, level: float = 0.95) -> pd.Dat
     rows = []
     for group, seeds in relative.groupby(key, sort=False):
         ratios = seeds["ratio"].dropna()
-        interval = mean_interval([math.log(ratio) for ratio in ratios], level)
+        interval = mean_interval([math.log(ratio) for ratio in ratios])
         low, high = math.exp(interval.low), math.exp(interval.high)
         row = dict(zip(key, group, strict=True))
         row |= {"pairs": len(ratios), "left_out": int(seeds["left_out"].sum())}

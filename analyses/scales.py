@@ -240,12 +240,11 @@ def summarise_scales(distributions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summarise_lambda(lambdas: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_lambda(lambdas: pd.DataFrame) -> pd.DataFrame:
     """Mean λ_resid of each size and architecture over its seeds.
 
     Args:
         lambdas: A table of `lambda_by_depth`.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per (size, arch, residual, layer), in the table's order: these columns, depth, step,
@@ -256,7 +255,7 @@ def summarise_lambda(lambdas: pd.DataFrame, *, level: float = 0.95) -> pd.DataFr
     rows = []
     for group, layer in lambdas.groupby(key, sort=False):
         means = layer["mean"].dropna()
-        interval = mean_interval(means.tolist(), level)
+        interval = mean_interval(means.tolist())
         row: dict[str, Any] = dict(zip(key, group, strict=True))
         row |= {"depth": layer["depth"].iloc[0], "step": layer["step"].iloc[0]}
         row |= {"runs": len(means), "left_out": int(layer["left_out"].sum())}

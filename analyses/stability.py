@@ -101,9 +101,7 @@ def first_overflow_sites(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def paired_differences(
-    table: pd.DataFrame, value: str = "lr", *, level: float = 0.95
-) -> pd.DataFrame:
+def paired_differences(table: pd.DataFrame, value: str = "lr") -> pd.DataFrame:
     """How much higher each architecture's LR is than another's, over the seeds they share.
 
     A pair is one seed run under both architectures at the same size and ramp: the same data in the
@@ -112,7 +110,7 @@ def paired_differences(
     breaks span a decade between widths while their spread within a group is a share of the break,
     so that ratios are comparable across sizes where differences are not, and the interval reads as
     "x % higher". With two or three pairs the interval rests on the ratios being near log-normal.
-    The intervals are each at `level` on its own: among many comparisons some will miss.
+    The intervals are each at 95 % on its own: among many comparisons some will miss.
 
     A pair with a censored run in it is left out and counted, as only one side of its ratio is
     known; when one architecture often outlives the cap, the interval speaks for the seeds that
@@ -122,7 +120,6 @@ def paired_differences(
     Args:
         table: A stability table.
         value: One of `QUANTITIES`.
-        level: Confidence level of the interval.
 
     Returns:
         One row per (size, lr_step) and couple of architectures, `baseline` the one that comes
@@ -145,7 +142,7 @@ def paired_differences(
                 for seed in seeds
             ]
             row = {"size": size, "lr_step": lr_step, "baseline": baseline, "arch": arch}
-            rows.append({**row, "seeds": len(seeds), **_compare(pairs, level)})
+            rows.append({**row, "seeds": len(seeds), **_compare(pairs)})
     return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
 
 
@@ -164,12 +161,12 @@ def _look(seen: pd.DataFrame, key: tuple[Any, ...]) -> tuple[float, bool] | None
 
 
 def _compare(
-    pairs: list[tuple[tuple[float, bool] | None, tuple[float, bool] | None]], level: float
+    pairs: list[tuple[tuple[float, bool] | None, tuple[float, bool] | None]],
 ) -> dict[str, Any]:
     """Ratio with its interval over pairs of (baseline, arch), each a value and its bound mark."""
     whole = [(first, second) for first, second in pairs if first and second]
     exact = [(first[0], second[0]) for first, second in whole if not (first[1] or second[1])]
-    interval = mean_interval([float(np.log(second / first)) for first, second in exact], level)
+    interval = mean_interval([float(np.log(second / first)) for first, second in exact])
     low, high = float(np.exp(interval.low)), float(np.exp(interval.high))
     return {
         "pairs": len(exact),

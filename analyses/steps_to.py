@@ -73,14 +73,13 @@ def steps_to_final(curves: pd.DataFrame, *, baseline: str) -> pd.DataFrame:
     return found[STEP_COLUMNS]
 
 
-def summarise_steps(found: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_steps(found: pd.DataFrame) -> pd.DataFrame:
     """The share of the baseline's steps that each architecture takes, over its seeds.
 
     A seed that never comes as low is in no mean, and is counted.
 
     Args:
         found: A table of `steps_to_final`.
-        level: Confidence level of the interval.
 
     Returns:
         One row per (size, baseline, arch): these columns, seeds, reached (those that came as low),
@@ -90,7 +89,7 @@ def summarise_steps(found: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame
     rows = []
     for key, seeds in found.groupby(["size", "baseline", "arch"], sort=False):
         shares = seeds["share"].dropna()
-        logs = mean_interval([math.log(share) for share in shares], level)
+        logs = mean_interval([math.log(share) for share in shares])
         row: dict[str, Any] = dict(zip(["size", "baseline", "arch"], key, strict=True))
         row |= {"seeds": len(seeds), "reached": len(shares)}
         row |= {

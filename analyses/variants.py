@@ -45,12 +45,11 @@ def variant_losses(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)[VARIANT_COLUMNS]
 
 
-def summarise_variants(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarise_variants(losses: pd.DataFrame) -> pd.DataFrame:
     """The final validation loss of each architecture under each variant, over its seeds.
 
     Args:
         losses: A table of `variant_losses`.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per (variant, arch), in the table's order: these columns, lr (the peak), and those
@@ -60,25 +59,21 @@ def summarise_variants(losses: pd.DataFrame, *, level: float = 0.95) -> pd.DataF
         GradlabError: Runs of one row were to take different numbers of steps.
     """
     rows = [
-        {"variant": variant, "arch": arch, "lr": runs["lr"].iloc[0]}
-        | loss_summary(runs, level=level)
+        {"variant": variant, "arch": arch, "lr": runs["lr"].iloc[0]} | loss_summary(runs)
         for (variant, arch), runs in losses.groupby(["variant", "arch"], sort=False)
     ]
     return pd.DataFrame(rows, columns=["variant", "arch", "lr", *SUMMARY_COLUMNS])
 
 
-def variant_differences(
-    losses: pd.DataFrame, *, baseline: str, level: float = 0.95
-) -> pd.DataFrame:
+def variant_differences(losses: pd.DataFrame, *, baseline: str) -> pd.DataFrame:
     """How much higher each architecture's final loss is than the baseline's of the same variant.
 
     Never across variants: their losses are of different budgets, or different tasks. Each interval
-    is at `level` on its own: among many, some will miss.
+    is at 95 % on its own: among many, some will miss.
 
     Args:
         losses: A table of `variant_losses`.
         baseline: The architecture to compare with.
-        level: Confidence level of the intervals.
 
     Returns:
         One row per variant that has runs of the baseline, and other architecture: columns variant,
@@ -96,7 +91,7 @@ def variant_differences(
             continue
         rows += [
             {"variant": variant, "reference": baseline, "arch": arch}
-            | loss_difference(runs, arch, baseline, level=level)
+            | loss_difference(runs, arch, baseline)
             for arch in architectures
             if arch != baseline
         ]
