@@ -11,14 +11,21 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gradlab.analyses.claim import judge_all
+from gradlab.analyses.claim_studies import read_studies
+from gradlab.analyses.claim_words import claim_sentences
+from gradlab.analyses.claims import CLAIMS
 from gradlab.analyses.finding import Finding
 from gradlab.analyses.finding_text import cell_text, course_text, heading
 from gradlab.analyses.findings import findings
-from gradlab.analyses.study_words import study_sentences
+from gradlab.analyses.league import is_league
+from gradlab.analyses.league_words import league_sentences
+from gradlab.errors import GradlabError
+from gradlab.pages.results import study_result
 from gradlab.pages.screen import Screen, Words, results_table
 from gradlab.runs.gather import Source, folder_of
 from gradlab.runs.reader import Run, load
-from gradlab.runs.study import StudyRecord, find_studies
+from gradlab.runs.study import StudyRecord, StudySet, find_studies
 
 _WIDTH = 100
 """Columns of an inspection as a string."""
@@ -90,7 +97,38 @@ def inspect(source: Source, *, top: int = 5) -> Inspection:
     if study is None:
         run = load(folder_of(source))
         return Inspection(findings(run, top=top), run=run)
-    return Inspection(sentences=study_sentences(study))
+    return Inspection(sentences=_sentences(study))
+
+
+def _sentences(study: StudyRecord) -> list[str]:
+    """How a study's architectures differ, with intervals, and what broke or was best.
+
+    Of several studies in one folder: what their league says, or the paper's claims with their
+    verdicts.
+    """
+    if isinstance(study, StudySet):
+        sentences = league_sentences(study) if is_league(study) else _claims(study)
+        return sentences or [f"{study.folder} says nothing yet: no two of its runs compare."]
+    result = study_result(study)
+    sentences = [*result.in_words, *result.sentences]
+    if not result.files or not sentences:
+        raise GradlabError(
+            f"{study.folder} says nothing yet: no two runs of one seed that compare have ended."
+        )
+    return sentences
+
+
+def _claims(studies: StudySet) -> list[str]:
+    found = read_studies(studies.folder)
+    if not found:
+        inside = [studies.folder / name for name in studies.studies]
+        error = GradlabError(
+            f"{studies.folder} holds studies, but none of the paper's claims: name one of them, as "
+            f"{inside[0]}."
+        )
+        error.instead = inside
+        raise error
+    return claim_sentences(judge_all(CLAIMS, found))
 
 
 def numbers_table(rows: pd.DataFrame) -> Table:

@@ -77,6 +77,7 @@ class Result:
     Attributes:
         tables: For a person.
         sentences: Likewise; the only thing where there is nothing to compare yet.
+        in_words: What the tables say, for where they are not shown.
         files: The numbers, a CSV file each, by name.
         draw: Makes the figures; one for which the study has no data is left out.
     """
@@ -85,6 +86,7 @@ class Result:
     sentences: Sequence[str] = ()
     files: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     draw: "Callable[[], Iterable[Drawing]]" = tuple
+    in_words: Sequence[str] = ()
 
 
 def study_result(study: StudyRecord, command: Command | None = None) -> Result:
@@ -131,7 +133,8 @@ def _stability(study: StudyRecord, _: Command) -> Result:
         yield from study_drawings(table, study.runs, note=lambda _: None)
 
     sentences = stability_words.difference_sentences(table)
-    return Result(summary_tables(table), sentences, files, draw)
+    breaks = stability_words.break_sentences(table)
+    return Result(summary_tables(table), sentences, files, draw, in_words=breaks)
 
 
 def _gradients(study: StudyRecord, _: Command) -> Result:

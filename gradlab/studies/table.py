@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gradlab.runs.csv_files import write_rows
 
@@ -12,19 +12,30 @@ if TYPE_CHECKING:
     from gradlab.runs.verdict import Verdict
 
 
+Value: TypeAlias = "Callable[[Run, Verdict], Any]"
+"""What a column says of a run that has ended."""
+
+
 @dataclass(frozen=True)
 class StudyTable:
     """A study's table.
 
     Attributes:
         file: Its name in the study's folder.
-        columns: Its columns, in order.
-        row: The values of a run by column, from the run and its verdict.
+        values: Its columns, in order.
     """
 
     file: str
-    columns: tuple[str, ...]
-    row: "Callable[[Run, Verdict], Mapping[str, Any]]"
+    values: Mapping[str, Value]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return tuple(self.values)
+
+    def row(self, run: "Run", verdict: "Verdict") -> dict[str, Any]:
+        """The values of a run by column."""
+        return {column: value(run, verdict) for column, value in self.values.items()}
 
     def write(self, out: Path, runs: "Iterable[Run]") -> None:
         """Write the rows of the runs that have ended, replacing what is there."""
@@ -32,91 +43,58 @@ class StudyTable:
         write_rows(out / self.file, self.columns, ended)
 
 
-def _identity(run: "Run") -> dict[str, Any]:
-    config = run.config
-    return {
-        "size": config.size_label,
-        "params": run.info["params"],
-        "arch": config.arch,
-        "seed": config.seed,
-    }
-
-
-def _stability_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
-    return {
-        **_identity(run),
-        "lr_step": run.config.schedule.lr_step,
-        "reason": verdict.reason,
-        "step": verdict.step,
-        "lr": verdict.lr,
-        "censored": verdict.censored,
-        "first_overflow": verdict.first_overflow,
-        "lr_min_loss": verdict.lr_min_loss,
-        "lr_collapse": verdict.lr_collapse,
-    }
-
+_RUN: dict[str, Value] = {
+    "size": lambda run, _: run.config.size_label,
+    "params": lambda run, _: run.info["params"],
+    "arch": lambda run, _: run.config.arch,
+    "seed": lambda run, _: run.config.seed,
+}
+_END: dict[str, Value] = {
+    "reason": lambda _, verdict: verdict.reason,
+    "step": lambda _, verdict: verdict.step,
+}
 
 STABILITY = StudyTable(
     "stability.csv",
-    (
-        "size",
-        "params",
-        "arch",
-        "seed",
-        "lr_step",
-        "reason",
-        "step",
-        "lr",
-        "censored",
-        "first_overflow",
-        "lr_min_loss",
-        "lr_collapse",
-    ),
-    _stability_row,
+    {
+        **_RUN,
+        "lr_step": lambda run, _: run.config.schedule.lr_step,
+        **_END,
+        "lr": lambda _, verdict: verdict.lr,
+        "censored": lambda _, verdict: verdict.censored,
+        "first_overflow": lambda _, verdict: verdict.first_overflow,
+        "lr_min_loss": lambda _, verdict: verdict.lr_min_loss,
+        "lr_collapse": lambda _, verdict: verdict.lr_collapse,
+    },
 )
 """Of the stability test: where each run broke, and why."""
 
-
-def _run_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
-    config = run.config
-    return {
-        **_identity(run),
-        "lr": config.schedule.lr,
-        "warmup": config.schedule.warmup_steps,
-        "steps": config.steps,
-        "reason": verdict.reason,
-        "step": verdict.step,
-    }
-
-
 RUNS = StudyTable(
     "runs.csv",
-    ("size", "params", "arch", "seed", "lr", "warmup", "steps", "reason", "step"),
-    _run_row,
+    {
+        **_RUN,
+        "lr": lambda run, _: run.config.schedule.lr,
+        "warmup": lambda run, _: run.config.schedule.warmup_steps,
+        "steps": lambda run, _: run.config.steps,
+        **_END,
+    },
 )
 """Of runs at a set learning rate: what each was asked to do, and how it ended."""
 
-
-def _limit_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
-    row = {"schedule": run.config.schedule.kind, **_run_row(run, verdict)}
-    return row | {"lr_break": verdict.lr if verdict.broke else None}
-
-
-def _depth_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
-    return {"depth": run.config.model.n_layers, **_run_row(run, verdict)}
-
-
-DEPTH_RUNS = StudyTable(RUNS.file, ("depth", *RUNS.columns), _depth_row)
+DEPTH_RUNS = StudyTable(
+    RUNS.file, {"depth": lambda run, _: run.config.model.n_layers, **RUNS.values}
+)
 """The same where the depth varies."""
 
-
-LIMIT_RUNS = StudyTable(RUNS.file, ("schedule", *RUNS.columns, "lr_break"), _limit_row)
+LIMIT_RUNS = StudyTable(
+    RUNS.file,
+    {
+        "schedule": lambda run, _: run.config.schedule.kind,
+        **RUNS.values,
+        "lr_break": lambda _, verdict: verdict.lr if verdict.broke else None,
+    },
+)
 """The same where ramps stand beside constant rates: lr_break is where a run broke."""
 
-
-def _variant_row(run: "Run", verdict: "Verdict") -> dict[str, Any]:
-    return {"variant": run.config.variant, **_run_row(run, verdict)}
-
-
-VARIANT_RUNS = StudyTable(RUNS.file, ("variant", *RUNS.columns), _variant_row)
+VARIANT_RUNS = StudyTable(RUNS.file, {"variant": lambda run, _: run.config.variant, **RUNS.values})
 """The same where hyperparameters vary by name."""
