@@ -76,7 +76,7 @@ docs: $(DEVELOP)  ## A page a module from its docstrings, in docs/api
 
 bench: export OMP_NUM_THREADS = 1
 bench: $(INSTALLED)  ## What FP16 emulation and gradlab's own step cost, as ratios
-	$(BIN)/python benchmarks/emulation.py
+	$(BIN)/python -m benchmarks.emulation
 	$(BIN)/python benchmarks/training_step.py
 
 gpu: $(DEVELOP)  ## What needs a CUDA card, in 8 minutes at most; DEVICE=cpu tries it at a tiny size

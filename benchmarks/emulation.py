@@ -1,7 +1,7 @@
 """What emulating FP16 costs: a training step in each FP16 mode over the same step in fp32.
 
-    python benchmarks/emulation.py
-    python benchmarks/emulation.py --size micro --compile
+    python -m benchmarks.emulation
+    python -m benchmarks.emulation --size micro --compile
 
 The steps of the modes are interleaved in one process on one thread, so that what else the machine
 does falls on all of them alike; a ratio is the median over turns of processor time.
@@ -23,11 +23,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
-from time import process_time
 
 import torch
 
 import gradlab
+from benchmarks.turns import take_turns
 from gradlab import build_model, model_config
 from gradlab.config import PrecisionConfig
 from gradlab.models.loss import token_loss
@@ -65,7 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for size, batch in ((size, batch) for size in options.size for batch in BATCHES):
         with ExitStack() as probes:
             steps = {mode: training_step(options.arch, size, batch, mode, probes) for mode in modes}
-            times = interleaved(steps, options.steps)
+            times = take_turns(
+                {mode: step.take for mode, step in steps.items()},
+                options.steps,
+                clock="cpu",
+                device=torch.device("cpu"),
+                # A loop opens it once: the millisecond that takes is not the step's.
+                within=lambda mode: steps[mode].precision.arithmetic(),  # noqa: B023
+            )
         ratios = (
             median(t / base for t, base in zip(times[mode], times["fp32"], strict=True))
             for mode in modes[1:]
@@ -115,23 +122,6 @@ def training_step(arch: str, size: str, batch: int, mode: str, probes: ExitStack
             masters.write_back()
 
     return Steps(precision, step)
-
-
-def interleaved(steps: dict[str, Steps], count: int) -> dict[str, list[float]]:
-    """CPU seconds of each step, the steps taking turns, after three rounds that are not counted.
-
-    Nor is the millisecond in which emulation begins and ends: a loop opens it once.
-    """
-    times: dict[str, list[float]] = {mode: [] for mode in steps}
-    for turn in range(count + 3):
-        for mode, step in steps.items():
-            with step.precision.arithmetic():
-                start = process_time()
-                step.take()
-                seconds = process_time() - start
-            if turn >= 3:
-                times[mode].append(seconds)
-    return times
 
 
 if __name__ == "__main__":

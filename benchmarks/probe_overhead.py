@@ -29,7 +29,6 @@ something else runs, each operation waits for a thread that it has displaced. Th
 import argparse
 import math
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from benchmarks.instruments import CONTESTANTS
-from benchmarks.turns import CLOCKS, take_turns, wait_for
+from benchmarks.turns import CLOCKS, take_turns
 
 ROWS, COLUMNS = 51200, 768  # of an embedding
 
@@ -230,15 +229,8 @@ def seconds_to_read(setting: Setting) -> float:
     widths = [*block * shape.n_layers, width, width] if shape.vocab else [width] * shape.n_layers
     tokens, dtype = shape.batch * shape.length, AUTOCAST.get(setting.precision)
     sites = [torch.randn(tokens, each, device=setting.device, dtype=dtype) for each in 2 * widths]
-    times = []
-    for _ in range(5):
-        wait_for(setting.device)
-        began = time.perf_counter()
-        for site in sites:
-            torch.aminmax(site)
-        wait_for(setting.device)
-        times.append(time.perf_counter() - began)
-    return median(times)
+    read = {"read": lambda: [torch.aminmax(site) for site in sites]}
+    return median(take_turns(read, 5, clock="wall", device=setting.device)["read"])
 
 
 def error_on_embedding(name: str, rows: int, setting: Setting) -> float | None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.digits import processor
-from benchmarks.turns import CLOCKS, take_turns, wait_for
+from benchmarks.turns import CLOCKS, take_turns
 from gradlab import build_model, model_config
 from gradlab.config import PrecisionConfig
 from gradlab.models.config import ModelConfig
@@ -34,7 +34,7 @@ from gradlab.precision.precision import resolve
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = torch.cuda.get_device_name(device)
     print(f"torch {torch.__version__}, {where}{', compiled' if options.compile else ''}")
     for precision in options.precision:
-        peak = product_rate(device, DTYPES[precision], CLOCKS[options.clock])
+        peak = product_rate(device, DTYPES[precision], options.clock)
         print(f"{precision}: a large product runs at {peak / 1e12:.3g} TFLOP/s")
         print(
             f"{'size':6}{'contestant':26}{'ms':>8}{'ratio':>8}{'tokens/s':>12}{'share':>8}{'MB':>8}"
@@ -231,18 +231,12 @@ def kept(contestant: Contestant) -> int:
     return sum(size for address, size in found.items() if address not in weights)
 
 
-def product_rate(device: torch.device, dtype: torch.dtype, now: Callable[[], float]) -> float:
+def product_rate(device: torch.device, dtype: torch.dtype, clock: str) -> float:
     """Operations a second of a large square product: the best of a few."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(8):
-        wait_for(device)
-        began = now()
-        a @ b
-        wait_for(device)
-        times.append(now() - began)
-    return 2 * size**3 / min(times)
+    product: dict[str, Step] = {"product": lambda: a @ b}
+    return 2 * size**3 / min(take_turns(product, 8, clock=clock, device=device)["product"])
 
 
 if __name__ == "__main__":

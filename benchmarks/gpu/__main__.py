@@ -11,7 +11,6 @@ What a stage's commands print is in its `log.txt` under --out, beside the runs t
 import argparse
 import json
 import os
-import platform
 import shlex
 import signal
 import subprocess
@@ -25,6 +24,8 @@ from typing import TextIO
 import torch
 
 from benchmarks.gpu.stages import Stage, stages
+from gradlab.precision.device_facts import device_facts
+from gradlab.runs.document import versions
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {"python": ("-u",), "gradlab": ("-uc", "from gradlab.cli.start import run; run()")}
@@ -50,7 +51,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is not done yet; 1 if a stage did not come to its end, 2 if there is no card."""
     options = parse(arguments)
-    on_cpu = options.device == "cpu"
+    device = torch.device(options.device)
+    on_cpu = device.type == "cpu"
     if not on_cpu and not torch.cuda.is_available():
         print("there is no CUDA here: --device cpu tries the stages at a tiny size")
         return 2
@@ -71,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds = time.monotonic() - began
         print(f"{stage.name}: {ended}, {seconds:.0f} s", flush=True)
         if ended == "done":
-            text = json.dumps({"seconds": round(seconds), **where(options.device)}, indent=1)
+            text = json.dumps(
+                {"seconds": round(seconds), **versions(), **device_facts(device)}, indent=1
+            )
             (folder / "done.json").write_text(text + "\n")
         else:
             missed = True
@@ -118,21 +122,6 @@ def run(command: str, log: TextIO, ends: float) -> int | None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return None
-
-
-def where(device: str) -> dict[str, object]:
-    """What the numbers were measured on."""
-    found: dict[str, object] = {"torch": torch.__version__, "python": platform.python_version()}
-    if device == "cpu":
-        return {"device": platform.processor() or platform.machine(), **found}
-    card = torch.cuda.get_device_properties(device)
-    return {
-        "device": card.name,
-        "capability": f"{card.major}.{card.minor}",
-        "gigabytes": round(card.total_memory / 2**30),
-        "cuda": torch.version.cuda,
-        **found,
-    }
 
 
 def pack(folder: Path) -> None:
