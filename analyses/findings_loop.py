@@ -75,15 +75,12 @@ def _changed(faults: pd.DataFrame) -> list[Finding]:
         return []
     step = changed["step"].min()
     names = changed.loc[changed["step"] == step, "name"].tolist()
-    shown = ", ".join(names[:_NAMED])
-    if len(names) > _NAMED:
-        shown += f" and {len(names) - _NAMED} more"
     return [
         Finding(
             "gradients changed",
             f"Between micro-batches, the backward passes of step {step}, the loop changed .grad of "
-            f"{shown}: clipped, scaled or cleared it. What is recorded is what .grad held after "
-            "the last pass, which is what the optimizer was given.",
+            f"{listed(names, _NAMED)}: clipped, scaled or cleared it. What is recorded is what "
+            ".grad held after the last pass, which is what the optimizer was given.",
         )
     ]
 

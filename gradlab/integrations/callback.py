@@ -40,14 +40,16 @@ class AttachingCallback:
         keep_steps: int = 1,
     ) -> None:
         self._out, self._keep = out, keep
-        self._every = every
-        self._events = events
-        self._chosen = None if probes is None else tuple(probes)
-        self._memory = memory
-        self._sinks = tuple(sinks)
-        self._meta = meta
-        self._window = window
-        self._keep_steps = keep_steps
+        self._options: dict[str, Any] = {
+            "every": every,
+            "events": events,
+            "probes": None if probes is None else tuple(probes),
+            "memory": memory,
+            "sinks": tuple(sinks),
+            "meta": meta,
+            "window": window,
+            "keep_steps": keep_steps,
+        }
         self._probes: Probes | None = None
 
     @property
@@ -84,16 +86,9 @@ class AttachingCallback:
             model,
             optimizers,
             scaler=scaler,
-            probes=self._chosen,
-            every=self._every,
-            events=self._events,
+            **self._options,
             out=self._out and free_folder(Path(self._out).expanduser(), first_step, is_first),
             keep=self._keep and free_folder(Path(self._keep).expanduser(), first_step, is_first),
-            keep_steps=self._keep_steps,
-            memory=self._memory,
-            sinks=self._sinks,
-            meta=self._meta,
-            window=self._window,
             first_step=first_step,
             # A trainer hands over the model without the wrapper that would show it.
             group=dist.group.WORLD if dist.is_initialized() else None,

@@ -37,14 +37,8 @@ class GradlabCallback(AttachingCallback, TrainerCallback):
     A training resumed at step 500 is recorded beside the first, in `runs/mine-from-500`.
 
     Args:
-        out: Run directory to make.
-        every: Cadence of the probes.
-        events: "exact", "skipped" or "sampled", as `gradlab.attach` has it.
-        probes: What to look at; None for what `attach` takes.
-        memory: Keep the rows in memory; None: if there is no `out`.
-        sinks: More places for the rows.
-        meta: What the run is, for `run.json`.
-        window: Steps between two copies from the device.
+        out, every, events, probes, memory, sinks, meta, window, keep, keep_steps: As
+            `gradlab.attach` takes them.
     """
 
     _losses: list[Tensor]
