@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import interval
 
 from gradlab.analyses.ablation import ablation_differences, summarise_ablation
 from gradlab.analyses.final_losses import COLUMNS
 from gradlab.errors import GradlabError
 from gradlab.models.presets import ALL_OPERATIONS, BASELINE, TABLE_4, model_config
 
-# Student's t, two-sided 95 %, from the printed tables.
-T95 = {1: 12.7062, 2: 4.30265, 3: 3.18245}
 WORTH = dict(zip(TABLE_4, [0.0, 0.01, 0.05, 0.04, 0.02, -0.01, 0.1], strict=True))
 
 
@@ -57,10 +56,8 @@ def test_a_summary_is_plain_statistics_of_each_row() -> None:
     assert summary["row"].tolist() == list(TABLE_4.values())
     for row in summary.to_dict("records"):
         losses = table[table["arch"] == row["arch"]]["val_loss"].tolist()
-        half = T95[3] * statistics.stdev(losses) / 2
-        assert row["loss"] == pytest.approx(statistics.fmean(losses))
-        assert row["loss_low"] == pytest.approx(row["loss"] - half, rel=1e-5)
-        assert row["loss_high"] == pytest.approx(row["loss"] + half, rel=1e-5)
+        spread = (row["loss"], row["loss_low"], row["loss_high"])
+        assert spread == pytest.approx(interval(losses))
         assert (row["loss_min"], row["loss_max"]) == (min(losses), max(losses))
         perplexities = [math.exp(loss) for loss in losses]
         assert row["perplexity"] == pytest.approx(statistics.geometric_mean(perplexities))
@@ -76,10 +73,7 @@ def test_differences_are_over_pairs_of_seeds() -> None:
     for row in found.to_dict("records"):
         losses = table.set_index(["arch", "seed"])["val_loss"]
         pairs = [losses[row["arch"], seed] - losses[row["reference"], seed] for seed in range(4)]
-        half = T95[3] * statistics.stdev(pairs) / 2
-        assert row["difference"] == pytest.approx(statistics.fmean(pairs))
-        assert row["low"] == pytest.approx(row["difference"] - half, rel=1e-5)
-        assert row["high"] == pytest.approx(row["difference"] + half, rel=1e-5)
+        assert (row["difference"], row["low"], row["high"]) == pytest.approx(interval(pairs))
         assert row["perplexity"] == pytest.approx(math.exp(statistics.fmean(pairs)))
         assert (row["seeds"], row["pairs"]) == (4, 4)
 

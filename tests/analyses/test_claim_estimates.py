@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import geometric_interval, interval
 
 from gradlab.analyses.claim_estimates import (
     Estimate,
@@ -25,26 +26,15 @@ from gradlab.analyses.claim_estimates import (
 )
 from gradlab.analyses.final_losses import COLUMNS
 
-# Student's t, two-sided 95 %, from the printed tables.
-T95 = {1: 12.7062, 2: 4.30265, 3: 3.18245}
 
-
-def interval(values: Sequence[float]) -> tuple[float, float, float, int]:
-    """The slow twin of `plain`."""
-    n = len(values)
-    mean = float(np.mean(values))
-    half = T95[n - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return mean, mean - half, mean + half, n
-
-
-def same(found: Estimate, expected: tuple[float, float, float, int]) -> None:
-    assert (found.number, found.low, found.high) == pytest.approx(expected[:3], rel=1e-5)
-    assert found.seeds == expected[3]
+def same(found: Estimate, values: Sequence[float]) -> None:
+    assert (found.number, found.low, found.high) == pytest.approx(interval(values))
+    assert found.seeds == len(values)
 
 
 def same_logs(found: Estimate, ratios: Sequence[float]) -> None:
-    mean, low, high, n = interval(np.log(ratios).tolist())
-    same(found, (math.exp(mean), math.exp(low), math.exp(high), n))
+    assert (found.number, found.low, found.high) == pytest.approx(geometric_interval(ratios))
+    assert found.seeds == len(ratios)
 
 
 def nothing(found: Estimate) -> None:
@@ -54,7 +44,7 @@ def nothing(found: Estimate) -> None:
 
 
 def test_an_estimate_leaves_out_what_is_not_finite() -> None:
-    same(plain([1.0, 2.0, math.nan, 4.0, math.inf]), interval([1, 2, 4]))
+    same(plain([1.0, 2.0, math.nan, 4.0, math.inf]), [1, 2, 4])
     same_logs(geometric([0.5, 0.0, 4.0, math.inf]), [0.5, 4.0])
     one = plain([3.0])
     assert (one.number, one.seeds) == (3, 1)
@@ -171,9 +161,9 @@ def test_slopes_means_and_correlations_of_scales() -> None:
     depth = np.arange(6) / 5
     centred = depth - depth.mean()
     slopes = (means - means.mean(1, keepdims=True)) @ centred / (centred @ centred)
-    same(scale_slope(table, "normformer", "head_scale"), interval(slopes.tolist()))
-    same(scale_mean(table, "normformer", "head_scale"), interval(means.mean(1).tolist()))
-    same(largest_scale_mean(table, "normformer", "head_scale"), interval(means[:, 5].tolist()))
+    same(scale_slope(table, "normformer", "head_scale"), slopes.tolist())
+    same(scale_mean(table, "normformer", "head_scale"), means.mean(1).tolist())
+    same(largest_scale_mean(table, "normformer", "head_scale"), means[:, 5].tolist())
     correlations = [
         np.corrcoef(
             [layer for layer in range(6) for _ in range(4)],
@@ -181,7 +171,7 @@ def test_slopes_means_and_correlations_of_scales() -> None:
         )[0, 1]
         for seed in range(3)
     ]
-    same(scale_correlation(table, "normformer", "head_scale"), interval(correlations))
+    same(scale_correlation(table, "normformer", "head_scale"), correlations)
 
 
 def test_scales_of_one_layer_or_of_one_value_have_no_relation() -> None:
@@ -190,7 +180,7 @@ def test_scales_of_one_layer_or_of_one_value_have_no_relation() -> None:
     nothing(scale_correlation(one_layer, "normformer", "head_scale"))
     untouched = scales({(seed, layer): [1.0] for seed in range(3) for layer in range(3)})
     nothing(scale_correlation(untouched, "normformer", "head_scale"))
-    same(scale_slope(untouched, "normformer", "head_scale"), (0, 0, 0, 3))
+    same(scale_slope(untouched, "normformer", "head_scale"), [0, 0, 0])
     nothing(largest_scale_mean(untouched, "normformer", "lambda_resid"))
 
 
@@ -256,8 +246,9 @@ def test_the_share_saved_is_in_seconds_and_speaks_for_every_seed() -> None:
     theirs = [[9.0, 7.0, 6.0, 5.0, 5.5]] * 3
     mine = [[8.0, 4.0, 4.0, 4.0], [8.0, 6.0, 5.0, 5.0], [8.0, 6.0, 6.0, 4.0]]
     found = share_saved(curves({"pre-ln": theirs, "normformer": mine}), "normformer", "pre-ln")
-    mean, low, high, n = interval(np.log([20 / 40, 30 / 40, 40 / 40]).tolist())
-    same(found, (1 - math.exp(mean), 1 - math.exp(high), 1 - math.exp(low), n))
+    left, most, least = geometric_interval([20 / 40, 30 / 40, 40 / 40])
+    assert (found.number, found.low, found.high) == pytest.approx((1 - left, 1 - least, 1 - most))
+    assert found.seeds == 3
     mine[1] = [8.0, 6.0, 5.1, 5.1]
     found = share_saved(curves({"pre-ln": theirs, "normformer": mine}), "normformer", "pre-ln")
     assert math.isnan(found.number)

@@ -1,10 +1,10 @@
 import math
-import statistics
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import geometric_interval
 from made_up_runs import nano, write_rows
 
 from gradlab.analyses.compute import (
@@ -82,11 +82,9 @@ def test_the_share_saved_is_over_pairs_of_seeds() -> None:
     assert saved[["needed", "at"]].to_numpy().tolist() == [[8, 4], [8, 6]]
     assert saved["saved"].tolist() == [0.5, 0.25]
     row = summarise_saved(saved).iloc[0]
-    logs = [math.log(0.5), math.log(0.75)]
-    mean, half = statistics.fmean(logs), 12.7062 * statistics.stdev(logs) / math.sqrt(2)
+    left, most, least = geometric_interval([0.5, 0.75])
     assert row[["pairs", "reached"]].tolist() == [2, 2]
-    expected = [1 - math.exp(mean), 1 - math.exp(mean + half), 1 - math.exp(mean - half)]
-    assert row[["saved", "low", "high"]].tolist() == pytest.approx(expected, rel=1e-5)
+    assert row[["saved", "low", "high"]].tolist() == pytest.approx([1 - left, 1 - least, 1 - most])
     assert not row["distinguished"]
 
 

@@ -1,10 +1,10 @@
 import math
-import statistics
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import geometric_interval, interval
 from made_up_runs import nano, write_rows
 
 from gradlab.analyses import gradient_study as module
@@ -23,8 +23,6 @@ from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
 
-# Student's t, two-sided 95 %, from the printed tables.
-T95 = {1: 12.7062, 2: 4.30265}
 LAYERS = 6
 SCHEDULE = ScheduleConfig(lr=1e-3, warmup_steps=2)
 
@@ -95,18 +93,13 @@ def test_a_summary_has_geometric_means_ranges_and_intervals() -> None:
     assert len(summary) == 2 * 2 * 2
     for key, row in summary.iterrows():
         runs = table[(table[["op", "window", "arch"]] == list(key)).all(axis=1)]
-        logs = [math.log(ratio) for ratio in runs["ratio"]]
-        mean, spread = statistics.fmean(logs), statistics.stdev(logs)
         assert row["runs"] == 3
-        assert row["ratio"] == pytest.approx(statistics.geometric_mean(runs["ratio"]))
         assert (row["ratio_min"], row["ratio_max"]) == pytest.approx(
             (min(runs["ratio"]), max(runs["ratio"]))
         )
-        half = T95[2] * spread / math.sqrt(3)
-        assert row["ratio_high"] == pytest.approx(math.exp(mean + half), rel=1e-5)
-        assert row["slope"] == pytest.approx(statistics.fmean(runs["slope"]))
-        half = T95[2] * statistics.stdev(runs["slope"]) / math.sqrt(3)
-        assert row["slope_low"] == pytest.approx(row["slope"] - half, rel=1e-5)
+        for name, of in (("ratio", geometric_interval), ("slope", interval)):
+            found = tuple(row[[name, f"{name}_low", f"{name}_high"]])
+            assert found == pytest.approx(of(runs[name]))
     assert summary.loc[("fc2", "late", "post-ln"), "ratio"] < 1
     assert summary.loc[("fc2", "late", "pre-ln"), "slope"] == pytest.approx(-2.46, abs=0.1)
 
@@ -118,11 +111,9 @@ def test_differences_are_over_pairs_of_seeds() -> None:
     row = found.loc[("fc2", "late")]
     here = table[(table["op"] == "fc2") & (table["window"] == "late")]
     ratios = here.set_index(["arch", "seed"])["ratio"]
-    logs = [math.log(ratios["pre-ln", seed] / ratios["post-ln", seed]) for seed in range(3)]
-    half = T95[2] * statistics.stdev(logs) / math.sqrt(3)
+    pairs = [ratios["pre-ln", seed] / ratios["post-ln", seed] for seed in range(3)]
     assert row[["baseline", "arch", "seeds", "pairs"]].tolist() == ["post-ln", "pre-ln", 3, 3]
-    assert math.log(row["quotient"]) == pytest.approx(statistics.fmean(logs))
-    assert math.log(row["low"]) == pytest.approx(statistics.fmean(logs) - half, rel=1e-5)
+    assert tuple(row[["quotient", "low", "high"]]) == pytest.approx(geometric_interval(pairs))
     assert row["distinguished"]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import interval
 
 from gradlab.analyses.final_losses import COLUMNS
 from gradlab.analyses.lr_search import (
@@ -15,8 +16,6 @@ from gradlab.analyses.lr_search import (
     summarise_search,
 )
 
-# Student's t, two-sided 95 %, from the printed tables.
-T95 = {1: 12.7062, 2: 4.30265}
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 FIRST = 5.5
 # Loss at each rate; None diverges.
@@ -90,9 +89,8 @@ def test_losses_by_rate_are_plain_statistics() -> None:
     for row in found.to_dict("records"):
         place = RATES.index(row["lr"])
         losses = [slow(table, row["arch"], seed)[place] for seed in range(3)]
-        half = T95[2] * statistics.stdev(losses) / math.sqrt(3)
-        assert row["loss"] == pytest.approx(statistics.fmean(losses))
-        assert row["loss_high"] == pytest.approx(row["loss"] + half, rel=1e-5)
+        spread = (row["loss"], row["loss_low"], row["loss_high"])
+        assert spread == pytest.approx(interval(losses))
         assert (row["loss_min"], row["loss_max"]) == (min(losses), max(losses))
         assert row["runs"] == 3
         assert row["diverged"] == (3 if CURVES[row["arch"]][place] is None else 0)
@@ -123,8 +121,8 @@ def test_a_known_search() -> None:
     assert pre_ln["sensitivity"] == pytest.approx((0.5 + 0 + 0.25 + 2.9) / 4)
     assert normformer["sensitivity"] == pytest.approx((0.7 + 0.2 + 0 + 0.1) / 4)
     assert (pre_ln["loss"], normformer["loss"]) == pytest.approx((2.6, 2.5))
-    half = T95[2] * 0.025 / math.sqrt(3)
-    assert pre_ln["sensitivity_low"] == pytest.approx(pre_ln["sensitivity"] - half, rel=1e-5)
+    seeds = [pre_ln["sensitivity"] + 0.025 * (seed - 1) for seed in range(3)]
+    assert pre_ln["sensitivity_low"] == pytest.approx(interval(seeds)[1])
     assert pre_ln[["rates", "seeds", "left_out", "diverged"]].tolist() == [4, 3, 0, 3]
     assert (pre_ln["own_lr_min"], pre_ln["own_lr_max"]) == (2e-3, 2e-3)
     assert summary["at_end"].tolist() == ["", ""]
@@ -154,12 +152,10 @@ def test_differences_are_over_pairs_of_seeds() -> None:
             seeds.loc[("normformer", s), column] - seeds.loc[("pre-ln", s), column]
             for s in range(3)
         ]
-        half = T95[2] * statistics.stdev(pairs) / math.sqrt(3)
         assert row[["baseline", "arch", "seeds", "pairs"]].tolist() == [
             *("pre-ln", "normformer", 3, 3)
         ]
-        assert row["difference"] == pytest.approx(statistics.fmean(pairs))
-        assert row["low"] == pytest.approx(row["difference"] - half, rel=1e-5)
+        assert tuple(row[["difference", "low", "high"]]) == pytest.approx(interval(pairs))
         assert row["distinguished"]
 
 

@@ -1,11 +1,11 @@
 import math
-import statistics
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import interval
 from made_up_runs import nano
 
 from gradlab.analyses.scales import (
@@ -128,9 +128,8 @@ def test_lambda_of_known_layers() -> None:
     np.testing.assert_allclose(own["mean"], [0.8, 0.7, 0.6, 0.5])
     row = summarise_lambda(found).iloc[1]
     assert row["runs"] == 3
-    half = 4.30265 * statistics.stdev([0.9, 0.8, 0.7]) / math.sqrt(3)
-    expected = [0.8, 0.8 - half, 0.8 + half, 0.7, 0.9]
-    assert row[["mean", "low", "high", "min", "max"]].tolist() == pytest.approx(expected, rel=1e-5)
+    expected = [*interval([0.9, 0.8, 0.7]), 0.7, 0.9]
+    assert row[["mean", "low", "high", "min", "max"]].tolist() == pytest.approx(expected)
 
 
 def test_lambda_of_a_real_run_as_plain_pandas_has_it(trained: list[Run]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import interval
 from made_up_runs import nano, write_rows
 
 from gradlab.analyses.variants import (
@@ -19,8 +20,6 @@ from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.verdict import Verdict
 
-# Student's t, two-sided 95 %, from the printed tables.
-T95 = {1: 12.7062, 3: 3.18245}
 # What a variant adds to all losses, and normformer's lead in it.
 KNOWN = {"twice-lr": (0.4, -0.02), "base": (0.0, -0.05), "grad-clip": (1.0, 0.03)}
 
@@ -88,10 +87,8 @@ def test_a_summary_is_plain_statistics_of_each_row() -> None:
     for row in summary.to_dict("records"):
         rows = table[(table["variant"] == row["variant"]) & (table["arch"] == row["arch"])]
         losses = rows["val_loss"].tolist()
-        half = T95[3] * statistics.stdev(losses) / 2
-        assert row["loss"] == pytest.approx(statistics.fmean(losses))
-        assert row["loss_low"] == pytest.approx(row["loss"] - half, rel=1e-5)
-        assert row["loss_high"] == pytest.approx(row["loss"] + half, rel=1e-5)
+        spread = (row["loss"], row["loss_low"], row["loss_high"])
+        assert spread == pytest.approx(interval(losses))
         assert (row["loss_min"], row["loss_max"]) == (min(losses), max(losses))
         assert row["perplexity"] == pytest.approx(math.exp(statistics.fmean(losses)))
         assert (row["runs"], row["broke"], row["failed"], row["interrupted"]) == (4, 0, 0, 0)
@@ -119,10 +116,7 @@ def test_differences_are_over_pairs_of_one_variant_and_seed() -> None:
             losses[row["variant"], "normformer", seed] - losses[row["variant"], "pre-ln", seed]
             for seed in range(4)
         ]
-        half = T95[3] * statistics.stdev(pairs) / 2
-        assert row["difference"] == pytest.approx(statistics.fmean(pairs))
-        assert row["low"] == pytest.approx(row["difference"] - half, rel=1e-5)
-        assert row["high"] == pytest.approx(row["difference"] + half, rel=1e-5)
+        assert (row["difference"], row["low"], row["high"]) == pytest.approx(interval(pairs))
         assert (row["seeds"], row["pairs"]) == (4, 4)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from by_hand import geometric_interval, interval
 from made_up_runs import begin, write_rows
-from scipy import stats
 from typer.testing import CliRunner, Result
 
 import gradlab
@@ -159,13 +159,6 @@ def expected(arch: str, seed: int) -> dict[str, float]:
 PLAIN = ("loss", "sensitivity", "headroom")
 
 
-def interval(values: list[float], *, logs: bool) -> tuple[float, float, float]:
-    x = np.log(values) if logs else np.array(values)
-    mean, half = x.mean(), stats.t.ppf(0.975, len(x) - 1) * stats.sem(x)
-    ends = (mean, mean - half, mean + half)
-    return tuple(np.exp(ends)) if logs else ends  # type: ignore[return-value]
-
-
 def test_every_number_of_every_architecture(
     tmp_path: Path, text: str, made_up: Callable[..., None]
 ) -> None:
@@ -190,7 +183,7 @@ def test_every_number_of_every_architecture(
         for name in expected(arch, 0):
             values = [expected(arch, seed)[name] for seed in range(3)]
             row = table.loc[(arch, name)]
-            ends = interval(values, logs=name not in PLAIN)
+            ends = (interval if name in PLAIN else geometric_interval)(values)
             assert row[["value", "low", "high"]].tolist() == pytest.approx(ends)
         cost = table.loc[(arch, "cost")]
         assert cost[["value", "low", "high"]].tolist() == pytest.approx(
@@ -206,11 +199,12 @@ def test_every_number_of_every_architecture(
             pairs = [
                 (expected(arch, seed)[name], expected("pre-ln", seed)[name]) for seed in range(3)
             ]
-            logs = name not in PLAIN
-            ends = interval([a / b if logs else a - b for a, b in pairs], logs=logs)
+            if name in PLAIN:
+                none, ends = 0, interval(a - b for a, b in pairs)
+            else:
+                none, ends = 1, geometric_interval(a / b for a, b in pairs)
             row = apart.loc[(name, arch)]
             assert row[["difference", "low", "high"]].tolist() == pytest.approx(ends)
-            none = 1 if logs else 0
             assert row["distinguished"] == (ends[1] > none or ends[2] < none)
 
     said = " ".join(result.stdout.split())
