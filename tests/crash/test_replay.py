@@ -19,6 +19,7 @@ from bad_loops import (
     momentum,
     plain,
 )
+from tiny_transformers import gpt2
 from torch import Tensor, nn
 
 import gradlab
@@ -322,13 +323,8 @@ def test_other_formats_need_a_loss(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_hugging_faces_gpt2_with_dropout_and_micro_batches(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 32, "n_positions": 8}
-    config = transformers.GPT2Config(
-        **sizes, bos_token_id=0, eos_token_id=0, attn_implementation="eager"
-    )
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(config)
+    model = gpt2(n_layer=1, attn_implementation="eager")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     keep = tmp_path / "crash"
@@ -348,7 +344,7 @@ def test_hugging_faces_gpt2_with_dropout_and_micro_batches(tmp_path: Path) -> No
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-    fresh = transformers.GPT2LMHeadModel(config)
+    fresh = gpt2(n_layer=1, attn_implementation="eager")
     again = gradlab.replay(keep, fresh)
     assert_same_tables(probes.run(), again.run)
     assert "transformer.h.0.attn" in str(again)

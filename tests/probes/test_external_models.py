@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from tiny_transformers import bert, gpt2, llama
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -124,54 +125,13 @@ class Experts(nn.Module):
         return self.head(self.norm(x + y))
 
 
-def gpt2() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=VOCAB,
-        n_positions=LENGTH,
-        n_embd=WIDTH,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def bert() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=LENGTH,
-    )
-    return transformers.BertForMaskedLM(config)
-
-
-def llama() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=LENGTH,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "encoder-post": lambda: Encoder(norm_first=False),
     "encoder-pre": lambda: Encoder(norm_first=True),
     "blocks": Blocks,
-    "gpt2": gpt2,
-    "bert": bert,
-    "llama": llama,
+    "gpt2": lambda: gpt2(vocab_size=VOCAB, n_positions=LENGTH),
+    "bert": lambda: bert(vocab_size=VOCAB, max_position_embeddings=LENGTH),
+    "llama": lambda: llama(vocab_size=VOCAB, max_position_embeddings=LENGTH, num_key_value_heads=1),
     "convnet": ConvNet,
     "lstm": Recurrent,
     "experts": Experts,

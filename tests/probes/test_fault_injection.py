@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from tiny_transformers import bert, gpt2, llama
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,28 +70,12 @@ def own(rng: random.Random) -> nn.Module:
     return build_model(config, seed=rng.randrange(1000))
 
 
-def gpt2(rng: random.Random, attention: str | None = None) -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=VOCAB,
-            n_positions=LENGTH,
-            n_embd=WIDTH,
-            n_layer=2,
-            n_head=2,
-            bos_token_id=0,
-            eos_token_id=0,
-            attn_implementation=attention or rng.choice(["eager", "sdpa"]),
-        )
-    )
-
-
 MODELS: list[Callable[[random.Random], nn.Module]] = [
     own,
     own,
     lambda rng: Language(nn.Sequential(Block(), Block())),
     lambda rng: Language(MLP()),
-    gpt2,
+    lambda rng: gpt2(attn_implementation=rng.choice(["eager", "sdpa"])),
 ]
 
 
@@ -205,7 +190,7 @@ def test_a_fault_between_modules_is_said_to_be_there() -> None:
     """GPT-2's own attention multiplies q and k in a function, whose result is no site."""
     rng = random.Random(0)
     torch.manual_seed(0)
-    model = gpt2(rng, "eager")
+    model = gpt2(attn_implementation="eager")
     with torch.no_grad():
         weight = model.get_parameter("transformer.h.1.attn.c_attn.weight")
         weight *= 1e4 / weight.abs().max()
@@ -351,23 +336,8 @@ def test_masks_of_the_least_number_do_not_count(name: str) -> None:
 
 def half_with_eager_attention(name: str) -> nn.Module:
     """A Hugging Face model in FP16, with scores large enough to take the mask to −inf."""
-    transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": VOCAB,
-        "hidden_size": WIDTH,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": LENGTH,
-        "attn_implementation": "eager",
-    }
-    if name == "gpt2":
-        model = gpt2(random.Random(0), "eager")
-    elif name == "bert":
-        model = transformers.BertForMaskedLM(transformers.BertConfig(**sizes))
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    model = {"gpt2": gpt2, "bert": bert, "llama": llama}[name](attn_implementation="eager")
     with torch.no_grad():
         for parameter, weight in model.named_parameters():
             if any(

@@ -1,15 +1,13 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
-from devices import never_waiting
+from devices import NoHostReads, never_waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradlab.probes import gradient_statistics as module
 from gradlab.probes.gradient_statistics import gradient_statistics
@@ -46,14 +44,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class NoHostReads(TorchDispatchMode):
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        assert func is not torch.ops.aten._local_scalar_dense.default, "a value was read"
-        return func(*args, **(kwargs or {}))
 
 
 SHAPES = [(), (0,), (1,), (7,), (3, 5), (64, 64), (4097,), (5, 0, 3), (2, 3, 1000), (70, 1000)]

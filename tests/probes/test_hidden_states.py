@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from attention_passes import activations, hooks_of, tokens
+from tiny_transformers import NO_DROPOUT, gpt2
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -147,20 +148,15 @@ def test_torchs_encoder(norm_first: bool, batch_first: bool) -> None:
 
 
 def test_hugging_faces_gpt2() -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=64, n_positions=8, n_embd=16, n_layer=2, n_head=2, use_cache=False
-    )
-    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(config)
+    model = gpt2(use_cache=False, **NO_DROPOUT)
     wide = copy.deepcopy(model).double()
     named = {f"transformer.h.{i}": block for i, block in enumerate(wide.transformer.h)}
     branches: list[Tensor] = []
     for block in wide.transformer.h:
         block.attn.register_forward_hook(lambda m, args, out: branches.append(out[0]))
         block.mlp.register_forward_hook(lambda m, args, out: branches.append(out))
-    batch = tokens(vocab=64)
+    batch = tokens(vocab=32)
     pairs = seen_in_float64(wide, named, lambda m: m(batch))
     table = record(model, lambda: model(batch).logits)
     check(table, pairs)

@@ -11,7 +11,7 @@ import gradlab
 from gradlab.models.build import build_model
 from gradlab.models.presets import model_config
 from gradlab.models.transformer import Transformer
-from gradlab.probes.attention.probe import AttentionScores
+from gradlab.probes import AttentionScores, Probe
 
 
 def model_of(attention: str) -> Transformer:
@@ -27,10 +27,21 @@ def activations(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+class Around(nn.Module):
+    """A model of one part."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
 def record(
-    model: nn.Module, *passes: Callable[[], Any], probe: AttentionScores | None = None
+    model: nn.Module, *passes: Callable[[], Any], probe: Probe | None = None
 ) -> pd.DataFrame:
-    """The table after one step, of these passes."""
+    """The probe's table after one step, of these passes."""
     probe = AttentionScores() if probe is None else probe
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with gradlab.attach(model, optimizer, probes=[probe]) as probes:
@@ -39,7 +50,7 @@ def record(
         optimizer.step()
     assert torch._C._len_torch_function_stack() == 0
     assert hooks_of(model) == 0
-    return probes.table("scores")
+    return probes.table(probe.table)
 
 
 def hooks_of(model: nn.Module) -> int:

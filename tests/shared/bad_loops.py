@@ -14,7 +14,7 @@ import gradlab
 from gradlab.probes.attach import Probes
 from gradlab.runs.reader import Run
 
-_OF_A_RUN = ("seconds", "update", "underflow_frac")
+_OF_A_RUN = ["seconds", "update", "underflow_frac"]
 """Columns that tell of the steps before as well."""
 
 BAD = 3
@@ -103,9 +103,7 @@ def rows(run: Run, table: str, step: int = BAD) -> pd.DataFrame:
     if table not in run.tables:
         return pd.DataFrame()
     found = run.table(table)
-    found = found[found["step"] == step].drop(
-        columns=["seconds", "update", "underflow_frac"], errors="ignore"
-    )
+    found = found[found["step"] == step].drop(columns=_OF_A_RUN, errors="ignore")
     return found.reset_index(drop=True)
 
 

@@ -3,9 +3,11 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 LONG_ON_CPU = (
@@ -13,6 +15,14 @@ LONG_ON_CPU = (
     pytest.param("cuda", marks=pytest.mark.gpu),
 )
 """For what other tests show of a CPU in less time."""
+
+
+class NoHostReads(TorchDispatchMode):
+    """Raises where a value is read on the host, for which a GPU would be waited."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a value was read"
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 import torch
+from devices import NoHostReads
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradlab.config import OptimizerConfig, PrecisionConfig, RunConfig
 from gradlab.models.build import build_model
@@ -98,13 +98,6 @@ def test_without_masters_weights_and_masters_stay_on_the_fp16_grid(make_config: 
         assert torch.equal(master, master.half().float())
 
 
-class NoHostRead(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a device value was read on the host")
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("name", ["fp32", "fp16", "fp16-pure"])
 def test_a_step_reads_no_device_value_on_the_host(make_config: Make, name: Any) -> None:
     config = make_config(
@@ -112,5 +105,5 @@ def test_a_step_reads_no_device_value_on_the_host(make_config: Make, name: Any) 
     )
     learner = make_learner(config, CPU)
     training_step(learner, [batch(0)], 1e-3)  # the first step makes the optimizer's state
-    with NoHostRead():
+    with NoHostReads():
         training_step(learner, [batch(1)], 1e-3)

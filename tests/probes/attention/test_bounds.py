@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from devices import NoHostReads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradlab.probes.attention.bounds import (
     FusedCall,
@@ -21,12 +21,6 @@ from gradlab.probes.attention.bounds import (
     unmasked,
     upper_bound,
 )
-
-
-class NoHostReads(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func is not torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 def twin(q: Tensor, k: Tensor, visible: Tensor, scale: float, gqa: bool = False) -> Largest:

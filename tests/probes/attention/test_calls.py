@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from attention_passes import activations, hooks_of, model_of, record, tokens
+from attention_passes import Around, activations, hooks_of, model_of, record, tokens
+from devices import NoHostReads
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -16,15 +17,6 @@ import gradlab
 from gradlab.errors import GradlabError
 from gradlab.models.loss import token_loss
 from gradlab.probes.attention.probe import AttentionScores
-
-
-class Around(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
 
 
 class HandWritten(nn.Module):
@@ -175,12 +167,6 @@ def test_nothing_is_disturbed(attention: str, exact: bool) -> None:
 
     for one, other in zip(train(None), train([AttentionScores(exact=exact)]), strict=True):
         assert torch.equal(one, other)
-
-
-class NoHostReads(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func is not torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("attention", ["materialised", "sdpa"])

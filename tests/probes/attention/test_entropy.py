@@ -4,28 +4,22 @@ import copy
 import math
 from collections.abc import Callable
 
+import attention_passes
 import pandas as pd
 import pytest
 import torch
-from attention_passes import activations, hooks_of, model_of, tokens
+from attention_passes import activations, model_of, tokens
+from tiny_transformers import NO_DROPOUT, gpt2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import gradlab
 from gradlab.errors import GradlabWarning
 from gradlab.probes import AttentionEntropy
 from gradlab.probes.probe import Step
 
 
 def record(model: nn.Module, *passes: Callable[[], Tensor]) -> pd.DataFrame:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with gradlab.attach(model, optimizer, probes=[AttentionEntropy()]) as probes:
-        for one in passes:
-            one().float().square().mean().backward()
-        optimizer.step()
-    assert torch._C._len_torch_function_stack() == 0
-    assert hooks_of(model) == 0
-    return probes.table("entropy")
+    return attention_passes.record(model, *passes, probe=AttentionEntropy())
 
 
 def entropy(scores: Tensor, visible: Tensor) -> list[float]:
@@ -153,15 +147,10 @@ def test_torchs_encoder() -> None:
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_hugging_faces_gpt2(implementation: str) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=64, n_positions=8, n_embd=16, n_layer=2, n_head=2, use_cache=False
-    )
-    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
-    config.initializer_range = 0.5
     torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation=implementation)
-    batch = tokens(vocab=64)
+    fields = {"initializer_range": 0.5, "use_cache": False, **NO_DROPOUT}
+    model = gpt2(**fields, attn_implementation=implementation)
+    batch = tokens(vocab=32)
     attention = copy.deepcopy(model).double().transformer.h
     states = copy.deepcopy(model).double()(batch, output_hidden_states=True).hidden_states
     expected = []

@@ -4,7 +4,8 @@ import math
 import pandas as pd
 import pytest
 import torch
-from attention_passes import activations, model_of, record, tokens
+from attention_passes import Around, activations, model_of, record, tokens
+from tiny_transformers import NO_DROPOUT, gpt2, llama
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,15 +132,6 @@ WAYS = [
     "module made there",
     "folded",
 ]
-
-
-class Around(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
 
 
 @pytest.mark.parametrize("how", [*WAYS, "module", "folded module"])
@@ -288,23 +280,14 @@ def test_overflowing_scores_are_infinite_rows() -> None:
 
 
 def test_hugging_faces_gpt2() -> None:
-    transformers = pytest.importorskip("transformers")
     for path in ("eager", "sdpa"):
-        config = transformers.GPT2Config(
-            vocab_size=32,
-            n_positions=8,
-            n_embd=16,
-            n_layer=2,
+        torch.manual_seed(0)
+        model = gpt2(
             n_head=4,
             scale_attn_by_inverse_layer_idx=path == "eager",  # sdpa passes it over in 5.0
-            attn_pdrop=0.0,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            bos_token_id=None,
-            eos_token_id=None,
+            attn_implementation=path,
+            **NO_DROPOUT,
         )
-        torch.manual_seed(0)
-        model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation=path)
         batch, padding = tokens(vocab=32), torch.ones(3, 8, dtype=torch.long)
         padding[1, 5:] = 0
         inputs: list[Tensor] = []
@@ -323,24 +306,11 @@ def test_hugging_faces_gpt2() -> None:
 
 
 def test_hugging_faces_llama_with_shared_keys() -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=8,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
     tables = {}
     for path in ("eager", "sdpa", "sdpa, exact"):
         torch.manual_seed(0)
-        model = transformers.LlamaForCausalLM._from_config(
-            config, attn_implementation=path[:5].strip(",")
-        )
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        model = llama(**heads, attn_implementation=path[:5].strip(","))
         probe = AttentionScores(exact="exact" in path)
         run = lambda: model(tokens(vocab=32)).logits  # noqa: B023, E731
         tables[path] = record(model, run, probe=probe)

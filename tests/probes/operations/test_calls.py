@@ -19,7 +19,6 @@ from gradlab.probes.operations.calls import Calls
 from gradlab.probes.operations.culprit import Culprit
 
 HERE = Path(__file__)
-ZERO = torch.zeros(2, 4)
 ONE = torch.ones(2, 4)
 
 
