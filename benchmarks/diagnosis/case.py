@@ -90,11 +90,13 @@ def train(
     *,
     scaler: GradScaler | None = None,
     autocast: bool = False,
+    zeroed: bool = True,
 ) -> nn.Module:
-    """The loop that most people write; `autocast` is to FP16."""
+    """The loop that most people write; `autocast` is to FP16, `zeroed` calls zero_grad."""
     with tool.watching(model, optimizer, scaler):
         for batch in batches:
-            optimizer.zero_grad()
+            if zeroed:
+                optimizer.zero_grad()
             with torch.autocast("cpu", torch.float16, enabled=autocast):
                 loss = loss_of(model, batch)
             tool.loss(loss)

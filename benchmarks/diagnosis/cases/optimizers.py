@@ -135,16 +135,7 @@ def never_zeroed(tool: Tool, healthy: bool) -> nn.Module:
     torch.manual_seed(0)
     model = named(embed=nn.Linear(4, 8), act=nn.Tanh(), head=nn.Linear(8, 1))
     optimizer = SGD(model.parameters(), lr=1e-2)
-    with tool.watching(model, optimizer):
-        for batch in normal(3, 4, steps=8):
-            if healthy:
-                optimizer.zero_grad()
-            loss = squares(model, batch)
-            tool.loss(loss)
-            loss.backward()
-            tool.gradients()
-            optimizer.step()
-    return model
+    return train(tool, model, optimizer, normal(3, 4, steps=8), squares, zeroed=healthy)
 
 
 @case(

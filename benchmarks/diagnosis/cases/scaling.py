@@ -41,18 +41,8 @@ def infinity_stays(tool: Tool, healthy: bool) -> nn.Module:
     model = named(embed=nn.Linear(4, 8), act=nn.Tanh(), head=nn.Linear(8, 1))
     optimizer = SGD(model.parameters(), lr=1e-3)
     scaler = GradScaler("cpu", init_scale=16.0 if healthy else 2.0**20)
-    with tool.watching(model, optimizer, scaler):
-        for batch in normal(3, 4, steps=12):
-            if healthy:
-                optimizer.zero_grad()
-            with torch.autocast("cpu", torch.float16):
-                loss = squares(model, batch)
-            tool.loss(loss)
-            scaler.scale(loss).backward()
-            tool.gradients()
-            scaler.step(optimizer)
-            scaler.update()
-    return model
+    how = {"scaler": scaler, "autocast": True, "zeroed": healthy}
+    return train(tool, model, optimizer, normal(3, 4, steps=12), squares, **how)
 
 
 @case(
