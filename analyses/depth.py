@@ -13,7 +13,8 @@ VANISHED = 1e-3
 def states_by_depth(hidden: pd.DataFrame) -> pd.DataFrame:
     """The states of a model's layers at the first and at the last recorded step.
 
-    Of several lists of layers, as an encoder's and a decoder's, the longest.
+    The last is that at which every layer's are finite, if there is one: a run goes on for some
+    steps after its break. Of several lists of layers, as an encoder's and a decoder's, the longest.
 
     Args:
         hidden: A run's `hidden` table.
@@ -34,7 +35,9 @@ def states_by_depth(hidden: pd.DataFrame) -> pd.DataFrame:
     sizes = hidden.groupby(chain)["site"].nunique()
     rows = hidden[chain == sizes.idxmax()]
     drift = rows.groupby("site")["mean_shift"].median()
-    rows = rows[rows["step"].isin([rows["step"].min(), rows["step"].max()])]
+    finite = np.isfinite(rows["std"].astype("float64")).groupby(rows["step"]).all()
+    last = finite.index[finite].max() if finite.any() else rows["step"].max()
+    rows = rows[rows["step"].isin([rows["step"].min(), last])]
     rows = rows.assign(variance=rows["std"] ** 2, drift=rows["site"].map(drift))
     columns = ["variance", "cosine", "cka", "first_branch", "last_branch", "drift"]
     rows = rows.assign(layer=rows["layer"].fillna(0).astype("int64")).sort_values(["step", "layer"])

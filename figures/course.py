@@ -50,6 +50,7 @@ class Break:
 
     arch: str
     step: int
+    seed: int | None = None
 
 
 def course_panels(
@@ -58,9 +59,10 @@ def course_panels(
     """Loss, learning rate and loss scale over steps, one above the other, and rows of events below.
 
     A colour is an architecture, each of its seeds a line; dots are validations. A curve that no run
-    recorded has no panel, nor has the loss scale where there was no scaler. Of one run each kind of
-    event has a row with its number; of several each run that had events has one. A dashed line is
-    the break. Lines of more than 2,000 steps are thinned; their extremes stay.
+    recorded has no panel, nor has a loss scale that never moved. Of one run each kind of event has
+    a row with its number; of several each run that had events or broke has one. A dashed line is
+    the break, of several runs each in its own row too. Lines of more than 2,000 steps are thinned;
+    their extremes stay.
 
     Args:
         course: A table of `gradlab.analyses.course.course`.
@@ -73,12 +75,14 @@ def course_panels(
     if course.empty:
         raise GradlabError("no step was recorded: there is nothing to draw.")
     # A run without a scaler has a scale of 1 throughout, which is none.
-    scaled = course.groupby(_RUN, dropna=False)["loss_scale"].transform(lambda of: of.ne(1).any())
-    course = course.assign(loss_scale=course["loss_scale"].where(scaled.astype(bool)))
+    scales = course.groupby(_RUN, dropna=False)["loss_scale"]
+    scaled = scales.transform(lambda of: of.ne(1).any()).astype(bool)
+    moved = (scales.nunique() > 1).any()
+    course = course.assign(loss_scale=course["loss_scale"].where(scaled & moved))
     curves = [name for name in _CURVES if np.isfinite(course[name].astype("float64")).any()]
     known = course[_RUN].drop_duplicates()
     runs = [(str(arch), _known(seed)) for arch, seed in known.itertuples(index=False)]
-    rows = _rows(events, runs)
+    rows = _rows(events, runs, breaks)
     heights = [_CURVES[name][1] for name in curves]
     if rows or not curves:
         heights.append(max(_ROW * min(len(rows), _MOST_ROWS), _ROW) + 0.1)
@@ -99,10 +103,11 @@ def course_panels(
             _draw_curve(ax, course, name, style)
         if len(heights) > len(curves):
             _draw_events(axes[-1], rows, one_run=len(runs) == 1)
-        for ax in axes:
-            for found in breaks:
-                color = "black" if len(runs) == 1 else style[found.arch].color
-                ax.axvline(found.step, **{**BREAK, "color": color})
+        whole = axes if len(runs) == 1 else axes[: len(curves)]
+        for found in breaks:
+            of_several = {"color": style[found.arch].color, "linewidth": 0.7, "alpha": 0.7}
+            for ax in whole:
+                ax.axvline(found.step, **{**BREAK, **(of_several if len(runs) > 1 else {})})
         axes[-1].set_xlabel("Step")
         if len(runs) == 1:
             axes[0].set_title(run_label(style[runs[0][0]], runs[0][1]), loc="left")
@@ -123,13 +128,14 @@ def _known(seed: Any) -> int | None:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of events: its label, and the steps of each event in it."""
+    """A row of events: its label, the steps of each event in it, and those of breaks."""
 
     label: str
     steps: Mapping[str, Sequence[int]]
+    breaks: Sequence[int] = ()
 
 
-def _rows(events: pd.DataFrame, runs: Sequence[_Run]) -> list[_Row]:
+def _rows(events: pd.DataFrame, runs: Sequence[_Run], breaks: Sequence[Break]) -> list[_Row]:
     """The rows that have something to show, the first on top."""
     steps = {
         (arch, _known(seed), event): list(rows["step"])
@@ -144,8 +150,9 @@ def _rows(events: pd.DataFrame, runs: Sequence[_Run]) -> list[_Row]:
     for arch, seed in runs:
         of_run = {event: at for event in EVENTS if (at := steps.get((arch, seed, event)))}
         label = run_label(style[arch], seed if several else None)
-        if of_run:
-            made.append(_Row(label, of_run))
+        broke = [found.step for found in breaks if (found.arch, found.seed) == (arch, seed)]
+        if of_run or broke:
+            made.append(_Row(label, of_run, broke))
     return made
 
 
@@ -198,6 +205,7 @@ def _draw_events(ax: Axes, rows: Sequence[_Row], *, one_run: bool) -> None:
             size = 6 if one_run else 3
             look = {**_EVENT, "color": _COLORS[event], "markersize": size}
             ax.plot(shown, [place + aside] * len(shown), **look)
+        ax.vlines(row.breaks, place - 0.5, place + 0.5, **BREAK)
     every = max(-(-len(rows) // _MOST_ROWS), 1)
     places = range(0, len(rows), every)
     ax.set_yticks(list(places), [rows[place].label for place in places])

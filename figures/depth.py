@@ -25,11 +25,14 @@ _PANELS = {
     "variance": "Variance",
     "cosine": "Cosine between tokens",
     "cka": "CKA with its input",
-    "first_branch": "‖branch‖ / ‖skip‖, first",
-    "last_branch": "‖branch‖ / ‖skip‖, last",
-    "drift": "Drift of its input's mean",
+    "first_branch": "Branch / skip, the layer's first sum",
+    "last_branch": "Branch / skip, the layer's last sum",
+    "drift": "Drift of its input, median over steps",
 }
 """Column → what it is."""
+
+_SHARES = ("cosine", "cka")
+"""Columns that are at most 1, on a scale that is not logarithmic."""
 
 _START: dict[str, Any] = {"linestyle": (0, (3, 1.2)), "linewidth": 0.9}
 
@@ -61,7 +64,10 @@ def states_against_depth(states: pd.DataFrame, *, title: str = "") -> Figure:
             *(2, 3), figsize=(TWO_COLUMNS, 3.5), sharex=True, squeeze=False, layout="constrained"
         )
         for ax, (name, label) in zip(grid.flat, _PANELS.items(), strict=True):
-            set_value_axis(ax, states[name].dropna()) if name in known else _empty(ax)
+            if name not in known:
+                _empty(ax)
+            elif name not in _SHARES:
+                set_value_axis(ax, states[name].dropna())
             rows = states[states[name].notna()]
             start = rows[(rows["step"] == rows["first"]) & (rows["first"] < rows["last"])]
             if name != "drift":  # which is over all steps
@@ -81,9 +87,11 @@ def states_against_depth(states: pd.DataFrame, *, title: str = "") -> Figure:
             figure.suptitle(title, fontsize=PAPER["axes.titlesize"], x=0.01, ha="left")
         handles = [line_mark(look) for look in style.values()] if len(style) > 1 else []
         if (states["first"] < states["last"]).any():
-            handles.append(Line2D([], [], label="first recorded step", color="0.4", **_START))
-            handles.append(Line2D([], [], label="last", color="0.4"))
-        handles.append(Line2D([], [], label="Pre-LN at Xavier, theory", linewidth=5, **_THEORY))
+            handles.append(Line2D([], [], label=_at(states["first"]), color="0.4", **_START))
+            handles.append(Line2D([], [], label=_at(states["last"]), color="0.4"))
+        theory = Line2D([], [], label="Pre-LN at Xavier, theory", linewidth=5, **_THEORY)
+        theory.set_solid_capstyle("butt")
+        handles.append(theory)
         legend_over(figure, handles, loc="outside lower left")
     return figure
 
@@ -91,6 +99,12 @@ def states_against_depth(states: pd.DataFrame, *, title: str = "") -> Figure:
 def _draw_start(ax: Axes, rows: pd.DataFrame, name: str, style: Any) -> None:
     for arch, line in rows.groupby("arch", sort=False):
         ax.plot(line["layer"], line[name], color=style[str(arch)].color, **_START)
+
+
+def _at(steps: "pd.Series[int]") -> str:
+    """Which step a line is of, or which steps those of several runs are."""
+    first, last = int(steps.min()), int(steps.max())
+    return f"step {first}" if first == last else f"steps {first} to {last}"
 
 
 def _empty(ax: Axes) -> None:

@@ -21,8 +21,8 @@ _LABELS = {
     "lr_collapse": "Relative LR at the collapse",
 }
 
-_LABEL = 0.12
-"""Share of a one-column axis that a tick label takes."""
+_LABEL = {"x": 0.19, "y": 0.12}
+"""Share of a one-column axis that a tick label takes, with the room beside it."""
 
 _WIDE_TICKS = (1, 2, 0.5, 10, 0.1, 5, 0.25, 100, 0.01, 1.5, 0.75, 3, 20, 0.05, 1.25)
 """Ratios that ticks may stand at, those first that matter most."""
@@ -115,16 +115,17 @@ def _set_ratio_axis(
     name = places.value_axis
     axis = ax.xaxis if name == "x" else ax.yaxis
     ax.set(**{f"{name}scale": "log", f"{name}lim": (least, most)})
-    ticks = _apart(least, most) if most / least > 2 else MaxNLocator(6).tick_values(least, most)
+    few = MaxNLocator(4 if name == "x" else 6)
+    room = _LABEL[name] * np.log(most / least)
+    ticks = _apart(room) if most / least > 2 else few.tick_values(least, most)
     axis.set_major_locator(FixedLocator([tick for tick in ticks if least <= tick <= most]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda ratio, _: _percent(ratio)))
     return least, most
 
 
-def _apart(least: float, most: float) -> list[float]:
-    """The wide ticks whose labels have room beside those of the ones before."""
-    room = _LABEL * np.log(most / least)
+def _apart(room: float) -> list[float]:
+    """The wide ticks whose labels have room, a logarithm, beside those of the ones before."""
     kept: list[float] = []
     for tick in _WIDE_TICKS:
         if all(abs(np.log(tick / other)) > room for other in kept):

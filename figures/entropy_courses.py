@@ -12,6 +12,8 @@ def entropy_over_steps(
 ) -> Figure:
     """A panel for each layer, a line for each head, as `gradlab.figures.over_steps` draws it.
 
+    The scale is from 0 to 1: of heads that look at one token alone, no more is to be told apart.
+
     Args:
         courses: A table of `gradlab.analyses.depth.entropy_courses`.
         title: Above all panels.
@@ -21,5 +23,6 @@ def entropy_over_steps(
         GradlabError: No entropy is finite.
     """
     rows = courses.assign(panel=site_panels(courses)).rename(columns={"head": "line"})
-    lines = Lines(rows, "Entropy (1 is uniform)", "Head", "all heads")
+    label = "Entropy (1: uniform, 0: on one token)"
+    lines = Lines(rows, label, "Head", "all heads", limits=(-0.03, 1.03))
     return step_panels(lines, title=title, break_step=break_step)

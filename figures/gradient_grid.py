@@ -30,9 +30,9 @@ def gradient_grid(
 ) -> Figure:
     """Layer against step, a panel a run, all on one scale.
 
-    A cell is the largest norm of its stretch of steps; a step at which an entry was not finite has
-    a colour of its own, and grey is a layer whose gradients were all 0. What is outside the layers
-    is the last row.
+    A cell is the largest norm of its stretch of steps, up to the break; a step at which an entry
+    was not finite has a colour of its own, and grey is a layer whose gradients were all 0. What is
+    outside the layers is the last row.
 
     Args:
         gradients: Tables of `gradlab.analyses.layer_courses.gradients_of_layers` by the panel's
@@ -42,20 +42,20 @@ def gradient_grid(
     Raises:
         GradlabError: No gradient is finite and other than 0.
     """
-    tables = {
-        title: table.assign(log_norm=_logarithm(table["value"]))
+    breaks = breaks or {}
+    panels = [
+        Panel.until(
+            breaks.get(title), "step", title, table.assign(log_norm=_logarithm(table["value"]))
+        )
         for title, table in gradients.items()
-    }
-    logs = pd.concat([table["log_norm"] for table in tables.values()])
+    ]
+    logs = pd.concat([panel.table["log_norm"] for panel in panels])
     finite = logs[np.isfinite(logs)]
     if finite.empty:
         raise GradlabError("no gradient is finite and other than 0: there is nothing to draw.")
     room = 0.5 if finite.max() == finite.min() else 0.0
     scale = Normalize(finite.min() - room, finite.max() + room)
-    frame = Frame.of(list(tables.values()), "step", scale)
-    breaks = breaks or {}
-    panels = [Panel(title, table, breaks.get(title)) for title, table in tables.items()]
-    return grid_panels(panels, frame, _NORMS)
+    return grid_panels(panels, Frame.of(panels, "step", scale), _NORMS)
 
 
 def _logarithm(norms: "pd.Series[float]") -> "pd.Series[float]":

@@ -63,7 +63,8 @@ def gradient_size_by_layer(sizes: pd.DataFrame, *, title: str = "", ax: Axes | N
             dead = sizes[(sizes["arch"] == arch) & (sizes["zeros"] > 0)]
             feet = np.full(len(dead), 0.02)
             crosses = {**_ZERO, "color": look.color, "transform": ax.get_xaxis_transform()}
-            ax.plot(dead["layer"] + aside[arch], feet, **crosses)
+            if len(dead):  # a line without points would widen the layout
+                ax.plot(dead["layer"] + aside[arch], feet, **crosses)
         layer_axis(ax, n_layers)
         ax.set_xlabel("Layer")
         ax.set_ylabel(f"Mean |g| of a weight{scale_note(ax)}")

@@ -65,18 +65,19 @@ def headroom_to_break(
 
     At 0 bits a tensor holds FP16's largest number; a site that holds inf or NaN has none left
     (−inf), which has a colour of its own. A cell is the least headroom of its stretch of learning
-    rates; white is a stretch without a figure. Sites outside the layers are the last row.
+    rates; one in which nothing was recorded shows the one before. Sites outside the layers are the
+    last row.
 
     Args:
         tightest: A table of `gradlab.analyses.headroom.tightest_by_layer`.
-        break_lr: Marked by a vertical line.
+        break_lr: Marked by a vertical line; what came after it is not drawn.
         ax: Where to draw; a new one-column figure if None.
 
     Raises:
         GradlabError: The table is empty.
     """
-    panel = Panel("", tightest, break_lr)
-    frame = _frame([tightest], "lr")
+    panel = Panel.until(break_lr, "lr", "", tightest)
+    frame = _frame([panel], "lr")
     if ax is None:
         ax = paper_axes(height=0.9 + frame.height)
     with paper_style():
@@ -84,7 +85,7 @@ def headroom_to_break(
         ax.set_xlabel(AXES["lr"])
         ax.set_ylabel("Layer")
         draw_bar(figure_of(ax), [ax], frame, _BITS)
-        if handles := grid_handles([panel], _BITS):
+        if handles := grid_handles([panel], frame, _BITS):
             legend_above(ax, handles)
     return ax
 
@@ -102,24 +103,25 @@ def headroom_panels(roads: Mapping[str, Road], *, against: str = "lr") -> Figure
     if against not in AXES:
         raise GradlabError(unknown("axis", against, AXES))
     panels = [
-        Panel(
+        Panel.until(
+            road.end(against),
+            against,
             title if road.seed is None else f"{title}, seed {road.seed}",
             road.tightest,
-            road.end(against),
             [] if road.gradients is None else road.gradients[against].tolist(),
         )
         for title, road in roads.items()
     ]
-    return grid_panels(panels, _frame([road.tightest for road in roads.values()], against), _BITS)
+    return grid_panels(panels, _frame(panels, against), _BITS)
 
 
-def _frame(tables: Sequence[pd.DataFrame], against: str) -> Frame:
+def _frame(panels: Sequence[Panel], against: str) -> Frame:
     """What the panels share; 0 bits are always on the scale."""
-    tables = [table for table in tables if len(table)]
+    tables = [panel.table for panel in panels if len(panel.table)]
     if not tables:
         raise GradlabError(
             "no headroom was recorded, or none that is a number: there is nothing to draw."
         )
     bits = pd.concat([table["headroom_bits"] for table in tables])
     finite = bits[np.isfinite(bits)]
-    return Frame.of(tables, against, Normalize(min([0.0, *finite]), max([1.0, *finite])))
+    return Frame.of(panels, against, Normalize(min([0.0, *finite]), max([1.0, *finite])))

@@ -12,8 +12,10 @@ def count_label(number: float) -> str:
 
 
 def rate_label(rate: float) -> str:
-    """A rate as one types it: 0.14, and below 0.001 2e-4."""
-    if rate >= 1e-3 or not rate:
+    """A rate as one types it: 0.14, below 0.001 2e-4, and from 100,000 on 1e5."""
+    if rate < 0:
+        return f"−{rate_label(-rate)}"
+    if 1e-3 <= rate < 1e5 or not rate:
         return f"{rate:g}"
     mantissa, exponent = f"{rate:.3e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"

@@ -14,12 +14,20 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import Formatter, MaxNLocator
 from numpy.typing import NDArray
 
 from gradlab.figures.labels import rate_label
 from gradlab.figures.steps_axis import BREAK, LOST, break_mark
-from gradlab.figures.style import ONE_COLUMN, PAPER, TWO_COLUMNS, legend_over, paper_style
+from gradlab.figures.style import (
+    ONE_COLUMN,
+    PAPER,
+    TWO_COLUMNS,
+    legend_over,
+    panel_columns,
+    paper_style,
+)
 
 AXES = {"lr": "Learning rate", "step": "Step"}
 """What a grid can be drawn against, by column."""
@@ -78,6 +86,19 @@ class Panel:
     end: float | None
     marks: Sequence[float] = ()
 
+    @classmethod
+    def until(
+        cls,
+        end: float | None,
+        against: str,
+        title: str,
+        table: pd.DataFrame,
+        marks: Sequence[float] = (),
+    ) -> Self:
+        """The panel up to the break, with the step at which it is; all there is without one."""
+        last = math.inf if end is None else end + 1e-9 * abs(end)
+        return cls(title, table[table[against] <= last], end, [x for x in marks if x <= last])
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -96,8 +117,9 @@ class Frame:
     against: str
 
     @classmethod
-    def of(cls, tables: Sequence[pd.DataFrame], against: str, scale: Normalize) -> Self:
-        """The frame of some tables that have rows."""
+    def of(cls, panels: Sequence[Panel], against: str, scale: Normalize) -> Self:
+        """The frame of some panels, of which one at least has rows."""
+        tables = [panel.table for panel in panels if len(panel.table)]
         layers = pd.concat([table["layer"] for table in tables])
         rows: list[int | None] = [int(layer) for layer in sorted(layers.dropna().unique())]
         if layers.isna().any():
@@ -105,7 +127,9 @@ class Frame:
         columns = [table[against] for table in tables]
         # A rate rises from 0; steps go on from those of the checkpoint in a training resumed.
         first = min(float(column.min()) for column in columns) if against == "step" else 0.0
-        return cls(rows, _edges(columns, first), scale, against)
+        ends = [panel.end for panel in panels if panel.end is not None]
+        last = max([*(float(column.max()) for column in columns), *ends])
+        return cls(rows, _edges(columns, first, last), scale, against)
 
     @property
     def height(self) -> float:
@@ -117,10 +141,16 @@ class Frame:
         width = self.edges[1] - self.edges[0]
         return float((x - self.edges[0]) / width)
 
+    def ends_before(self, panel: Panel) -> bool:
+        """Whether a panel has no cell where others have their last."""
+        last = panel.table[self.against].max() if panel.end is None else panel.end
+        return not self.place(float(last)) >= len(self.edges) - 2
+
 
 def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
-    """Grids side by side on one scale, three in a line."""
-    columns = min(len(panels), 3)
+    """Grids side by side on one scale, up to four in a line."""
+    columns = panel_columns(len(panels), 4)
+    pad = 9 if any(len(panel.marks) for panel in panels) else None
     lines = -(-len(panels) // columns)
     width = ONE_COLUMN if columns == 1 else TWO_COLUMNS
     with paper_style():
@@ -135,14 +165,14 @@ def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
         )
         for ax, panel in zip(grid.flat, panels, strict=False):
             draw_grid(ax, panel, frame, shade)
-            ax.set_title(panel.title, loc="left", pad=9 if len(panel.marks) else None)
+            ax.set_title(panel.title, loc="left", pad=pad, fontsize=7 if columns > 2 else None)
         for index, ax in enumerate(grid.flat):
             ax.set_visible(index < len(panels))
             ax.tick_params(labelbottom=index + columns >= len(panels))
         figure.supxlabel(AXES[frame.against], fontsize=PAPER["axes.labelsize"])
         figure.supylabel("Layer", fontsize=PAPER["axes.labelsize"])
         draw_bar(figure, list(grid.flat), frame, shade)
-        if handles := grid_handles(panels, shade):
+        if handles := grid_handles(panels, frame, shade):
             legend_over(figure, handles)
     return figure
 
@@ -150,7 +180,7 @@ def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
 def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> None:
     """One panel."""
     seaborn.heatmap(
-        _cells(panel.table, frame, shade),
+        _cells(panel, frame, shade),
         vmin=frame.scale.vmin,
         vmax=frame.scale.vmax,
         cmap=shade.colors,
@@ -164,7 +194,9 @@ def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> None:
     ax.grid(False)
     _set_ticks(ax, frame)
     if panel.end is not None:
-        ax.axvline(frame.place(panel.end), zorder=3, **BREAK)
+        # Before its cell, which shows what broke; with a light edge, as cells may be black.
+        edge = [withStroke(linewidth=2.2, foreground="white")]
+        ax.axvline(int(frame.place(panel.end)), zorder=3, path_effects=edge, **BREAK)
     if cells := sorted({int(frame.place(x)) for x in panel.marks}):
         at = [cell + 0.5 for cell in cells]
         above = ax.get_xaxis_transform()
@@ -190,7 +222,7 @@ def draw_bar(figure: Figure, axes: Sequence[Axes], frame: Frame, shade: Shade) -
     bar.set_label(shade.label, fontsize=7)
 
 
-def grid_handles(panels: Sequence[Panel], shade: Shade) -> list[Line2D]:
+def grid_handles(panels: Sequence[Panel], frame: Frame, shade: Shade) -> list[Line2D]:
     """What is in the panels and not on the scale of colours."""
     square: dict[str, Any] = {"linestyle": "none", "marker": "s", "markersize": 5}
     least = shade.worst == "min"
@@ -204,17 +236,19 @@ def grid_handles(panels: Sequence[Panel], shade: Shade) -> list[Line2D]:
         handles.append(Line2D([], [], label=shade.marked, **_MARK))
     if any(panel.end is not None for panel in panels):
         handles.append(break_mark())
+    if any(frame.ends_before(panel) for panel in panels):
+        white = {**square, "markerfacecolor": "white", "markeredgecolor": "0.5"}
+        handles.append(Line2D([], [], label="after a run's end", **white, markeredgewidth=0.5))
     return handles
 
 
 _MARK: dict[str, Any] = {"linestyle": "none", "marker": "v", "markersize": 3.0, "color": LOST}
 
 
-def _edges(columns: "Sequence[pd.Series[float]]", first: float) -> NDArray[np.float64]:
-    """Stretches of equal length from `first` on, none shorter than is usual between two rows."""
+def _edges(columns: "Sequence[pd.Series[float]]", first: float, last: float) -> NDArray[np.float64]:
+    """Stretches of equal length over `first` to `last`, none shorter than is usual for two rows."""
     gaps = [np.diff(np.unique(column.to_numpy(np.float64))) for column in columns]
     usual = max((float(np.median(gap)) for gap in gaps if len(gap)), default=0.0)
-    last = max(float(column.max()) for column in columns)
     length = last - first
     cells = min(round(length / usual) + 1, _CELLS) if usual > 0 else 1
     # A row stands in the middle of its cell where each has one of its own.
@@ -222,8 +256,12 @@ def _edges(columns: "Sequence[pd.Series[float]]", first: float) -> NDArray[np.fl
     return np.linspace(first - margin, last + margin, cells + 1)
 
 
-def _cells(table: pd.DataFrame, frame: Frame, shade: Shade) -> pd.DataFrame:
-    """The worst of each row and stretch; what was not finite is beyond the scale."""
+def _cells(panel: Panel, frame: Frame, shade: Shade) -> pd.DataFrame:
+    """The worst of each row and stretch; what was not finite is beyond the scale.
+
+    A cell for which nothing was recorded shows the one before it, up to the last or the break.
+    """
+    table = panel.table
     stretch = np.digitize(table[frame.against].to_numpy(np.float64), frame.edges) - 1
     row = table["layer"].map({layer: place for place, layer in enumerate(frame.rows)})
     row = row.astype("float64").fillna(len(frame.rows) - 1).astype(int)
@@ -232,7 +270,9 @@ def _cells(table: pd.DataFrame, frame: Frame, shade: Shade) -> pd.DataFrame:
     values = table[shade.column].astype("float64")
     values = values.clip(frame.scale.vmin - 1, frame.scale.vmax + 1)
     cells = values.groupby([row.to_numpy(), stretch]).agg(shade.worst).unstack()
-    return cells.reindex(index=range(len(frame.rows)), columns=range(len(frame.edges) - 1))
+    cells = cells.reindex(index=range(len(frame.rows)), columns=range(len(frame.edges) - 1))
+    last = stretch.max(initial=-1) if panel.end is None else int(frame.place(panel.end))
+    return cells.ffill(axis=1).loc[:, :last].reindex(columns=cells.columns)
 
 
 def _set_ticks(ax: Axes, frame: Frame) -> None:
@@ -241,7 +281,8 @@ def _set_ticks(ax: Axes, frame: Frame) -> None:
     ticks = [x for x in rates.tick_values(first, last) if first <= x <= last]
     if frame.against == "step":
         ticks = [x for x in ticks if x == round(x)]
-    ax.set_xticks([frame.place(x) for x in ticks], [rate_label(x) for x in ticks])
+    write = rate_label if frame.against == "lr" else "{:.0f}".format
+    ax.set_xticks([frame.place(x) for x in ticks], [write(x) for x in ticks])
     layers = len(frame.rows) - (None in frame.rows)
     every = max(-(-layers // 8), 1)
     places = list(range(0, layers, every))

@@ -68,10 +68,11 @@ def league_panels(summary: pd.DataFrame, differences: pd.DataFrame, sites: pd.Da
             squeeze=False,
             layout="constrained",
         )
+        drawn: set[tuple[str, bool]] = set()
         for ax, name in zip(axes[0], measures, strict=False):
             here = summary[summary["measure"] == name].set_index("arch")
             apart = differences[differences["measure"] == name].set_index("arch")
-            _column(ax, name, here, apart, rows)
+            drawn |= _column(ax, name, here, apart, rows)
         if has_sites:
             _overflows(axes[0, -1], sites, rows)
         first = axes[0, 0]
@@ -79,12 +80,16 @@ def league_panels(summary: pd.DataFrame, differences: pd.DataFrame, sites: pd.Da
         first.set_yticks(range(len(rows)), [style[arch].label for arch in rows], fontsize=7.5)
         for label, arch in zip(first.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if arch == BASELINE else "normal")
-        legend_over(figure, _legend(), loc="outside lower left")
+        bound = bool(summary.loc[summary["measure"].isin(measures), "bound"].any())
+        legend_over(figure, _legend(drawn, bound=bound), loc="outside lower left")
     return figure
 
 
-def _column(ax: Axes, name: str, here: pd.DataFrame, apart: pd.DataFrame, rows: list[str]) -> None:
-    """A measure: a point and an interval for each architecture."""
+def _column(
+    ax: Axes, name: str, here: pd.DataFrame, apart: pd.DataFrame, rows: list[str]
+) -> set[tuple[str, bool]]:
+    """A measure: a point and an interval for each architecture; the looks of the points."""
+    drawn = set()
     measure = MEASURES[name]
     _set_axis(ax, here, geometric=measure.geometric)
     if BASELINE in here.index:
@@ -96,6 +101,7 @@ def _column(ax: Axes, name: str, here: pd.DataFrame, apart: pd.DataFrame, rows: 
             continue
         row = here.loc[arch].to_dict()
         color, filled = _colour(arch, measure, row, apart)
+        drawn.add((color, filled))
         if np.isfinite(row["low"]):
             ax.hlines(place, row["low"], row["high"], color=color, linewidth=1.2, zorder=2)
         face = color if filled else "white"
@@ -106,6 +112,7 @@ def _column(ax: Axes, name: str, here: pd.DataFrame, apart: pd.DataFrame, rows: 
     ax.tick_params(axis="x", labelsize=6)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
+    return drawn
 
 
 def _colour(
@@ -128,7 +135,8 @@ def _colour(
 def _set_axis(ax: Axes, here: pd.DataFrame, *, geometric: bool) -> None:
     """An axis with room for the points and for intervals as far as they are no wider."""
     to, back = (np.log, np.exp) if geometric else (np.asarray, np.asarray)
-    values = to(here["value"].to_numpy(np.float64))
+    shown = here[["value"]] if len(here) > 1 else here[["value", "low", "high"]].dropna(axis=1)
+    values = to(shown.to_numpy(np.float64))
     span = max(float(values.max() - values.min()), 0.1)
     low, high = values.min() - 0.35 * span, values.max() + 0.35 * span
     if geometric:
@@ -161,14 +169,28 @@ def _overflows(ax: Axes, sites: pd.DataFrame, rows: list[str]) -> None:
     ax.set_axis_off()
 
 
-def _legend() -> list[Line2D]:
-    """What the marks mean."""
+_MEANINGS: Mapping[tuple[str, bool], str] = MappingProxyType(
+    {
+        ("black", True): "Pre-LN",
+        (_BETTER, True): "better than Pre-LN",
+        (_WORSE, True): "worse than Pre-LN",
+        (_APART, True): "other than Pre-LN",
+        (_ALIKE, False): "not told apart",
+    }
+)
+"""The colour of a point, and whether it is filled → what that says."""
+
+
+def _legend(drawn: set[tuple[str, bool]], *, bound: bool) -> list[Line2D]:
+    """What the marks that are there mean."""
     mark: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 1.2}
-    return [
-        Line2D([], [], color="black", label="Pre-LN", **mark),
-        Line2D([], [], color=_BETTER, label="better than Pre-LN", **mark),
-        Line2D([], [], color=_WORSE, label="worse", **mark),
-        Line2D([], [], color=_APART, label="different", **mark),
-        Line2D([], [], color=_ALIKE, mfc="white", label="not told apart", **mark),
-        Line2D([], [], color="0.3", linewidth=1.2, label="95 % interval over seeds"),
+    handles = [
+        Line2D([], [], color=color, mfc=color if filled else "white", label=label, **mark)
+        for (color, filled), label in _MEANINGS.items()
+        if (color, filled) in drawn
     ]
+    if bound:
+        triangle = {**mark, "marker": ">", "color": "0.3", "mfc": "white"}
+        handles.append(Line2D([], [], label="a lower bound", **triangle))
+    interval = "95 % interval over seeds, cut at a column's edge; of the time, quartiles"
+    return [*handles, Line2D([], [], color="0.3", linewidth=1.2, label=interval)]

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.lines import TICKUP, Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gradlab.errors import GradlabError
 from gradlab.figures.labels import plain_label, rate_label
 from gradlab.figures.stability import LOG_FROM, set_value_axis
 from gradlab.figures.steps_axis import BREAK, LOST, break_mark, draw_line, marked, step_axis
-from gradlab.figures.style import PAPER, TWO_COLUMNS, legend_over, paper_style
+from gradlab.figures.style import PAPER, TWO_COLUMNS, legend_over, panel_columns, paper_style
 
 MOST_PANELS = 64
 """Panels from which on those with the largest values are drawn alone."""
@@ -46,6 +46,7 @@ class Lines:
         outside: What a line without a number is.
         dashed: What a dashed line is.
         reference: A value that is marked, and what it is.
+        limits: Of y, on a scale that is not logarithmic; as the values need if None.
     """
 
     rows: pd.DataFrame
@@ -54,6 +55,7 @@ class Lines:
     outside: str
     dashed: str = ""
     reference: tuple[float, str] | None = None
+    limits: tuple[float, float] | None = None
 
 
 def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> Figure:
@@ -61,7 +63,8 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
 
     Ticks along a panel's top are steps at which something in it was not finite: there its lines
     have gaps. A panel that has no finite value says so. The scale is logarithmic where the largest
-    value is more than four times the least.
+    value is more than four times the least; a 0, for which it has no place, is a gap with a tick at
+    the bottom.
 
     Args:
         lines: What is drawn.
@@ -80,7 +83,7 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
         title = f"{title} (the {len(panels)} largest of {len(panels) + left_out} panels)"
     columns = _columns(len(panels))
     count = -(-len(panels) // columns)
-    height = 1.7 if count == 1 else 1.0 if columns <= 4 else 0.75
+    height = 1.7 if count == 1 else 1.3 if count == 2 else 1.0 if columns <= 5 else 0.75
     numbers = rows["line"].dropna()
     scale = Normalize(float(numbers.min()), float(numbers.max())) if len(numbers) else None
     with paper_style():
@@ -94,7 +97,13 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
             layout="constrained",
         )
         axes = list(grid.flat)
-        _set_axes(axes[0], known, rows["step"], columns)
+        step_axis(
+            axes[0], int(rows["step"].min()), int(rows["step"].max()), ticks=3 if columns > 2 else 5
+        )
+        if lines.limits is None:
+            _set_values(axes[0], known)
+        else:
+            axes[0].set_ylim(*lines.limits)
         most = max(_POINTS // max(rows[["panel", "line"]].drop_duplicates().shape[0], 1), 40)
         for ax, name in zip(axes, panels, strict=False):
             _draw(ax, rows[rows["panel"] == name], scale, most)
@@ -107,7 +116,7 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
             ax.set_visible(index < len(panels))
             is_lowest = index + columns >= len(panels)
             ax.tick_params(labelbottom=is_lowest, labelsize=6)
-            ax.set_xlabel("Step" if is_lowest else "", fontsize=7)
+        figure.supxlabel("Step", fontsize=PAPER["axes.labelsize"])
         note = "\n(log scale)" if axes[0].get_yscale() == "log" else ""
         figure.supylabel(f"{lines.value}{note}", fontsize=PAPER["axes.labelsize"])
         figure.suptitle(title, fontsize=PAPER["axes.titlesize"], x=0.01, ha="left")
@@ -116,7 +125,8 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
         shows_reference = (
             lines.reference is not None and axes[0].get_ylim()[1] >= lines.reference[0]
         )
-        if handles := _handles(lines, break_step, shows_reference):
+        is_log = axes[0].get_yscale() == "log"
+        if handles := _handles(lines, break_step, shows_reference, is_log=is_log):
             legend_over(figure, handles, loc="outside lower left")
     return figure
 
@@ -132,13 +142,13 @@ def _panels(rows: pd.DataFrame) -> tuple[list[str], int]:
 
 
 def _columns(panels: int) -> int:
-    if panels <= 4:
-        return min(panels, 2)
-    return 3 if panels in (5, 6, 9) else 4 if panels <= 20 else 6 if panels <= 36 else 8
+    if panels > 20:
+        return 6 if panels <= 36 else 8
+    return 3 if panels in (6, 9) else panel_columns(panels, 5)
 
 
-def _set_axes(ax: Axes, known: "pd.Series[float]", steps: "pd.Series[int]", columns: int) -> None:
-    """The scales that all panels share."""
+def _set_values(ax: Axes, known: "pd.Series[float]") -> None:
+    """The scale of values that all panels share."""
     low, high = float(known.min()), float(known.max())
     positive = known[known > 0]
     if low >= 0 and len(positive) and high > LOG_FROM * float(positive.min()):
@@ -148,12 +158,14 @@ def _set_axes(ax: Axes, known: "pd.Series[float]", steps: "pd.Series[int]", colu
         ax.set_ylim(low - room, high + 1.5 * room)
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(number)))
-    step_axis(ax, int(steps.min()), int(steps.max()), ticks=3 if columns > 2 else 5)
 
 
 def _draw(ax: Axes, rows: pd.DataFrame, scale: Normalize | None, most: int) -> None:
     """One panel."""
     numbers = rows["line"].astype("float64")
+    is_log = ax.get_yscale() == "log"
+    zeros = _zeros(rows) if is_log else rows.iloc[:0]
+    rows = rows.assign(value=rows["value"].mask(rows.index.isin(zeros.index)))
     for (number, is_dashed), line in rows.groupby([numbers, _dashed(rows)], dropna=False):
         color = _color(number, scale)
         style: dict[str, Any] = {"linestyle": (0, (3, 1.2))} if is_dashed else {}
@@ -163,7 +175,12 @@ def _draw(ax: Axes, rows: pd.DataFrame, scale: Normalize | None, most: int) -> N
         top = ax.get_xaxis_transform()
         ax.plot(lost, [0.97] * len(lost), transform=top, **_LOST)
     values = rows["value"].astype("float64")
-    if not np.isfinite(values).any():
+    if len(zeros) and len(zeros) < len(rows):
+        steps = marked(sorted(set(zeros["step"])), ax.get_xlim())
+        ax.plot(steps, [0] * len(steps), transform=ax.get_xaxis_transform(), **_ZERO)
+    elif len(zeros):
+        ax.text(0.5, 0.5, "0 throughout", **_WORDS, transform=ax.transAxes)
+    elif not np.isfinite(values).any():
         ax.text(
             0.5,
             0.5,
@@ -171,8 +188,10 @@ def _draw(ax: Axes, rows: pd.DataFrame, scale: Normalize | None, most: int) -> N
             **_WORDS,
             transform=ax.transAxes,
         )
-    elif (values.dropna() == 0).all() and ax.get_yscale() == "log":
-        ax.text(0.5, 0.5, "0 throughout", **_WORDS, transform=ax.transAxes)
+
+
+def _zeros(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["value"] == 0]
 
 
 def _color(number: Any, scale: Normalize | None) -> Any:
@@ -193,6 +212,9 @@ _LOST: dict[str, Any] = {
 }
 _LOST |= {"color": LOST, "clip_on": False, "zorder": 4}
 
+_ZERO: dict[str, Any] = {"linestyle": "none", "marker": TICKUP, "markersize": 3, "zorder": 4}
+_ZERO |= {"color": "0.5", "markeredgewidth": 0.8}
+
 _REFERENCE: dict[str, Any] = {"color": LOST, "linewidth": 0.8, "zorder": 2}
 
 _WORDS: dict[str, Any] = {"ha": "center", "va": "center", "color": "0.4", "fontsize": 6.5}
@@ -207,7 +229,9 @@ def _bar(figure: Figure, axes: Sequence[Axes], scale: Normalize, label: str, row
     bar.set_label(label, fontsize=7)
 
 
-def _handles(lines: Lines, break_step: int | None, shows_reference: bool) -> list[Line2D]:
+def _handles(
+    lines: Lines, break_step: int | None, shows_reference: bool, *, is_log: bool
+) -> list[Line2D]:
     rows = lines.rows
     handles = []
     if rows["line"].isna().any():
@@ -221,6 +245,8 @@ def _handles(lines: Lines, break_step: int | None, shows_reference: bool) -> lis
         handles.append(Line2D([], [], label=lines.reference[1], **_REFERENCE))
     if rows["lost"].any():
         handles.append(Line2D([], [], label="not finite", **_LOST))
+    if is_log and len(_zeros(rows)):
+        handles.append(Line2D([], [], label="0", **_ZERO))
     if break_step is not None:
         handles.append(break_mark(f"break, step {break_step}"))
     return handles

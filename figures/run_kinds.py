@@ -38,7 +38,7 @@ from gradlab.runs.reader import Run
 def draw_course(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]:
     """Loss, learning rate and loss scale, and what happened on the way."""
     breaks = [
-        Break(arch, run.verdict.step)
+        Break(arch, run.verdict.step, seed_of(run))
         for run, (_size, arch, _seed) in zip(runs, run_keys(runs), strict=True)
         if run.verdict is not None and run.verdict.broke and run.verdict.step is not None
     ]
@@ -128,7 +128,7 @@ def draw_states(runs: Sequence[Run], _: Choices = AS_USUAL) -> Iterator[Drawing]
     every = list(_first_seeds(runs))
     states = [states_by_depth(shown.run.table("hidden")).assign(arch=shown.arch) for shown in every]
     table = pd.concat(states, ignore_index=True)
-    title = every[0].label if len(every) == 1 else ""
+    title = "Hidden states by depth" + (f": {every[0].label}" if len(every) == 1 else "")
     yield Drawing("states_by_depth", states_against_depth(table, title=title), table)
 
 

@@ -18,6 +18,7 @@ from gradlab.errors import GradlabError, unknown
 from gradlab.figures.labels import plain_label
 from gradlab.figures.style import (
     ONE_COLUMN,
+    PAPER,
     TWO_COLUMNS,
     Look,
     asides,
@@ -27,6 +28,7 @@ from gradlab.figures.style import (
     looks,
     paper_axes,
     paper_style,
+    run_label,
 )
 
 OP_LABELS: Mapping[str, str] = {
@@ -110,7 +112,7 @@ def scale_panels(entries: pd.DataFrame) -> Figure:
         figure, grid = plt.subplots(
             len(panels),
             columns,
-            figsize=(width, 0.7 + 1.5 * len(panels)),
+            figsize=(width, 0.9 + 1.5 * len(panels)),
             sharex=True,
             sharey=True,
             squeeze=False,
@@ -133,8 +135,23 @@ def scale_panels(entries: pd.DataFrame) -> Figure:
             ax.set_xlabel("Layer")
         one = next(iter(style.values())).color
         drawn = [panel for _, panel in rows.groupby(["arch", "op"])]
-        legend_over(figure, _handles(drawn, one if len(style) == 1 else "0.3"))
+        title = _title(rows, list(style.values()))
+        figure.suptitle(title, fontsize=PAPER["axes.titlesize"], x=0.01, ha="left")
+        handles = _handles(drawn, one if len(style) == 1 else "0.3")
+        legend_over(figure, handles, loc="outside lower left")
     return figure
+
+
+def _title(rows: pd.DataFrame, style: Sequence[Look]) -> str:
+    """What is drawn, at which step, and of how many seeds."""
+    title = f"Entries of the learned scales at step {rows['step'].max()}"
+    seeds = rows["seed"].dropna().unique()
+    many = f"{len(seeds)} seeds"
+    if len(style) > 1:
+        return f"{title}, {many}" if len(seeds) > 1 else title
+    if len(seeds) > 1:
+        return f"{title}: {style[0].label}, {many}"
+    return f"{title}: {run_label(style[0], int(seeds[0]) if len(seeds) else None)}"
 
 
 def _finite(entries: pd.DataFrame) -> pd.DataFrame:

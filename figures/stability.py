@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from gradlab.analyses.stability import summarise_stability
 from gradlab.analyses.stability_table import observations
@@ -86,7 +86,7 @@ def lr_at_break(table: pd.DataFrame, *, value: str = "lr", ax: Axes | None = Non
     (and ramp) is a row, and the learning rate is on x. Seeds stand beside each other, and so do
     architectures, whose parameters differ by about 1 % at one size. A run that the cap on steps
     ended is a hollow triangle that points to where its break is; a median that such runs could move
-    is one too. Runs that failed are not drawn.
+    is one too; where all are, the axis says that no run broke. Runs that failed are not drawn.
 
     Args:
         table: A stability table (`gradlab.analyses.stability_table.read_stability`).
@@ -181,6 +181,8 @@ def set_places(
 
 def _set_values(ax: Axes, places: Places, seen: pd.DataFrame, label: str) -> None:
     """The axis of values, and the other one's name."""
+    if seen["bound"].all():
+        label = f"{label.partition(' at ')[0]} reached,\nat which no run broke"
     set_value_axis(ax, seen["value"], places.value_axis)
     if places.one_size:
         size, params = plain_label(seen["size"].iloc[0]), count_label(seen["params"].median())
@@ -213,6 +215,11 @@ def set_value_axis(ax: Axes, values: "pd.Series[float]", name: Literal["x", "y"]
     else:
         room: dict[str, Any] = {name: 0.15}
         ax.margins(**room)
+        if low == high:
+            edge = 0.2 * abs(low) or 0.5
+            ax.set(**{f"{name}lim": (low - edge, low + edge)})
+        axis.set_major_locator(MaxNLocator(4 if name == "x" else 5))
+        axis.set_major_formatter(FuncFormatter(lambda number, _: rate_label(round(number, 12))))
 
 
 def scale_note(ax: Axes, name: Literal["x", "y"] = "y") -> str:

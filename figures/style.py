@@ -354,6 +354,20 @@ def range_of_seeds() -> Line2D:
     return band
 
 
+def panel_columns(panels: int, most: int) -> int:
+    """How many panels stand side by side: as leave the fewest empty places in the last line.
+
+    Args:
+        panels: How many there are.
+        most: The most in a line, and one more than the fewest where there are several lines.
+    """
+    if panels <= 3:
+        return panels
+    if panels == 4:
+        return 2
+    return max((most, most - 1), key=lambda columns: (-(-panels % columns), columns))
+
+
 def layer_axis(ax: Axes, n_layers: int) -> None:
     """Layers on x, with ticks at whole ones."""
     ax.set_xlim(-0.6, n_layers - 0.4)

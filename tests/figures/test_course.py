@@ -91,6 +91,21 @@ def test_of_several_runs_each_that_had_events_has_a_row() -> None:
     assert ends == [40]
 
 
+def test_of_several_runs_a_break_stands_in_the_row_of_its_own() -> None:
+    table = pd.concat([course(), course("normformer"), course("post-ln")])
+    breaks = [Break("normformer", 40, 0), Break("post-ln", 30, 0)]
+    figure = course_panels(table, events("skipped", [3]), breaks)
+    assert rows(figure) == ["Pre-LN", "NormFormer", "Post-LN"]
+    last = figure.axes[-1]
+    assert not [line for line in last.lines if line.get_marker() != "|"]
+    places = {row: place for place, row in enumerate(rows(figure))}
+    drawn = [path for of in last.collections for path in of.get_paths() if len(path.vertices)]
+    middles = {
+        (float(at[:, 0].mean()), float(at[:, 1].mean())) for at in (p.vertices for p in drawn)
+    }
+    assert middles == {(40.0, places["NormFormer"]), (30.0, places["Post-LN"])}
+
+
 def test_a_loss_that_is_not_finite_is_a_gap() -> None:
     table = course()
     table.loc[10:19, "loss"] = [math.nan, math.inf] * 5
@@ -140,7 +155,10 @@ def test_nothing_to_draw_is_refused() -> None:
 def test_a_loss_scale_of_one_throughout_is_none() -> None:
     unscaled = course("normformer", loss_scale=1.0)
     assert len(course_panels(unscaled, NO_EVENTS).axes) == 2
-    both = pd.concat([course(loss_scale=8.0), unscaled], ignore_index=True)
+    constant = pd.concat([course(loss_scale=8.0), unscaled], ignore_index=True)
+    assert len(course_panels(constant, NO_EVENTS).axes) == 2, "it never moved"
+    moving = course(loss_scale=[8.0] * 25 + [4.0] * 25)
+    both = pd.concat([moving, unscaled], ignore_index=True)
     *_, scales = course_panels(both, NO_EVENTS).axes
     drawn = [line for line in scales.lines if np.isfinite(line.get_ydata().astype(float)).any()]
-    assert [set(line.get_ydata()) for line in drawn] == [{8.0}]
+    assert [set(line.get_ydata()) for line in drawn] == [{8.0, 4.0}]

@@ -38,6 +38,9 @@ def test_a_solid_line_at_the_end_and_a_dashed_one_at_the_start() -> None:
         styles = {is_dashed(line) for line in ax.lines}
         assert styles == {True, False}
     assert not any(is_dashed(line) for line in axes[5].lines)  # the drift is over all steps
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[2:] == ["step 0", "step 10", "Pre-LN at Xavier, theory"]
     plt.close(figure)
 
 
@@ -63,4 +66,8 @@ def test_a_line_a_head() -> None:
     figure = entropy_over_steps(table)
     panels = [ax for ax in figure.axes if ax.get_title("left").startswith("layer")]
     assert [len(ax.lines) for ax in panels] == [3, 3]
-    plt.close(figure)
+    collapsed = table.assign(value=[10.0**-place for place in range(len(table))])
+    for ax in entropy_over_steps(collapsed).axes[:2]:
+        assert ax.get_yscale() == "linear"
+        assert ax.get_ylim()[0] < 0 < 1 < ax.get_ylim()[1]
+    plt.close("all")

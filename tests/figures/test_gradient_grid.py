@@ -74,7 +74,17 @@ def test_runs_are_panels_on_one_scale() -> None:
     assert [ax.get_title(loc="left") for ax in (a, b)] == ["a", "b"]
     assert mesh_of(a).norm.vmax == mesh_of(b).norm.vmax
     assert not [line for line in a.lines if len(set(line.get_xdata())) == 1]
-    assert [line.get_xdata()[0] for line in b.lines] == [7.5]
+    assert [line.get_xdata()[0] for line in b.lines] == [7]
+    assert np.isfinite(cells(b)).sum(axis=1).tolist() == [8] * 5, "nothing after the break"
+
+
+def test_a_break_after_the_last_row_is_on_the_axis() -> None:
+    table = norms(steps=41)
+    table = table[table["step"] % 5 == 0]
+    ax = gradient_grid({"mine": table}, {"mine": 48}).axes[0]
+    (line,) = ax.lines
+    assert 8 < line.get_xdata()[0] < ax.get_xlim()[1]
+    assert np.isfinite(cells(ax)).all()
 
 
 @pytest.mark.parametrize("value", [0.0, math.inf])

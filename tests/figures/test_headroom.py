@@ -89,7 +89,9 @@ def test_what_is_tighter_is_darker() -> None:
 
 def test_the_break_is_marked_and_named() -> None:
     ax = headroom_to_break(road(), break_lr=0.003)
-    assert broken_at(ax) == [pytest.approx(15.5)]  # the middle of the cell of step 15
+    assert broken_at(ax) == [15]  # where the cell of step 15 begins,
+    assert np.isfinite(cells(ax)).all()
+    assert cells(ax).shape[1] == 16, "which is the last"
     assert "break" in [text.get_text() for text in ax.get_legend().get_texts()]
     without = headroom_to_break(road())
     assert [text.get_text() for text in without.get_legend().get_texts()] == [
@@ -145,10 +147,28 @@ def test_rows_of_one_in_ten_steps_leave_no_gaps() -> None:
     assert drawn.shape[1] == 40
 
 
-def test_a_stretch_without_rows_is_empty() -> None:
+def test_a_stretch_without_rows_shows_the_one_before() -> None:
     table = road(steps=50)
     drawn = cells(headroom_to_break(table[~table["step"].between(20, 29)]))
-    assert np.isnan(drawn).sum(axis=1).tolist() == [10, 10, 10]
+    whole = cells(headroom_to_break(table))
+    whole[:, 20:30] = whole[:, [19]]
+    np.testing.assert_array_equal(drawn, whole)
+
+
+def test_rows_that_become_denser_before_the_break_leave_no_white() -> None:
+    """As a run that records each tenth step, and each where something overflows."""
+    table = road(steps=400)
+    table = table[(table["step"] % 10 == 0) | (table["step"] > 150)]
+    ax = headroom_to_break(table, break_lr=395 * 2e-4)
+    assert np.isfinite(cells(ax)).all()
+
+
+def test_what_is_white_is_said() -> None:
+    roads = {"long": Road(road(steps=40)), "short": Road(road(steps=9))}
+    (legend,) = headroom_panels(roads).legends
+    assert "after a run's end" in [text.get_text() for text in legend.get_texts()]
+    (alike,) = headroom_panels({"a": Road(road()), "b": Road(road())}).legends
+    assert "after a run's end" not in [text.get_text() for text in alike.get_texts()]
 
 
 def test_draws_on_given_axes() -> None:
@@ -191,8 +211,8 @@ def test_runs_whose_rate_does_not_rise_are_drawn_against_the_step() -> None:
     figure = headroom_panels(roads, against="step")
     figure.draw_without_rendering()
     first = figure.axes[0]
-    assert cells(first).shape == (3, 20)
-    assert broken_at(first) == [pytest.approx(17.5)]
+    assert cells(first).shape == (3, 18)
+    assert broken_at(first) == [17]
     assert figure.get_supxlabel() == "Step"
     with pytest.raises(GradlabError, match="unknown axis 'steps': did you mean 'step'"):
         headroom_panels(roads, against="steps")

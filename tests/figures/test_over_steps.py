@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import TICKUP
 
 from gradlab.errors import GradlabError
 from gradlab.figures.layer_courses import gradient_norm_over_steps, update_over_weight
@@ -160,3 +161,25 @@ def test_the_limit_of_fp16_is_marked_where_it_is_near() -> None:
     near = scores().assign(value=np.geomspace(1, 80_000, 40))
     texts = [text.get_text() for text in scores_over_steps(near).legends[0].get_texts()]
     assert texts == ["FP16's largest number"]
+
+
+def test_a_zero_on_a_logarithmic_scale_is_a_gap_with_a_tick_at_the_bottom() -> None:
+    """Else its line would run out of the panel."""
+    table = courses()
+    table.loc[(table["op"] == "q") & (table["layer"] == 1) & (table["step"] == 7), "value"] = 0.0
+    figure = gradient_norm_over_steps(table)
+    ax = panels(figure)["q"]
+    for line in lines(ax):
+        values = np.asarray(line.get_ydata(), float)
+        assert (values[np.isfinite(values)] > ax.get_ylim()[0]).all()
+    (ticks,) = [line for line in ax.lines if line.get_marker() == TICKUP]
+    assert list(ticks.get_xdata()) == [7]
+    assert "0" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize(("count", "columns"), [(3, 3), (4, 2), (6, 3), (7, 4), (10, 5), (13, 5)])
+def test_few_places_of_the_last_line_are_empty(count: int, columns: int) -> None:
+    figure = gradient_norm_over_steps(courses(2, 3, tuple("abcdefghijklm"[: count - 1])))
+    shown = [ax for ax in panels(figure).values() if ax.get_visible()]
+    assert len({round(ax.get_position().x0, 3) for ax in shown}) == columns
+    assert figure.get_supxlabel() == "Step"

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,18 @@ def test_the_labels_say_what_is_drawn() -> None:
     texts = [text.get_text() for text in few.get_legend().get_texts()]
     assert set(texts) == {"an entry", "initial value"}
     assert set(few.lines[0].get_ydata()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("of", "title"),
+    [
+        ({}, "Entries of the learned scales at step 9: NormFormer, 2 seeds"),
+        ({"seeds": 1}, "Entries of the learned scales at step 9: NormFormer, seed 0"),
+        ({"archs": ("normformer", "pre-ln")}, "Entries of the learned scales at step 9, 2 seeds"),
+    ],
+)
+def test_the_panels_say_what_they_show(of: dict[str, Any], title: str) -> None:
+    assert scale_panels(entries(2, **of)).get_suptitle() == title
 
 
 def test_panels_are_ops_by_architectures() -> None:
