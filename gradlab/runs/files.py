@@ -113,6 +113,8 @@ def cannot_write(path: Path, error: OSError) -> GradlabError:
             f"there is no space left to write {path}: free some or choose another folder; "
             "what was written before is whole and readable."
         )
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return GradlabError(f"{path} is a file, or below one: choose another folder.")
     return GradlabError(
         f"{path} cannot be written ({error.strerror}): choose another folder or change its "
         "permissions."

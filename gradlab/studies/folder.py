@@ -21,8 +21,13 @@ from gradlab.runs.study import (
 )
 
 
-def check_folder(out: Path, *, resume: bool) -> bool:
+def check_folder(out: Path, *, resume: bool, line: str | None = None) -> bool:
     """See that a study may be begun, or gone on with, in a folder.
+
+    Args:
+        out: The folder.
+        resume: Whether it may be gone on with.
+        line: What one types to do so, if that is not the study's own command.
 
     Returns:
         Whether there is a study to go on with.
@@ -34,15 +39,19 @@ def check_folder(out: Path, *, resume: bool) -> bool:
         if not resume:
             raise GradlabError(
                 f"{out} holds a study already: choose another folder, or go on with it by "
-                f"{load_study(out).to_go_on} (resume=True in Python)."
+                f"{f'`{line}`' if line else load_study(out).to_go_on} (resume=True in Python)."
             )
         return True
+    _check_free(out)
+    return False
+
+
+def _check_free(out: Path) -> None:
     try:
         if out.exists() and not is_free(out):
             raise GradlabError(f"{out} holds something that is not a study: choose another folder.")
     except OSError as error:
         raise cannot_write(out, error) from error
-    return False
 
 
 def claim(
@@ -82,7 +91,7 @@ def claim_set(out: Path, command: Command) -> None:
     """Make `out` the folder of the studies of a command, or see that it may be.
 
     Raises:
-        GradlabError: It holds a study itself, or the studies of another command.
+        GradlabError: It holds a study itself, the studies of another command, or something else.
     """
     if (out / STUDY_FILE).exists():
         raise GradlabError(f"{out} holds a study itself: choose another folder for several.")
@@ -93,6 +102,8 @@ def claim_set(out: Path, command: Command) -> None:
             f"{out} holds the studies of `{before.line}`: choose another folder for those of "
             f"gradlab {command.name}."
         )
+    if found is None and not (out / STUDIES_FILE).exists():
+        _check_free(out)
     make_folder(out)
     _write(out / STUDIES_FILE, command.note())
 

@@ -153,9 +153,10 @@ def _make_each(
 ) -> StudyRecord:
     """Make the studies; that none of them can be begun is said before the first is."""
     studies = several.as_begun(out) if resume else several.studies()
+    line = several.command().at(out, resume=True)
     for name, study in studies.items():
         study.configs()
-        check_folder(out / name, resume=resume)
+        check_folder(out / name, resume=resume, line=line)
     claim_set(out, several.command())
     told: dict[str, str] = {}
     for name, study in studies.items():

@@ -108,12 +108,13 @@ def test_one_study_has_its_claims_and_the_others_are_said_to_be_missing(
 def test_what_is_there_is_kept_with_resume_only(
     tmp_path: Path, fake_jobs: Callable[..., None]
 ) -> None:
-    out = tmp_path / "claims"
+    out = tmp_path / "the claims"
     arguments = ("--only", "ablation", "--out", str(out))
     fake_jobs(worth, until=2)
     stopped = invoke(*arguments)
     assert stopped.exit_code == 130
-    assert "--resume" in stopped.stderr
+    go_on = f"`gradlab claims --only ablation --out '{out}' --resume"
+    assert go_on in stopped.stderr
     assert {row["verdict"] for row in rows_of(out).values()} == {"2 of 21 runs so far"}
     assert "Not begun: gradients, scales, stability." in stopped.stdout
     assert not (out / "figures").exists()
@@ -121,7 +122,7 @@ def test_what_is_there_is_kept_with_resume_only(
     fake_jobs(worth)
     refused = invoke(*arguments)
     assert refused.exit_code == 2
-    assert "--resume" in refused.stderr
+    assert go_on in refused.stderr
     page = (out / "claims.md").read_text()
     resumed = invoke(*arguments, "--resume", "--seeds", "4")
     assert resumed.exit_code == 0, resumed.output
@@ -142,6 +143,11 @@ def test_what_cannot_be_done_is_a_sentence(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "not a study" in result.stderr
     assert not (tmp_path / "full" / "gradients").exists()
+    (tmp_path / "other" / "run").mkdir(parents=True)
+    result = invoke("--out", str(tmp_path / "other"))
+    assert result.exit_code == 2
+    assert "not a study" in result.stderr
+    assert [file.name for file in (tmp_path / "other").iterdir()] == ["run"]
 
 
 def make_alone(study: Study, out: Path) -> None:
