@@ -71,7 +71,8 @@ class CausalSoftmax(Softmax):
 
     def _later_places(self, device: torch.device) -> Tensor:
         shape = (self.max_seq_len, self.max_seq_len)
-        return torch.ones(shape, dtype=torch.bool, device=device).triu(1)
+        mask = torch.ones(shape, dtype=torch.bool, device=device)
+        return mask if mask.is_meta else mask.triu(1)  # which is slow where nothing is computed
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -27,6 +27,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class Linear(nn.Linear):
     """x·Wᵀ + b, (..., d_in) → (..., d_out), by `linear`'s dtype rule."""
 
+    def reset_parameters(self) -> None:
+        """Torch's initial values; on `meta`, where none can be drawn, that would take a while."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, input: Tensor) -> Tensor:
         """Apply the map."""
         return linear(input, self.weight, self.bias)

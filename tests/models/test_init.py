@@ -1,12 +1,16 @@
 """Initial values: the closed-form distributions, and equal starts across architectures."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradlab.models.blocks import make_block
 from gradlab.models.build import build_model
+from gradlab.models.linear import Linear
 from gradlab.models.presets import ARCHITECTURES, model_config
 
 D, D_FF = 128, 512  # micro
@@ -133,3 +137,35 @@ def test_on_the_meta_device_nothing_is_made() -> None:
     model = build_model(model_config("pre-ln", "2.7B"), device="meta", dtype=torch.float16)
     assert all(p.is_meta and p.dtype == torch.float16 for p in model.parameters())
     assert all(buffer.is_meta for buffer in model.buffers())
+
+
+class Called(TorchDispatchMode):
+    """Notes the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_layer_without_memory_draws_nothing() -> None:
+    """Torch would find out in Python, and slowly, which shapes its draws have."""
+    config = model_config("normformer", "nano")
+    with Called() as without, torch.device("meta"):
+        make_block(config, 0)
+    with Called() as on_cpu:
+        make_block(config, 0)
+    assert without.names & {"uniform_", "triu", "empty"} == {"empty"}
+    assert on_cpu.names >= {"uniform_", "triu", "empty"}
+
+
+def test_elsewhere_a_linear_map_starts_as_torchs() -> None:
+    torch.manual_seed(0)
+    ours = Linear(3, 2)
+    torch.manual_seed(0)
+    torchs = nn.Linear(3, 2)
+    assert torch.equal(ours.weight, torchs.weight)
+    assert torch.equal(ours.bias, torchs.bias)
