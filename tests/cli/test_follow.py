@@ -146,9 +146,16 @@ def test_a_run_that_is_not_there_yet_is_waited_for(tmp_path: Path, name: str, be
     assert second.startswith("step 1")
 
 
+def following(folder: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "gradlab.cli", "inspect", str(folder), "--follow"]
+    pipe = subprocess.PIPE
+    # Where the tests run in a shell's background, Ctrl-C is ignored, and that is inherited.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["ctrl-c", "killed"])
-def test_of_another_process(tmp_path: Path, end: str) -> None:
+def test_of_another_process(tmp_path: Path) -> None:
     """Ctrl-C ends the following alone; a run whose process is killed ends it too."""
     folder = tmp_path / "run"
     code = (
@@ -161,24 +168,21 @@ def test_of_another_process(tmp_path: Path, end: str) -> None:
     try:
         while not (folder / "steps").exists():
             time.sleep(0.05)
-        words = [sys.executable, "-m", "gradlab.cli", "inspect", str(folder), "--follow"]
-        pipe = subprocess.PIPE
-        # Where the tests run in a shell's background, Ctrl-C is ignored, and that is inherited.
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        watcher = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard)
-        assert watcher.stdout is not None
-        assert watcher.stdout.readline().startswith("step 1  ")
-        (watcher.send_signal(signal.SIGINT) if end == "ctrl-c" else loop.kill())
-        loop.wait() if end == "killed" else None
-        out, err = watcher.communicate(timeout=60)
-        if end == "ctrl-c":
-            assert watcher.returncode == 130
-            assert "stopped following" in err
-            assert "Traceback" not in err
-            assert loop.poll() is None
-        else:
-            assert watcher.returncode == 0, err
-            assert "run" in out
+        interrupted, left = following(folder), following(folder)
+        for watcher in (interrupted, left):
+            assert watcher.stdout is not None
+            assert watcher.stdout.readline().startswith("step 1  ")
+        interrupted.send_signal(signal.SIGINT)
+        _, err = interrupted.communicate(timeout=60)
+        assert interrupted.returncode == 130
+        assert "stopped following" in err
+        assert "Traceback" not in err
+        assert loop.poll() is left.poll() is None
+        loop.kill()
+        loop.wait()
+        out, err = left.communicate(timeout=60)
+        assert left.returncode == 0, err
+        assert "run" in out
     finally:
         with contextlib.suppress(ProcessLookupError):
             loop.kill()
