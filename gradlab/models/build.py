@@ -37,15 +37,20 @@ def build_model(
         seed = int(torch.randint(2**62, (), device="cpu"))
     if config.init == "admin":
         return _profiled(model, device, seed)
-    model = model.to_empty(device=device)
+    model = _with_memory(model, device)
     initialise(model, config, seed)
     return model
+
+
+def _with_memory(model: Transformer, device: torch.device) -> Transformer:
+    """What `to_empty` does, which asks of each tensor in Python what is like it."""
+    return model._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device=device))
 
 
 def _profiled(model: Transformer, device: torch.device, seed: int) -> Transformer:
     """Values from a pass in fp32 on the CPU, which are the same whatever the dtype and device."""
     dtype = model.embed.weight.dtype
-    model = model.to(torch.float32).to_empty(device="cpu")
+    model = _with_memory(model.to(torch.float32), torch.device("cpu"))
     initialise(model, model.config, seed)
     profile(model, seed)
     return model.to(device, dtype)

@@ -57,7 +57,8 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, max_seq_len: int, d_model: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(max_seq_len, d_model).normal_(std=d_model**-0.5))
+        weight = torch.empty(max_seq_len, d_model)
+        self.weight = nn.Parameter(weight if weight.is_meta else weight.normal_(std=d_model**-0.5))
 
     def forward(self, length: int) -> Tensor:
         """The first `length` positions, (length, d_model)."""

@@ -30,6 +30,15 @@ _POSITIONS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
+class Embedding(nn.Embedding):
+    """(...) int64 → (..., d_model), a row each."""
+
+    def reset_parameters(self) -> None:
+        """Torch's initial values; on `meta`, which has none, torch would import its compiler."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Transformer(nn.Module):
     """√d·E[token] + position, n_layers blocks, a final norm but for Post-LN, logits tied to E.
 
@@ -45,7 +54,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed = Embedding(config.vocab_size, config.d_model)
         positions = one_of("positions", config.positions, _POSITIONS)
         self.positions = positions(config.max_seq_len, config.d_model)
         norm, d_model = config.norm, config.d_model

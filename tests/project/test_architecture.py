@@ -331,11 +331,11 @@ def test_other_names_are_not() -> None:
 
 def test_training_starts_without_what_torch_itself_imports_late() -> None:
     """Every run of a study is a new process, and those modules take as long as torch."""
-    done = subprocess.run(
-        [sys.executable, "-c", "import gradlab.training.loop, sys; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
+    code = (
+        "import gradlab, gradlab.training.loop, sys\n"
+        "gradlab.build_model(gradlab.model_config('pre-ln', 'nano', positions='learned'))\n"
+        "print(*sys.modules)"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     late = {"torch.distributed.tensor", "torch._dynamo", "sympy", "pandas"}
     assert late & set(done.stdout.split()) == set()
