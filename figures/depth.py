@@ -25,9 +25,9 @@ _PANELS = {
     "variance": "Variance",
     "cosine": "Cosine between tokens",
     "cka": "CKA with its input",
-    "first_branch": "Branch / skip, the layer's first sum",
-    "last_branch": "Branch / skip, the layer's last sum",
-    "drift": "Drift of its input, median over steps",
+    "first_branch": "Branch / skip, first sum",
+    "last_branch": "Branch / skip, last sum",
+    "drift": "Median drift of its input",
 }
 """Column → what it is."""
 

@@ -125,7 +125,11 @@ def _draw_several_rates(runs: Sequence[Run], choices: Choices) -> Iterator[Drawi
 
 def _has_no_end(run: Run) -> str | None:
     """Why a run has no late window; of a loop of the user's own the last step is not known."""
-    return None if run.attached or run.completed else "it has not reached its last step"
+    if run.attached or run.completed:
+        return None
+    if run.verdict is not None and run.verdict.broke:
+        return "it broke before its last step: name runs that reached theirs"
+    return "it has not reached its last step: go on with it by gradlab train --resume"
 
 
 def _has_no_loss(run: Run) -> str | None:
@@ -139,8 +143,11 @@ def _has_no_validation(run: Run) -> str | None:
     """Why a run has no perplexity."""
     if run.attached:
         return "it has no validation, which only runs of gradlab train --val-every record"
-    if run.table("steps", ["val_loss"])["val_loss"].notna().any():
+    known = run.table("steps", ["val_loss"])["val_loss"].notna().sum()
+    if known > 1:
         return None
+    if known:
+        return "it has one validation, which makes no curve: --val-every 50 makes several"
     if run.config.val_every:
         return "it has no validation that is a number: with a smaller --val-every one comes earlier"
     return _NOT_VALIDATED
@@ -151,9 +158,11 @@ def _has_no_rate(run: Run) -> str | None:
     if run.attached:
         return _LOOP
     if run.config.schedule.kind == "ramp":
-        return "its learning rate rises at every step"
+        return (
+            "its learning rate rises at every step; gradlab lr-search makes runs of one rate each"
+        )
     if run.verdict is None:
-        return "it has not ended"
+        return "it has not ended: go on with it by gradlab train --resume"
     return None if run.config.val_every else _NOT_VALIDATED
 
 

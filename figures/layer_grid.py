@@ -195,7 +195,7 @@ def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> None:
     _set_ticks(ax, frame)
     if panel.end is not None:
         # Before its cell, which shows what broke; with a light edge, as cells may be black.
-        edge = [withStroke(linewidth=2.2, foreground="white")]
+        edge = [withStroke(linewidth=1.8, foreground="white")]
         ax.axvline(int(frame.place(panel.end)), zorder=3, path_effects=edge, **BREAK)
     if cells := sorted({int(frame.place(x)) for x in panel.marks}):
         at = [cell + 0.5 for cell in cells]

@@ -91,7 +91,7 @@ def relative_gradient(
 
 
 def relative_panels(relative: pd.DataFrame, *, window: str = "early") -> Figure:
-    """`relative_gradient` of every architecture, one above the other on one scale.
+    """`relative_gradient` of every architecture on one scale, two side by side where they fit.
 
     Raises:
         GradlabError: As `relative_gradient`.
@@ -99,21 +99,28 @@ def relative_panels(relative: pd.DataFrame, *, window: str = "early") -> Figure:
     rows = _rows(relative, window)
     panels = [here for _, here in rows.groupby("arch", sort=False)]
     ops = list(pd.unique(rows["op"]))
+    columns = 2 if len(panels) > 2 and _width(rows) == ONE_COLUMN else 1
+    lines = -(-len(panels) // columns)
     with paper_style():
         figure, grid = plt.subplots(
-            len(panels),
-            1,
-            figsize=(_width(rows), max(0.65 + (0.3 + _ROW * len(ops)) * len(panels), _LEAST)),
+            lines,
+            columns,
+            figsize=(columns * _width(rows), max(0.65 + (0.3 + _ROW * len(ops)) * lines, _LEAST)),
             sharex=True,
+            sharey=True,
             squeeze=False,
             layout="constrained",
         )
         scale = _scale(rows)
-        for ax, here in zip(grid[:, 0], panels, strict=True):
+        axes = list(grid.flat)
+        for ax, here in zip(axes, panels, strict=False):
             _draw(ax, here, ops, scale)
             ax.set_title(_title(here), loc="left")
-        grid[-1, 0].set_xlabel(_label(rows))
-        _bar(figure, grid[:, 0].tolist(), scale, rows)
+        for index, ax in enumerate(axes):
+            ax.set_visible(index < len(panels))
+            ax.tick_params(labelbottom=index + columns >= len(panels))
+        figure.supxlabel(_label(rows), fontsize=PAPER["axes.labelsize"])
+        _bar(figure, axes, scale, rows)
     return figure
 
 
@@ -145,10 +152,12 @@ def _is_ours(arch: str) -> bool:
 
 def _label(rows: pd.DataFrame) -> str:
     """Of the layers, and of the stars."""
+    places = rows["arch"].nunique() * rows["op"].nunique() * int(rows["n_layers"].max())
+    grey = "; grey: no ratio" if rows["ratio"].notna().sum() < places else ""
     if rows["pairs"].max() < 2:
         one = "one seed" if _is_ours(rows["arch"].iloc[0]) else "one run of each"
-        return f"Layer\n{one}: no intervals"
-    return "Layer\n★ distinguished from 1 (95 % interval)"
+        return f"Layer\n{one}: no intervals{grey}"
+    return f"Layer\n★ distinguished from 1 (95 % interval){grey}"
 
 
 def _scale(rows: pd.DataFrame) -> Normalize:

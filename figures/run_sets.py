@@ -62,7 +62,7 @@ def _reason(kind: RunsKind, run: Run) -> str | None:
         except GradlabError as error:
             return str(error).rstrip(".")
         if rows.empty:
-            return f"its table {table} has no rows"
+            return f"its table {table} has no rows: record it at more steps (--every)"
     return kind.lacks(run)
 
 

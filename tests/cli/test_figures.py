@@ -186,7 +186,8 @@ def test_an_empty_table_is_said(tmp_path: Path) -> None:
     (run / "run.json").write_text(json.dumps(document))
     result = invoke(run, "--format", "svg", only=["headroom", "figure 2"])
     assert about(result, "headroom") == [
-        f"headroom was not made: its table headroom has no rows ({run})."
+        "headroom was not made: its table headroom has no rows: record it at more steps "
+        f"(--every) ({run})."
     ]
     assert about(result, "figure 2") == ["figure 2: perplexity.svg, perplexity.csv"]
 
@@ -221,6 +222,8 @@ def test_one_layer_and_one_step(request: pytest.FixtureRequest, tmp_path: Path, 
         found = about(result, title)
         if steps == 1 and title in ("figure 3", "figure 7"):
             assert "1 step has no room for two windows" in found[0]
+        elif steps == 1 and title == "figure 2":
+            assert "one validation, which makes no curve" in found[0]
         else:
             assert len(found) == len(names)
             assert "not made" not in "".join(found)

@@ -167,7 +167,13 @@ def test_panels_share_one_scale_and_say_what_they_are() -> None:
     assert bar.get_ylabel() == "Gradient L1 / loss,\nratio, steps 250–299"
     labels = [label.get_text() for label in bar.get_yticklabels()]
     assert labels == ["1/4", "1/2", "1", "2", "4"]
-    assert [ax.get_xlabel() for ax in panels] == ["", STARS]
+    assert figure.get_supxlabel() == STARS
+    many = relative_panels(relative(archs=("normformer", "post-ln", "peri-ln", "deepnorm")))
+    places = {
+        (ax.get_subplotspec().rowspan.start, ax.get_subplotspec().colspan.start)
+        for ax in many.axes[:4]
+    }
+    assert places == {(0, 0), (0, 1), (1, 0), (1, 1)}
     single = relative_panels(relative(seeds=1)).axes[0]
     assert single.get_title(loc="left") == "NormFormer / Pre-LN, 1 seed"
 
@@ -178,6 +184,7 @@ def test_a_cell_without_a_ratio_is_of_a_grey_that_no_ratio_has() -> None:
     ax = relative_gradient(table)
     assert np.ma.getmaskarray(cells(ax)).reshape(3, 4).sum() == 1
     assert (2, 1) not in numbers(ax)
+    assert ax.get_xlabel() == f"{STARS}; grey: no ratio"
     behind = np.array(ax.get_facecolor()[:3])
     scale = np.array([RATIOS(share)[:3] for share in np.linspace(0, 1, 64)])
     assert np.abs(scale - behind).sum(axis=1).min() > 0.1
@@ -209,7 +216,7 @@ def test_of_a_loop_of_the_users_own_no_seed_is_told() -> None:
     theirs = relative(seeds=1)
     theirs["arch"] = theirs["arch"].map(lambda arch: f"runs/{arch}")
     figure = relative_panels(theirs)
-    said = " ".join([ax.get_title("left") + ax.get_xlabel() for ax in figure.axes])
+    said = " ".join([figure.get_supxlabel(), *(ax.get_title("left") for ax in figure.axes)])
     assert "one run of each: no intervals" in said
     assert "seed" not in said
 

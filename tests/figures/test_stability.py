@@ -102,6 +102,13 @@ def test_a_study_in_which_no_run_broke_has_bounds_alone() -> None:
     assert not [points for points in ax.collections if len(points.get_offsets())]
 
 
+def test_where_no_run_broke_the_axis_says_so() -> None:
+    bounds = study().assign(reason="completed", censored=True)
+    ax = lr_at_break(bounds)
+    assert "at which no run broke" in ax.get_ylabel() + ax.get_xlabel()
+    assert "at which no run broke" not in lr_at_break(study()).get_ylabel()
+
+
 def test_failed_runs_are_not_drawn() -> None:
     table = study()
     table.loc[0, ["reason", "lr"]] = ["error", 9.0]
