@@ -1,6 +1,7 @@
 """`gradlab replay`, from its words to its sentences."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from tiny_runs import config_of, corpus_file
 from typer.testing import CliRunner
 
 import gradlab
-from gradlab.cli.main import app
+from gradlab.cli.main import app, load_command
 from gradlab.pages.repeat import commands_for
+from gradlab.training import loop
 from gradlab.training.loop import train
 
 __all__ = ["corpus_file"]
@@ -101,3 +103,41 @@ def test_an_explanation_prints_its_table_and_its_sentence(broken: Path) -> None:
     code, _, said = replay(broken, "--explain", "--precision", "fp32")
     assert code == 2
     assert "name others with --change" in said
+
+
+def test_ctrl_c_says_where_what_was_made_lies(
+    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, out, early = loop.training_step, tmp_path / "made again", False
+
+    def interrupted(*given: object, **named: object) -> object:
+        if early or (out / "run.json").exists():
+            raise KeyboardInterrupt
+        return step(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "training_step", interrupted)
+    code, _, said = replay(broken, "--from", BREAK - 2, "--out", out)
+    assert code == 130
+    (command,) = re.findall("`gradlab (.*)`", said)
+    assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0
+    early = True
+    code, _, said = replay(broken, "--from", BREAK - 2, "--out", tmp_path / "other")
+    assert code == 130
+    assert "interrupted" in said
+    assert "a replay begins anew" in said
+
+
+def test_ctrl_c_prints_the_command_of_an_explanation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradlab.replays.explain.explain", interrupted)
+    words = ["--explain", "--change", "clip_norm=0.1,eps=1e-6", "--jobs", "1", "--from", "9"]
+    words += ["--out", str(tmp_path / "why not"), str(tmp_path / "a run")]
+    code, _, said = replay(*words)
+    assert code == 130
+    (command,) = re.findall("`gradlab replay (.*)`", said)
+    asked = load_command("replay").make_context("replay", shlex.split(command)).params
+    assert asked == load_command("replay").make_context("replay", words).params
