@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
@@ -56,16 +56,9 @@ def complain(sentence: str) -> None:
     print(printable(sentence), file=sys.stderr)
 
 
-def results_table(title: str | None = None) -> Table:
+def results_table() -> Table:
     """A table of results, without lines."""
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        header_style="dim",
-    )
+    return Table(box=None, pad_edge=False, header_style="dim")
 
 
 @dataclass(frozen=True)
@@ -96,11 +89,12 @@ class Words:
         return _BREAKS.split(self.text)
 
 
-def on_screen(table: tables.Table) -> Table:
-    """A table as a screen shows it."""
-    made = results_table(table.caption if table.shown else None)
+def on_screen(table: tables.Table) -> Group:
+    """A table as a screen shows it, below its caption, which may be wider."""
+    made = results_table()
     for heading in table.headings:
         made.add_column(Words(heading), no_wrap=heading in table.whole)
     for row in table.rows:
         made.add_row(*(Words(cell.text) for cell in row))
-    return made
+    caption = [Text(table.caption, style="bold")] if table.shown else []
+    return Group(*caption, made)

@@ -117,9 +117,15 @@ def test_long_names_break_behind_their_dots() -> None:
     assert all(re.fullmatch(r"[\w.]+\.|weight", part) for part in first)
 
 
+def test_a_caption_is_not_as_narrow_as_its_table() -> None:
+    caption = "nano: final validation loss"
+    text = shown(Table(("LR",), (), caption))
+    assert text.startswith(f"{caption}\n")
+
+
 def test_no_line_of_a_file_ends_in_blanks() -> None:
     text = StringIO()
-    table = results_table("a title")
+    table = results_table()
     for heading in ("site", "bits"):
         table.add_column(heading)
     table.add_row("blocks.0.attention.scores", "3.1")
@@ -129,9 +135,9 @@ def test_no_line_of_a_file_ends_in_blanks() -> None:
     screen.print("as  it   is ", end="\n\n")
     lines = text.getvalue().split("\n")
     assert lines == [line.rstrip(" ") for line in lines]
-    assert [line.split() for line in lines[1:4]] == [
+    assert [line.split() for line in lines[:3]] == [
         ["site", "bits"],
         ["blocks.0.attention.scores", "3.1"],
         ["embed"],
     ]
-    assert lines[4:] == ["as  it   is", "", ""]
+    assert lines[3:] == ["as  it   is", "", ""]

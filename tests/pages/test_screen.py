@@ -12,7 +12,7 @@ NASTY = ["\x1b[31mred\x1b[0m", "\x1b]0;title\x07name", "\x9b31m", "\u202eback", 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_no_name_acts_on_the_screen(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    table = results_table(name)
+    table = results_table()
     table.add_column(Words(name))
     table.add_row(Text(name))
     file = StringIO()
