@@ -44,7 +44,10 @@ def build_model(
 
 def _with_memory(model: Transformer, device: torch.device) -> Transformer:
     """What `to_empty` does, which asks of each tensor in Python what is like it."""
-    return model._apply(lambda x: torch.empty(x.shape, dtype=x.dtype, device=device))
+    model._apply(  # type: ignore[no-untyped-call]
+        lambda x: torch.empty(x.shape, dtype=x.dtype, device=device)
+    )
+    return model
 
 
 def _profiled(model: Transformer, device: torch.device, seed: int) -> Transformer:
