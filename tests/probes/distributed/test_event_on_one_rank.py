@@ -77,6 +77,10 @@ def whole(parameter: Any) -> Tensor:
     return gathered.detach().clone()
 
 
+HIDDEN = "hidden"
+"""The event that no gradient shows, which only a long test looks at."""
+
+
 class Hides(nn.Module):
     """Lets nothing of an output that is infinite come to the loss."""
 
@@ -111,8 +115,9 @@ def train_hidden(rank: int, out: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_first_process_writes_all_its_rows_of_another_ones_event(folder: Path) -> None:
-    run = gradlab.load(folder / "hidden")
+def test_the_first_process_writes_all_its_rows_of_another_ones_event(tmp_path: Path) -> None:
+    run_in_two(__file__, str(tmp_path), HIDDEN)
+    run = gradlab.load(tmp_path / HIDDEN)
     faults = run.table("faults")
     assert faults[["step", "rank", "name"]].drop_duplicates().to_numpy().tolist() == [
         [EVENT, RANK, "grow"]
@@ -123,10 +128,12 @@ def test_the_first_process_writes_all_its_rows_of_another_ones_event(folder: Pat
     assert set(run.table("optimizer")["step"]) == expected
 
 
-def work(rank: str, port: str, folder: str) -> None:
-    """One of the processes: every case, with probes and without."""
+def work(rank: str, port: str, folder: str, *only: str) -> None:
+    """One of the processes: every case, with probes and without, or the hidden event alone."""
     with one_of_two(rank, port) as mine:
-        train_hidden(mine, Path(folder) / "hidden")
+        if only:
+            train_hidden(mine, Path(folder) / HIDDEN)
+            return
         for kind, table in CASES:
             name = f"{kind}-{table}"
             for out in (Path(folder) / name, None):
