@@ -35,7 +35,8 @@ def states_by_depth(hidden: pd.DataFrame) -> pd.DataFrame:
     sizes = hidden.groupby(chain)["site"].nunique()
     rows = hidden[chain == sizes.idxmax()]
     drift = rows.groupby("site")["mean_shift"].median()
-    finite = np.isfinite(rows["std"].astype("float64")).groupby(rows["step"]).all()
+    known = rows.assign(finite=np.isfinite(rows["std"].to_numpy(np.float64)))
+    finite = known.groupby("step")["finite"].all()
     last = finite.index[finite].max() if finite.any() else rows["step"].max()
     rows = rows[rows["step"].isin([rows["step"].min(), last])]
     rows = rows.assign(variance=rows["std"] ** 2, drift=rows["site"].map(drift))
