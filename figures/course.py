@@ -77,7 +77,7 @@ def course_panels(
     # A run without a scaler has a scale of 1 throughout, which is none.
     scales = course.groupby(_RUN, dropna=False)["loss_scale"]
     scaled = scales.transform(lambda of: of.ne(1).any()).astype(bool)
-    moved = (scales.nunique() > 1).any()
+    moved = bool((scales.nunique() > 1).any())
     course = course.assign(loss_scale=course["loss_scale"].where(scaled & moved))
     curves = [name for name in _CURVES if np.isfinite(course[name].astype("float64")).any()]
     known = course[_RUN].drop_duplicates()

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import TICKUP, Line2D
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gradlab.errors import GradlabError
@@ -212,7 +212,10 @@ _LOST: dict[str, Any] = {
 }
 _LOST |= {"color": LOST, "clip_on": False, "zorder": 4}
 
-_ZERO: dict[str, Any] = {"linestyle": "none", "marker": TICKUP, "markersize": 3, "zorder": 4}
+_TICK_UP = 2
+"""matplotlib's TICKUP, which its stubs do not know."""
+
+_ZERO: dict[str, Any] = {"linestyle": "none", "marker": _TICK_UP, "markersize": 3, "zorder": 4}
 _ZERO |= {"color": "0.5", "markeredgewidth": 0.8}
 
 _REFERENCE: dict[str, Any] = {"color": LOST, "linewidth": 0.8, "zorder": 2}

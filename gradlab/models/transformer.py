@@ -54,7 +54,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = Embedding(config.vocab_size, config.d_model)
+        self.embed: nn.Embedding = Embedding(config.vocab_size, config.d_model)
         positions = one_of("positions", config.positions, _POSITIONS)
         self.positions = positions(config.max_seq_len, config.d_model)
         norm, d_model = config.norm, config.d_model
