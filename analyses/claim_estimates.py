@@ -16,7 +16,7 @@ import pandas as pd
 
 from gradlab.analyses.ablation import ablation_differences
 from gradlab.analyses.compute import compute_saved, summarise_saved
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import geometric_interval, mean_interval
 from gradlab.analyses.stability import paired_differences
 
 End = Literal["early", "late"]
@@ -42,14 +42,13 @@ class Estimate:
 def plain(values: Iterable[float]) -> Estimate:
     """Mean and interval; values that are not finite are left out."""
     finite = [float(value) for value in values if math.isfinite(value)]
-    interval = mean_interval(finite)
-    return Estimate(interval.mean, interval.low, interval.high, len(finite))
+    return Estimate(*mean_interval(finite), len(finite))
 
 
 def geometric(ratios: Iterable[float]) -> Estimate:
     """Geometric mean and interval on logarithms; ratios that are 0 or not finite are left out."""
-    logs = plain(math.log(ratio) if 0 < ratio < math.inf else math.nan for ratio in ratios)
-    return Estimate(math.exp(logs.number), math.exp(logs.low), math.exp(logs.high), logs.seeds)
+    known = [float(ratio) for ratio in ratios if 0 < ratio < math.inf]
+    return Estimate(*geometric_interval(known), len(known))
 
 
 def gradient_mismatch(mismatch: pd.DataFrame, arch: str, op: str) -> Estimate:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gradlab.analyses.comparable import check_comparable, name_of, run_key
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import geometric_interval
 from gradlab.analyses.validations import planned_validations
 from gradlab.errors import GradlabError, unknown
 from gradlab.models.cost import flops_per_token
@@ -179,10 +179,9 @@ def summarise_saved(saved: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for group, seeds in saved.groupby(key, sort=False):
         taken = (seeds["at"] / seeds["needed"]).dropna()
-        interval = mean_interval([math.log(share) for share in taken])
-        low, high = 1 - math.exp(interval.high), 1 - math.exp(interval.low)
+        left = geometric_interval(taken)
         row = dict(zip(key, group, strict=True)) | {"pairs": len(seeds), "reached": len(taken)}
-        row |= {"saved": 1 - math.exp(interval.mean), "low": low, "high": high}
-        apart = len(taken) == len(seeds) and (low > 0 or high < 0)
-        rows.append({**row, "distinguished": bool(apart)})
+        row |= {"saved": 1 - left.mean, "low": 1 - left.high, "high": 1 - left.low}
+        apart = len(taken) == len(seeds) and left.leaves_out(1)
+        rows.append({**row, "distinguished": apart})
     return pd.DataFrame(rows)

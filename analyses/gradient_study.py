@@ -1,6 +1,5 @@
 """What several runs' gradients say: mismatch by architecture, over seeds, with intervals."""
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
@@ -17,7 +16,7 @@ from gradlab.analyses.gradients import (
     mismatch_of_layers,
     windows_of,
 )
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import geometric_interval, spread
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 from gradlab.runs.study import study_commands
@@ -173,9 +172,8 @@ def summarise_mismatch(mismatches: pd.DataFrame) -> pd.DataFrame:
             ratios = _with_logarithm(runs["ratio"]).dropna()
             row: dict[str, Any] = {"op": op, "window": window, "arch": arch, "runs": len(ratios)}
             row["left_out"] = int(runs["left_out"].sum())
-            logs = _spread("ratio", [math.log(ratio) for ratio in ratios])
-            row |= {name: math.exp(figure) for name, figure in logs.items()}
-            rows.append(row | _spread("slope", runs["slope"].dropna().tolist()))
+            row |= spread("ratio", ratios.tolist(), geometric_interval)
+            rows.append(row | spread("slope", runs["slope"].dropna().tolist()))
     return pd.DataFrame(rows, columns=_SUMMARY_COLUMNS)
 
 
@@ -192,17 +190,6 @@ _SUMMARY_COLUMNS = [
 def _with_logarithm(ratios: "pd.Series[float]") -> "pd.Series[float]":
     """NaN for ratios of 0 and inf, where one end has no gradient at all."""
     return ratios.where((ratios > 0) & np.isfinite(ratios))
-
-
-def _spread(name: str, values: list[float]) -> dict[str, float]:
-    interval = mean_interval(values)
-    return {
-        name: interval.mean,
-        f"{name}_low": interval.low,
-        f"{name}_high": interval.high,
-        f"{name}_min": min(values, default=math.nan),
-        f"{name}_max": max(values, default=math.nan),
-    }
 
 
 def mismatch_differences(mismatches: pd.DataFrame) -> pd.DataFrame:
@@ -228,12 +215,11 @@ def mismatch_differences(mismatches: pd.DataFrame) -> pd.DataFrame:
         for baseline, arch in combinations(pd.unique(group["arch"]), 2):
             both = ratios[[baseline, arch]].dropna(how="all")
             quotients = (both[arch] / both[baseline]).dropna()
-            interval = mean_interval([math.log(quotient) for quotient in quotients])
-            low, high = math.exp(interval.low), math.exp(interval.high)
+            found = geometric_interval(quotients)
             row = {"op": op, "window": window, "baseline": baseline, "arch": arch}
             row |= {"seeds": len(both), "pairs": len(quotients)}
-            row |= {"quotient": math.exp(interval.mean), "low": low, "high": high}
-            rows.append({**row, "distinguished": bool(low > 1 or high < 1)})
+            row |= {"quotient": found.mean, "low": found.low, "high": found.high}
+            rows.append({**row, "distinguished": found.leaves_out(1)})
     return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
 
 

@@ -1,20 +1,27 @@
 """Confidence intervals of small samples."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
 
-@dataclass(frozen=True)
-class MeanInterval:
+class MeanInterval(NamedTuple):
     """A mean with a two-sided confidence interval; the ends are NaN where there is none."""
 
     mean: float
     low: float
     high: float
+
+    def leaves_out(self, value: float) -> bool:
+        """Whether the interval lies wholly on one side of a value."""
+        return self.low > value or self.high < value
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The mean under a name, and its ends under `_low` and `_high`."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def t_quantile(dof: int, level: float = 0.95) -> float:
@@ -35,6 +42,26 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     half = t_quantile(n - 1) * math.sqrt(variance / n)
     return MeanInterval(mean, mean - half, mean + half)
+
+
+def geometric_interval(ratios: Iterable[float]) -> MeanInterval:
+    """Geometric mean of values above 0, with the interval on logarithms: 2 is as far as 1/2."""
+    logs = mean_interval([math.log(ratio) for ratio in ratios])
+    with np.errstate(over="ignore"):  # a few values far apart have no end to speak of
+        return MeanInterval(*np.exp(logs).tolist())
+
+
+def spread(
+    name: str,
+    values: Sequence[float],
+    interval: Callable[[Sequence[float]], MeanInterval] = mean_interval,
+) -> dict[str, float]:
+    """The columns of a mean with its interval, and the values' own ends under `_min` and `_max`."""
+    return {
+        **interval(values).columns(name),
+        f"{name}_min": min(values, default=math.nan),
+        f"{name}_max": max(values, default=math.nan),
+    }
 
 
 MOST_CORNERS = 12

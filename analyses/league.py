@@ -12,7 +12,7 @@ import pandas as pd
 from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import study_gradients, study_mismatch, window_length
 from gradlab.analyses.headroom import tightest_by_layer
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import MeanInterval, geometric_interval, mean_interval
 from gradlab.analyses.limits import answers, limits
 from gradlab.analyses.lr_search import search_seeds
 from gradlab.analyses.stability import first_overflow_sites
@@ -191,13 +191,8 @@ def summarise_league(seeds: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _interval(values: Iterable[float], measure: Measure) -> tuple[float, float, float]:
-    """The mean and the ends of its interval."""
-    if not measure.geometric:
-        plain = mean_interval(list(values))
-        return plain.mean, plain.low, plain.high
-    logs = mean_interval([math.log(value) for value in values])
-    return math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high)
+def _interval(values: Iterable[float], measure: Measure) -> MeanInterval:
+    return (geometric_interval if measure.geometric else mean_interval)(list(values))
 
 
 def league_differences(seeds: pd.DataFrame, *, baseline: str = BASELINE) -> pd.DataFrame:

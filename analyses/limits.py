@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.intervals import bracketed_ends, mean_interval
+from gradlab.analyses.intervals import bracketed_ends, geometric_interval, mean_interval
 from gradlab.analyses.wording import number_text, share_text, spread_text
 from gradlab.errors import GradlabError
 from gradlab.runs.study import StudyRecord
@@ -104,9 +104,7 @@ def summarise_limits(table: pd.DataFrame) -> pd.DataFrame:
     for arch, seeds in answers(table).groupby("arch", sort=False):
         row: dict[str, Any] = {"arch": arch, "seeds": len(seeds)}
         for name in QUANTITIES:
-            found = mean_interval([math.log(value) for value in seeds[name].dropna()])
-            ends = zip(("", "_low", "_high"), (found.mean, found.low, found.high), strict=True)
-            row |= {f"{name}{end}": math.exp(value) for end, value in ends}
+            row |= geometric_interval(seeds[name].dropna()).columns(name)
         row["none"] = int((seeds["low"].isna() & seeds["done"]).sum())
         row["above"] = int((seeds["high"].isna() & seeds["done"]).sum())
         row["unfinished"] = int((~seeds["done"]).sum())

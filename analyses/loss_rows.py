@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import mean_interval, spread
 from gradlab.errors import GradlabError
 from gradlab.runs.verdict import BREAKS
 
@@ -41,7 +41,7 @@ def loss_summary(runs: pd.DataFrame) -> dict[str, Any]:
             "those of one study."
         )
     whole = runs[_is_whole(runs)]
-    interval = mean_interval(whole["val_loss"].tolist())
+    loss = spread("loss", whole["val_loss"].tolist())
     reasons = runs["reason"]
     return {
         "steps": int(runs["steps"].iloc[0]),
@@ -50,12 +50,8 @@ def loss_summary(runs: pd.DataFrame) -> dict[str, Any]:
         "failed": int((reasons == "error").sum()),
         "interrupted": int((reasons == "interrupted").sum()),
         "seconds": whole["seconds"].mean(),
-        "loss": interval.mean,
-        "loss_low": interval.low,
-        "loss_high": interval.high,
-        "loss_min": whole["val_loss"].min(),
-        "loss_max": whole["val_loss"].max(),
-        "perplexity": _perplexity(interval.mean),
+        **loss,
+        "perplexity": _perplexity(loss["loss"]),
     }
 
 
@@ -89,7 +85,7 @@ def loss_difference(losses: pd.DataFrame, arch: str, reference: str) -> dict[str
         "low": interval.low,
         "high": interval.high,
         "perplexity": _perplexity(interval.mean),
-        "distinguished": bool(interval.low > 0 or interval.high < 0),
+        "distinguished": interval.leaves_out(0),
     }
 
 

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import mean_interval, spread
 from gradlab.runs.verdict import BREAKS
 
 
@@ -48,20 +48,9 @@ def losses_by_rate(losses: pd.DataFrame) -> pd.DataFrame:
     for arch in pd.unique(losses["arch"]):
         for rate in sorted(losses["lr"].unique()):
             runs = ended[(ended["arch"] == arch) & (ended["lr"] == rate)]
-            interval = mean_interval(runs["entered"].tolist())
-            rows.append(
-                {
-                    "arch": arch,
-                    "lr": rate,
-                    "runs": len(runs),
-                    "diverged": int(runs["diverged"].sum()),
-                    "loss": interval.mean,
-                    "loss_low": interval.low,
-                    "loss_high": interval.high,
-                    "loss_min": runs["entered"].min(),
-                    "loss_max": runs["entered"].max(),
-                }
-            )
+            row = {"arch": arch, "lr": rate, "runs": len(runs)}
+            row |= {"diverged": int(runs["diverged"].sum())}
+            rows.append(row | spread("loss", runs["entered"].tolist()))
     return pd.DataFrame(rows, columns=_RATE_COLUMNS)
 
 
@@ -140,8 +129,6 @@ def summarise_search(losses: pd.DataFrame) -> pd.DataFrame:
     for arch, seeds in search_seeds(losses).groupby("arch", sort=False):
         whole = seeds[seeds["whole"]]
         best = whole["best_lr"].iloc[0] if len(whole) else np.nan
-        loss = mean_interval(whole["best_loss"].tolist())
-        sensitivity = mean_interval(whole["sensitivity"].tolist())
         rows.append(
             {
                 "arch": arch,
@@ -153,12 +140,8 @@ def summarise_search(losses: pd.DataFrame) -> pd.DataFrame:
                 "at_end": _end(best, rates),
                 "own_lr_min": whole["own_lr"].min(),
                 "own_lr_max": whole["own_lr"].max(),
-                "loss": loss.mean,
-                "loss_low": loss.low,
-                "loss_high": loss.high,
-                "sensitivity": sensitivity.mean,
-                "sensitivity_low": sensitivity.low,
-                "sensitivity_high": sensitivity.high,
+                **mean_interval(whole["best_loss"].tolist()).columns("loss"),
+                **mean_interval(whole["sensitivity"].tolist()).columns("sensitivity"),
             }
         )
     return pd.DataFrame(rows)
@@ -200,7 +183,7 @@ def search_differences(losses: pd.DataFrame) -> pd.DataFrame:
                     "difference": interval.mean,
                     "low": interval.low,
                     "high": interval.high,
-                    "distinguished": bool(interval.low > 0 or interval.high < 0),
+                    "distinguished": interval.leaves_out(0),
                 }
             )
     return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)

@@ -9,7 +9,7 @@ import pandas as pd
 from gradlab.analyses.comparable import run_keys
 from gradlab.analyses.gradient_study import run_windows
 from gradlab.analyses.gradients import WINDOW_STEPS
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import geometric_interval
 from gradlab.errors import GradlabError, unknown
 from gradlab.runs.reader import Run
 
@@ -108,11 +108,10 @@ def summarise_relative(relative: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for group, seeds in relative.groupby(key, sort=False):
         ratios = seeds["ratio"].dropna()
-        interval = mean_interval([math.log(ratio) for ratio in ratios])
-        low, high = math.exp(interval.low), math.exp(interval.high)
+        found = geometric_interval(ratios)
         row = dict(zip(key, group, strict=True))
         row |= {"pairs": len(ratios), "left_out": int(seeds["left_out"].sum())}
-        row |= {"ratio": math.exp(interval.mean), "low": low, "high": high}
+        row |= {"ratio": found.mean, "low": found.low, "high": found.high}
         row |= {"min": ratios.min(), "max": ratios.max()}
-        rows.append({**row, "distinguished": bool(low > 1 or high < 1)})
+        rows.append({**row, "distinguished": found.leaves_out(1)})
     return pd.DataFrame(rows)

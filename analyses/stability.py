@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import geometric_interval
 from gradlab.analyses.stability_table import QUANTITIES, check_stability, observations
 from gradlab.runs.verdict import BREAKS
 
@@ -166,14 +166,13 @@ def _compare(
     """Ratio with its interval over pairs of (baseline, arch), each a value and its bound mark."""
     whole = [(first, second) for first, second in pairs if first and second]
     exact = [(first[0], second[0]) for first, second in whole if not (first[1] or second[1])]
-    interval = mean_interval([float(np.log(second / first)) for first, second in exact])
-    low, high = float(np.exp(interval.low)), float(np.exp(interval.high))
+    found = geometric_interval(second / first for first, second in exact)
     return {
         "pairs": len(exact),
         "censored": len(whole) - len(exact),
         "missing": len(pairs) - len(whole),
-        "ratio": float(np.exp(interval.mean)),
-        "low": low,
-        "high": high,
-        "distinguished": bool(low > 1 or high < 1),
+        "ratio": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "distinguished": found.leaves_out(1),
     }

@@ -8,7 +8,7 @@ import pandas as pd
 
 from gradlab.analyses.compute import perplexity_curves
 from gradlab.analyses.finding import counted
-from gradlab.analyses.intervals import mean_interval
+from gradlab.analyses.intervals import geometric_interval
 from gradlab.analyses.wording import number_text, spread_text
 from gradlab.errors import GradlabError, unknown
 from gradlab.models.presets import BASELINE
@@ -89,15 +89,11 @@ def summarise_steps(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, seeds in found.groupby(["size", "baseline", "arch"], sort=False):
         shares = seeds["share"].dropna()
-        logs = mean_interval([math.log(share) for share in shares])
+        taken = geometric_interval(shares)
         row: dict[str, Any] = dict(zip(["size", "baseline", "arch"], key, strict=True))
         row |= {"seeds": len(seeds), "reached": len(shares)}
-        row |= {
-            "share": math.exp(logs.mean),
-            "low": math.exp(logs.low),
-            "high": math.exp(logs.high),
-        }
-        apart = len(shares) == len(seeds) and (row["high"] < 1 or row["low"] > 1)
+        row |= {"share": taken.mean, "low": taken.low, "high": taken.high}
+        apart = len(shares) == len(seeds) and taken.leaves_out(1)
         rows.append({**row, "distinguished": apart})
     columns = ["size", "baseline", "arch", "seeds", "reached", "share", "low", "high"]
     return pd.DataFrame(rows, columns=[*columns, "distinguished"])

@@ -1,10 +1,17 @@
 import math
 from itertools import product
 
+import by_hand
 import numpy as np
 import pytest
 
-from gradlab.analyses.intervals import MOST_CORNERS, bracketed_ends, mean_interval, t_quantile
+from gradlab.analyses.intervals import (
+    MOST_CORNERS,
+    bracketed_ends,
+    geometric_interval,
+    mean_interval,
+    t_quantile,
+)
 
 # Fisher and Yates, Statistical Tables, table III (two-sided 5 % and 1 %).
 TABLE = {
@@ -47,9 +54,15 @@ def test_interval_covers_the_true_mean_as_often_as_it_says() -> None:
 
 def test_mean_and_ends_of_three_values() -> None:
     interval = mean_interval([1.0, 2.0, 6.0])
-    half = 4.30265 * np.std([1, 2, 6], ddof=1) / math.sqrt(3)
-    assert interval.mean == 3.0
-    assert (interval.low, interval.high) == pytest.approx((3 - half, 3 + half), rel=1e-5)
+    assert interval == pytest.approx(by_hand.interval([1, 2, 6]))
+    assert interval.leaves_out(interval.low - 1)
+    assert not interval.leaves_out(3)
+
+
+def test_ratios_that_are_far_apart_have_no_end() -> None:
+    found = geometric_interval([1e-200, 1e200])
+    assert found == pytest.approx((1, 0, math.inf))
+    assert not found.leaves_out(1)
 
 
 def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
