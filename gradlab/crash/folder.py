@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gradlab.errors import GradlabError
-from gradlab.runs.files import cannot_write, read_regular, write_whole
+from gradlab.runs.files import make_folder, read_regular, write_whole
 from gradlab.runs.lock import FolderLock, is_free
 from gradlab.runs.parts import digest
 from gradlab.training.checkpoint import Checkpoint, read
@@ -41,12 +41,7 @@ class KeptSteps:
         self.path = path
         self._most = most
         self._kept: list[dict[str, Any]] = []
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise GradlabError(f"{path} is a file: choose a folder for what is kept.") from None
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        make_folder(path)
         self._lock = FolderLock(path)
         try:
             if not is_free(path):

@@ -16,7 +16,7 @@ from gradlab.replays.snapshots import threads_of
 from gradlab.replays.standard import UNCHANGED, Attempt, attempts
 from gradlab.replays.trial_job import TrialJob
 from gradlab.runs.csv_files import write_rows
-from gradlab.runs.files import cannot_write, read_regular, write_whole
+from gradlab.runs.files import make_folder, read_regular, write_whole
 from gradlab.runs.lock import FolderLock, is_free
 from gradlab.runs.reader import Run, load
 from gradlab.runs.verdict import Verdict
@@ -303,10 +303,7 @@ def _claim(folder: Path, facts: Mapping[str, Any]) -> FolderLock:
     Raises:
         GradlabError: It holds another one, or something else.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    make_folder(folder)
     lock = FolderLock(folder)
     try:
         file = folder / EXPLANATION

@@ -52,6 +52,20 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, if it is not there.
+
+    Raises:
+        GradlabError: It is a file, or cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise GradlabError(f"{path} is a file: choose a folder.") from None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def remove_left_over(folder: Path) -> None:
     """Remove what writers that were killed left in a folder and those in it; none may be at work.
 

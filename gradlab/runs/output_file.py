@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gradlab.errors import GradlabError
-from gradlab.runs.files import cannot_write, write_whole
+from gradlab.runs.files import make_folder, write_whole
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -24,8 +24,5 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         GradlabError: It cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path.parent, error) from error
+    make_folder(path.parent)
     write_whole(path, content)

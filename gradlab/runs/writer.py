@@ -8,7 +8,7 @@ from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE, closing, opening, to_json
-from gradlab.runs.files import cannot_write, remove_left_over, write_whole
+from gradlab.runs.files import make_folder, remove_left_over, write_whole
 from gradlab.runs.lock import FolderLock, is_free
 from gradlab.runs.parts import FolderShelf
 from gradlab.runs.reader import Run, load, run_of_before
@@ -49,12 +49,7 @@ class RunWriter:
         self.path = as_path(path)
         self._document = opening(config, info or {})
         self._rows = RowWriter(FolderShelf(self.path), LARGEST)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise GradlabError(f"{self.path} is a file: choose a folder for the run.") from None
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        make_folder(self.path)
         self._lock = FolderLock(self.path)
         try:
             if resume and config is not None and self._take_over(config):

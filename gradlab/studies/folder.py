@@ -8,7 +8,7 @@ from typing import Any
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.command import Command
-from gradlab.runs.files import cannot_write, write_whole
+from gradlab.runs.files import cannot_write, make_folder, write_whole
 from gradlab.runs.lock import is_free
 from gradlab.runs.same import differences
 from gradlab.runs.study import (
@@ -106,18 +106,6 @@ def claim_set(out: Path, command: Command) -> None:
         _check_free(out)
     make_folder(out)
     _write(out / STUDIES_FILE, command.note())
-
-
-def make_folder(out: Path) -> None:
-    """Make a study's folder, with those above it, if it is not there.
-
-    Raises:
-        GradlabError: It cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(out, error) from error
 
 
 def _write(file: Path, document: Mapping[str, Any]) -> None:

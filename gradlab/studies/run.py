@@ -18,11 +18,12 @@ from gradlab.errors import GradlabError
 from gradlab.parallel.environment import refuse_several
 from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
+from gradlab.runs.files import make_folder
 from gradlab.runs.lock import FolderLock
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study, run_name
 from gradlab.studies.engine import Engine, engine_of
-from gradlab.studies.folder import check_folder, claim, claim_set, make_folder
+from gradlab.studies.folder import check_folder, claim, claim_set
 from gradlab.studies.news import News, Planned, RunUpdate, StudyBegun, Tell
 from gradlab.studies.several import Studies
 from gradlab.studies.study import Study
