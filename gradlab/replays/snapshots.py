@@ -1,7 +1,7 @@
 """The state of a run at any of its steps: from what it kept, or made again from its start."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from gradlab.runs.same import check_same
 from gradlab.runs.tokenizer_file import kept_tokenizer
 from gradlab.training.checkpoint import FOLDER, Checkpoint, found, read, step_of
 from gradlab.training.compiled import compiler_in_words
-from gradlab.training.device import repeatable
+from gradlab.training.device import on_threads, repeatable
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.loop import run_steps
 from gradlab.training.memory_needed import memory_in_words
@@ -74,15 +74,9 @@ def text_of(run: Run) -> Corpus:
     return corpus
 
 
-@contextmanager
-def threads_of(run: Run) -> Iterator[None]:
+def threads_of(run: Run) -> AbstractContextManager[None]:
     """As many threads as the run had: bits depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads((run.info.get("device") or {}).get("threads") or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return on_threads((run.info.get("device") or {}).get("threads"))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from gradlab.config import RunConfig
 from gradlab.data.corpus import corpora_of
-from gradlab.training.device import repeatable, resolve_device
+from gradlab.training.device import on_threads, repeatable, resolve_device
 from gradlab.training.loop import step_batches
 from gradlab.training.step import make_learner, training_step
 
@@ -102,7 +101,7 @@ def step_times(
     for times in seconds:
         del times[known:]  # of a round that was not finished
     spent = sum(map(sum, seconds))
-    with _one_thread(), repeatable(device, configs[0].seed):
+    with on_threads(1), repeatable(device, configs[0].seed):
         learners = [make_learner(config, device) for config in configs]
         turns = list(zip(configs, corpora, learners, seconds, strict=True))
         # Opened once here, as a run's loop does.
@@ -137,14 +136,3 @@ def _wait(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for a while, as a study's runs have (`gradlab.studies.workers`)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

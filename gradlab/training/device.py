@@ -66,6 +66,17 @@ def repeatable(device: torch.device, seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """So many threads on a CPU for a while, as a study's runs have one; as many as now if None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _deterministic_kernels(device: torch.device) -> Iterator[None]:
     was = torch.are_deterministic_algorithms_enabled()
     was_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
