@@ -21,3 +21,13 @@ def test_nor_is_one_whose_squares_are_beyond_fp32(dtype: torch.dtype) -> None:
     for lost in (torch.inf, -torch.inf, torch.nan):
         weight.grad[5] = lost
         assert is_lost([{"weight": weight}], None)
+
+
+def test_an_empty_gradient_is_none_that_is_lost() -> None:
+    weight, empty = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.zeros(0, 8))
+    weight.grad, empty.grad = torch.full_like(weight, 1e30), torch.zeros_like(empty)
+    held = [{"weight": weight, "empty": empty}]
+    assert not is_lost(held, None)
+    for lost in (torch.inf, torch.nan):
+        weight.grad[5] = lost
+        assert is_lost(held, None)

@@ -1,6 +1,5 @@
 """Looks again at a step in which a gradient was not finite: nothing has been changed by it yet."""
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -150,11 +149,20 @@ def lost_gradients(held: Iterable[Mapping[str, nn.Parameter]]) -> Tensor:
         if on_one and (found := fused.statistics(gradients)) is not None:
             return found[:, 3:5].sum()
         entries = list(map(_entries, gradients))
-        if any(x.device.type != "cpu" for x in entries):
-            return ~get_total_norm(entries, math.inf).isfinite()
-        norm = get_total_norm(entries)  # on a CPU several times as fast as the largest entry
-        # Squares of finite numbers may be past fp32: only the largest entry tells then.
-        return ~(norm if norm.isfinite() else get_total_norm(entries, math.inf)).isfinite()
+        if all(x.device.type == "cpu" for x in entries):
+            norm = get_total_norm(entries)  # of finite numbers whose squares are past fp32 it is inf
+            if norm.isfinite():
+                return ~norm.isfinite()
+        return ~_norm_of_nothing(entries).isfinite()
+
+
+def _norm_of_nothing(entries: Sequence[Tensor]) -> Tensor:
+    """0-dim: 0, or NaN if an entry is not finite, as 0 times that is.
+
+    A largest entry would not do: an empty tensor, or a process's empty part of one, has none.
+    """
+    norms = [torch.linalg.vector_norm(x * 0) for x in entries]
+    return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms]))
 
 
 def _entries(gradient: Tensor) -> Tensor:
