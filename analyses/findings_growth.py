@@ -23,7 +23,7 @@ def growth_findings(steps: pd.DataFrame, headroom: pd.DataFrame | None) -> list[
         steps: The run's `steps`.
         headroom: Its `headroom`, or None.
     """
-    found = _diverged(steps) or _jumped(steps)
+    found = [*_diverged(steps), *_jumped(steps)]
     return found if headroom is None else [*found, *_exploded(headroom)]
 
 

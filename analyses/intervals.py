@@ -1,6 +1,7 @@
 """Confidence intervals of small samples."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -44,11 +45,14 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     return MeanInterval(mean, mean - half, mean + half)
 
 
+_LARGEST = math.log(sys.float_info.max)
+
+
 def geometric_interval(ratios: Iterable[float]) -> MeanInterval:
     """Geometric mean of values above 0, with the interval on logarithms: 2 is as far as 1/2."""
     logs = mean_interval([math.log(ratio) for ratio in ratios])
-    with np.errstate(over="ignore"):  # a few values far apart have no end to speak of
-        return MeanInterval(*np.exp(logs).tolist())
+    # A few values far apart have no end to speak of.
+    return MeanInterval(*(math.inf if log > _LARGEST else math.exp(log) for log in logs))
 
 
 def spread(

@@ -135,3 +135,11 @@ def test_the_rate_that_made_it_jump_is_told() -> None:
     assert "the learning rate was 100 at step 29, 0.05 at most others" in found.sentence
     (found,) = growth_findings(course([*FALLING, 50.0], [1.0] * 31), None)
     assert "learning rate" not in found.sentence
+
+
+def test_a_rate_that_slipped_is_told_of_a_divergence_too() -> None:
+    losses, norms = [*FALLING, 1e6, 1e7, 1e7], [*[1.0] * 30, 1e6, 1e7, 1e7]
+    rates = [0.01] * 29 + [1000.0, 1000.0, 0.01, 0.01]
+    diverged, jumped = growth_findings(course(losses, norms, rates), None)
+    assert diverged.what == "diverged"
+    assert "the learning rate was 1000 at step 29, 0.01 at most others" in jumped.sentence
