@@ -1,5 +1,6 @@
 """The `gradlab` command."""
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +36,9 @@ COMMANDS = {
 _PROPOSED = 5
 """Commands at most that an error ends with."""
 
+_WORDS = "gradlab.words"
+"""Where a command's context keeps what was typed."""
+
 # Typer has had Click's own class and its copy of it; this is either's base of wrong usage.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -51,6 +55,11 @@ class _Commands(TyperGroup):
     def __init__(self, **kwargs: Any) -> None:
         stand_ins = {name: TyperCommand(name, help=what) for name, what in COMMANDS.items()}
         super().__init__(**{**kwargs, "commands": stand_ins})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words that follow `gradlab`, which an error may have to say again."""
+        ctx.meta[_WORDS] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command, or for the list of them what stands for it."""
@@ -70,7 +79,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except GradlabError as error:
             ended = _end(f"error: {error}", 2, said=tells(error))
-            _propose(ctx.invoked_subcommand, error.instead)
+            _propose(ctx.meta[_WORDS], error.instead)
             raise ended from None
         except _UsageError as error:
             raise _end(f"error: {_usage_sentence(error, ctx)}", 2) from None
@@ -88,13 +97,30 @@ def _usage_sentence(error: Any, ctx: Any) -> str:
     return f"{message}{stop} See {(error.ctx or ctx).command_path} --help."
 
 
-def _propose(command: str, places: Sequence[Path]) -> None:
-    """The command again, of what could be named instead."""
-    if places and tells():
-        from gradlab.cli.terminal.screen import say_next
+def _propose(words: Sequence[str], places: Sequence[Path]) -> None:
+    """The words that were typed again, with what could be named instead of the folder in them."""
+    at = next((n for n in range(1, len(words)) if places and _names(words, n, places[0])), None)
+    if at is None or not tells():
+        return
+    from gradlab.cli.terminal.screen import say_next
 
-        for place in places[:_PROPOSED]:
-            say_next("gradlab", command, place)
+    option, is_one_word, _ = _split(words[at])
+    for place in places[:_PROPOSED]:
+        named = f"{option}={place}" if is_one_word else place
+        say_next("gradlab", *words[:at], named, *words[at + 1 :])
+
+
+def _names(words: Sequence[str], n: int, place: Path) -> bool:
+    """Whether a word names the folder that a place is in, to read it: by itself or its run.json."""
+    option, is_one_word, value = _split(words[n])
+    path = Path(os.path.expanduser(value)) if value else None
+    is_out = "--out" in ((option,) if is_one_word else words[n - 1 : n])
+    return not is_out and path in (place.parent, place.with_name("run.json"))
+
+
+def _split(word: str) -> tuple[str, str, str]:
+    """An option, the = after it and its value; of any other word all is value."""
+    return word.partition("=") if word.startswith("--") else ("", "", word)
 
 
 def _end(message: str, status: int, *, said: bool | None = None) -> typer.Exit:

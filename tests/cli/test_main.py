@@ -4,12 +4,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from made_up_runs import nano
 from typer.testing import CliRunner
 
 from gradlab.cli import commands
 from gradlab.cli.commands import sizes as sizes_module
 from gradlab.cli.main import COMMANDS, app, load_command
 from gradlab.models.config import ModelConfig
+from gradlab.runs.writer import RunWriter
 from gradlab.settings import SWITCHES
 from gradlab.studies import Stability
 
@@ -155,6 +157,30 @@ def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = invoke("sizes")
     assert code == 130
     assert err == "interrupted.\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "proposed"),
+    [
+        ("inspect study", "inspect RUN"),
+        ("inspect --top 3 study/run.json", "inspect --top 3 RUN"),
+        ("export ./study --to fairseq --out study", "export RUN --to fairseq --out study"),
+        ("replay --from 3 study", "replay --from 3 RUN"),
+        ("train --config study --out new", "train --config RUN --out new"),
+        ("train --out study --config=study/", "train --out study --config=RUN"),
+    ],
+)
+def test_what_was_typed_is_proposed_with_a_run_in_the_place_of_its_study(
+    typed: str, proposed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        RunWriter(Path("study", name), nano(), {}).finish("finished")
+    code, _, err = invoke(*typed.split())
+    error, *lines = err.splitlines()
+    assert code == 2
+    assert "study is not one run but holds 2" in error
+    assert lines == [f"Next: gradlab {proposed}".replace("RUN", f"study/{n}") for n in ("a", "b")]
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
