@@ -59,6 +59,8 @@ def trained(run: Run | str | Path) -> Trained:
             "the run was kept in memory, which keeps no weights: train with out= and keep_weights."
         )
     if run.status != "finished":
+        if not config.record.keep_weights:
+            raise _without_weights(folder, f"is {run.status}, and keeps no weights at its end")
         raise GradlabError(
             f"{folder} has not finished, it is {run.status}: go on with it first, by "
             f"{to_go_on(folder)}."
@@ -66,16 +68,19 @@ def trained(run: Run | str | Path) -> Trained:
     try:
         weights = read_weights(folder)
     except FileNotFoundError:
-        again = Command("train", {"config": folder, "keep_weights": True})
-        raise GradlabError(
-            f"{folder} kept no weights: train it again with them, by "
-            f"`{again.at(_free_beside(folder))}`."
-        ) from None
+        raise _without_weights(folder, "kept no weights") from None
     try:
         model = model_of(weights, config.model)
     except GradlabError as error:
         raise GradlabError(f"{folder}: {error}") from error
     return Trained(run, folder, weights, model)
+
+
+def _without_weights(folder: Path, why: str) -> GradlabError:
+    again = Command("train", {"config": folder, "keep_weights": True})
+    return GradlabError(
+        f"{folder} {why}: train it again with them, by `{again.at(_free_beside(folder))}`."
+    )
 
 
 def _free_beside(folder: Path) -> Path:

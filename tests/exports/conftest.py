@@ -58,8 +58,7 @@ def keep(tmp_path: Path) -> Callable[..., Kept]:
             schedule=ScheduleConfig(lr=1e-3),
             steps=4,
             precision=PrecisionConfig(name=precision),
-            record=RecordConfig(keep_weights=True),
-            **(fields or {}),
+            **{"record": RecordConfig(keep_weights=True), **(fields or {})},
         )
         corpus = {"name": "text", "sha256": "0", **(text or {})}
         if not config.model.is_causal:

@@ -1,6 +1,7 @@
 """Which runs are exported, where to, and what is refused."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 import gradlab
 from gradlab.cli.main import app
-from gradlab.config import RunConfig
+from gradlab.config import RecordConfig, RunConfig
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
@@ -107,6 +108,19 @@ def test_an_unfinished_run_is_refused(keep: Keep, status: str) -> None:
     assert f"{run} has not finished, it is {status}: go on with it first" in error
     assert error.count("\n") == 1
     assert not (run / "transformers").exists()
+
+
+@pytest.mark.parametrize("status", ["interrupted", "error"])
+def test_an_unfinished_run_that_keeps_no_weights_is_not_to_go_on(keep: Keep, status: str) -> None:
+    run, _ = keep(status=status, fields={"record": RecordConfig()})
+    code, _, error = invoke(run)
+    assert code == 2
+    assert f"{run} is {status}, and keeps no weights at its end: train it again" in error
+    again = shlex.split(error.split("`")[1])
+    assert again == [
+        *("gradlab", "train", "--config", str(run)),
+        *("--keep-weights", "--out", f"{run}-weights"),
+    ]
 
 
 def test_a_run_that_was_killed_is_refused(keep: Keep, tmp_path: Path) -> None:
