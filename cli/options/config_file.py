@@ -20,7 +20,8 @@ def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     The callback of `--config`, which is read before the other options.
 
     Raises:
-        GradlabError: There is no such file, it is not TOML, or has a key that is no option.
+        GradlabError: There is no such file, it is not TOML, or has a key that is no option, or a
+            value that its option does not take.
     """
     if path is None or ctx.resilient_parsing:
         return path
@@ -29,17 +30,16 @@ def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     if path.is_dir() or path.suffix == ".json":
         found = {key: value for key, value in _run_values(path).items() if key in options}
     else:
-        found = _toml_values(path, options)
+        found = _toml_values(path, ctx, options)
     # An option that is repeatable on the command line takes a list, or a single value, here.
-    repeatable = {name for name, param in options.items() if getattr(param, "multiple", False)}
     ctx.default_map = {
-        name: [value] if name in repeatable and not isinstance(value, list) else value
+        name: [value] if _is_repeatable(options[name]) and not isinstance(value, list) else value
         for name, value in found.items()
     }
     return path
 
 
-def _toml_values(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+def _toml_values(path: Path, ctx: typer.Context, options: Mapping[str, Any]) -> dict[str, Any]:
     from gradlab.runs.files import read_regular  # only where it is needed: --help is quick
 
     try:
@@ -63,8 +63,17 @@ def _toml_values(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
             raise GradlabError(f"{path}: {key} is true or false, where a value should be.")
         if any(isinstance(one, int) and abs(one) >= 1 << 63 for one in given):
             raise GradlabError(f"{path}: {key} is a number past 64 bits.")
+        try:
+            options[name].process_value(ctx, given if _is_repeatable(options[name]) else value)
+        except typer.BadParameter as error:
+            why = error.message[:1].lower() + error.message[1:].rstrip(".")
+            raise GradlabError(f"{path}: {key} cannot be {value!r}: {why}.") from None
         values[name] = value
     return values
+
+
+def _is_repeatable(option: Any) -> bool:
+    return bool(getattr(option, "multiple", False))
 
 
 def _run_values(path: Path) -> dict[str, Any]:

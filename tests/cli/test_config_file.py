@@ -88,8 +88,10 @@ def test_the_command_line_wins_wherever_it_stands(tmp_path: Path) -> None:
         ("steps = true", "steps is true or false"),
         ("config = 'other.toml'", "unknown option 'config'"),
         ("seeds =", "is not a TOML file"),
-        ("seeds = 'many'", "'--seeds'"),
-        ("seeds = 2.5", "'--seeds'"),
+        ("seeds = 'many'", "study.toml: seeds cannot be 'many': "),
+        ("seeds = 2.5", "study.toml: seeds cannot be 2.5: "),
+        ("lr-step = [1e-4, 'x']", "study.toml: lr-step cannot be [0.0001, 'x']: "),
+        ("steps = [1, 2]", "study.toml: steps cannot be [1, 2]: "),
         ("arch = 'normfomer'", "unknown architecture 'normfomer'"),
     ],
 )
