@@ -287,6 +287,10 @@ def _no_run(folder: Path) -> GradlabError:
     """The error for a folder without a run, with the runs in it if it is a study."""
     if not folder.exists():
         return GradlabError(f"there is no run {folder}: the folder does not exist.")
+    if not folder.is_dir():
+        return GradlabError(
+            f"there is no run in {folder}: it is a file, and a run or a study is a folder."
+        )
     inside = sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}"))
     if inside:
         error = GradlabError(

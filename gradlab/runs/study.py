@@ -193,7 +193,9 @@ def load_study(folder: str | Path) -> StudyRecord:
     """
     found = find_studies(as_path(folder))
     if found is None:
-        raise GradlabError(f"there is no study in {folder}: it has no {STUDY_FILE}.")
+        is_file = as_path(folder).is_file()
+        why = "it is a file, and a study is a folder" if is_file else f"it has no {STUDY_FILE}"
+        raise GradlabError(f"there is no study in {folder}: {why}.")
     return found
 
 

@@ -108,6 +108,10 @@ def test_a_run_of_ones_own_loop(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            [__file__],
+            f"there is no run in {__file__}: it is a file, and a run or a study is a folder.",
+        ),
         (["no/such/run"], "there is no run no/such/run: the folder does not exist."),
         ([], "RUN"),
         (["x", "--top", "0"], "--top"),

@@ -52,6 +52,8 @@ def test_a_folder_without_a_study(tmp_path: Path) -> None:
     assert find_study(tmp_path) is None
     with pytest.raises(GradlabError, match=r"there is no study in .*: it has no study\.json"):
         load_study(tmp_path)
+    with pytest.raises(GradlabError, match=r"there is no study in .*: it is a file"):
+        load_study(__file__)
 
 
 @pytest.mark.parametrize(
