@@ -51,9 +51,9 @@ def findings(run: Run, *, top: int = 5) -> list[Finding]:
         if name not in run.info.get("own_tables", {})
     }
     steps = run.table("steps")
-    course = course_findings(run, steps)
-    found: list[Finding] = []
     headroom, grad_norms, faults = (tables.get(n) for n in ("headroom", "grad_norms", "faults"))
+    course = course_findings(run, steps, faults)
+    found: list[Finding] = []
     if "overflows" in tables:
         exact = run.info.get("events") == "exact"
         found += overflow_findings(

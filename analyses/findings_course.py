@@ -9,10 +9,16 @@ from gradlab.analyses.headroom import not_finite
 from gradlab.runs.reader import Run
 
 
-def course_findings(run: Run, steps: pd.DataFrame) -> list[Finding]:
-    """What the `steps` table and the verdict say, but for what was not finite."""
+def course_findings(run: Run, steps: pd.DataFrame, faults: pd.DataFrame | None) -> list[Finding]:
+    """What the `steps` table and the verdict say, but for what was not finite.
+
+    Args:
+        run: The run.
+        steps: Its `steps`.
+        faults: As of `nonfinite_losses`.
+    """
     end = Finding("end", end_sentence(run, steps), is_fact=True)
-    return [_what_it_is(run), end, *_loss(run, steps)]
+    return [_what_it_is(run), end, *_loss(run, steps, faults)]
 
 
 def _what_it_is(run: Run) -> Finding:
@@ -31,7 +37,7 @@ def _what_it_is(run: Run) -> Finding:
     return Finding("run", sentence, is_fact=True)
 
 
-def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:
+def _loss(run: Run, steps: pd.DataFrame, faults: pd.DataFrame | None) -> list[Finding]:
     seen = steps[np.isfinite(steps["loss"])]
     if seen.empty:
         return []
@@ -40,7 +46,9 @@ def _loss(run: Run, steps: pd.DataFrame) -> list[Finding]:
     ends = [f"{row['loss']:.4g} at step {row['step']}" for row in (first, low, last)]
     sentence = f"{ends[0]}, the only one."
     if len(seen) > 1:
-        sentence = f"{ends[0]}, {ends[1]} at its lowest, {ends[2]}, the last finite one."
+        lost_later = any(step > last["step"] for step in lost_losses(run, steps, faults))
+        which = "the last finite one" if lost_later else "the last"
+        sentence = f"{ends[0]}, {ends[1]} at its lowest, {ends[2]}, {which}."
     found = [Finding("loss", sentence, is_fact=True)]
     verdict = run.verdict
     if verdict is not None and verdict.lr_collapse is not None:

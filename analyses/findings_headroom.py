@@ -85,8 +85,8 @@ def _outputs(tightest: pd.DataFrame, steps: "pd.Series[int]", top: int, *, narro
     if not narrow:
         sentence += ", if it were FP16, which no tensor here is"
     early, late = early_and_late(steps)
-    if pd.notna(least["change_bits"]):
-        change = least["change_bits"]
+    change = least["change_bits"]
+    if pd.notna(change) and bits(abs(change)) != bits(0):
         verb = "lost" if change < 0 else "gained"
         sentence += (
             f"; it {verb} {bits(abs(change))} bits on average from {during(*early)} to "

@@ -71,6 +71,22 @@ def test_a_break_is_told_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    ("losses", "last"),
+    [
+        ([3.0, 1.0, 2.0], "2 at step 2, the last."),
+        ([3.0, math.nan, 2.0], "2 at step 2, the last."),
+        ([3.0, 2.0, math.inf], "2 at step 1, the last finite one."),
+    ],
+)
+def test_the_last_loss_is_called_finite_only_before_others_that_were_not(
+    losses: list[float], last: str
+) -> None:
+    sentence = told(recorded(steps(losses)), "loss")
+    assert sentence is not None
+    assert sentence.endswith(last)
+
+
+@pytest.mark.parametrize(
     ("reason", "words"),
     [
         ("grad_nonfinite", "a gradient was not finite, and 3 steps in a row"),

@@ -68,6 +68,12 @@ def test_the_tightest_sites_and_the_tightest_gradient() -> None:
     )
 
 
+def test_a_headroom_that_stayed_is_not_said_to_have_changed() -> None:
+    for late, says in ((1.54, False), (1.45, True), (1.58, True)):
+        sentence = headroom_findings(rows({"a": [1.51, late]}), top=1)[0].sentence
+        assert ("on average" in sentence) == says
+
+
 def test_a_step_with_an_overflow_does_not_count() -> None:
     table = rows({"a": [9.0, 8.0, -math.inf], "b": [6.0, 6.0, 0.1]})
     found = headroom_findings(table, top=5)[0].table
