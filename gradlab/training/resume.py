@@ -200,7 +200,7 @@ def _own(states: Tensor, ranks: Ranks) -> Tensor:
 def _warn_of_other_bits(made_on: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Say in a sentence what differs from where a checkpoint was made, if something does."""
     if changes := list(changed_facts(made_on, now)):
-        threads = made_on.get("threads")
+        threads = made_on.get("threads", now["threads"])  # an older checkpoint does not say
         remedy = "" if threads == now["threads"] else f" OMP_NUM_THREADS={threads} gives it those."
         warnings.warn(
             f"the run goes on elsewhere than it was begun ({', '.join(changes)}): its numbers may "

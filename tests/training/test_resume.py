@@ -20,7 +20,7 @@ from gradlab.errors import ConfigError, GradlabError, GradlabWarning
 from gradlab.probe_names import PROBES
 from gradlab.runs import files
 from gradlab.runs.reader import Run
-from gradlab.training import loop
+from gradlab.training import loop, resume
 from gradlab.training.checkpoint import found, read
 from gradlab.training.progress import Progress
 
@@ -280,6 +280,19 @@ def test_other_bits_are_warned_of(make_config: Make, tmp_path: Path, trained: Tr
     with pytest.warns(GradlabWarning, match=r"threads was 1 and is 2.*may differ in their last"):
         run = loop.train(config, tmp_path / "run", resume=True)
     assert run.table("steps")["step"].tolist() == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("before", "remedy"),
+    [({"threads": 1}, "OMP_NUM_THREADS=1"), ({"threads": 2}, None), ({}, None)],
+)
+def test_the_threads_of_before_are_advised_where_they_are_known_and_others(
+    before: dict[str, Any], remedy: str | None
+) -> None:
+    with pytest.warns(GradlabWarning, match="in their last bits") as told:
+        resume._warn_of_other_bits({"torch": "0", **before}, {"torch": "1", "threads": 2})
+    sentence = str(told[0].message)
+    assert (remedy in sentence) if remedy else ("OMP_NUM_THREADS" not in sentence)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
