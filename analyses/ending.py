@@ -51,7 +51,7 @@ def end_sentence(run: Run, steps: pd.DataFrame | None = None) -> str:
         return _break(run, run.verdict)
     words = ending(run)
     told = str(run.info.get("error") or "").rstrip(".")
-    if told == KeyboardInterrupt.__name__:  # which "interrupted" says
+    if told == KeyboardInterrupt.__name__:  # in runs of before gradlab said which signal it was
         told = ""
     how = f"{words[0].upper()}{words[1:]}{f' ({told})' if told else ''}"
     if steps is None:

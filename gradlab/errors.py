@@ -58,11 +58,15 @@ def one_of(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def in_words(error: BaseException) -> str:
-    """An error as one reads it: our sentence, or another's after its type.
+    """An error as one reads it: our sentence, what stopped us, or another's after its type.
 
     >>> in_words(KeyError("loss")), in_words(KeyboardInterrupt())
-    ("KeyError: 'loss'", 'KeyboardInterrupt')
+    ("KeyError: 'loss'", 'Ctrl-C')
+    >>> in_words(KeyboardInterrupt("SIGTERM"))
+    'SIGTERM'
     """
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "Ctrl-C"
     if isinstance(error, GradlabError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -190,11 +190,11 @@ def _work(job: Work, connection: Connection, environment: dict[str, str]) -> Non
                 last_sent = now
                 connection.send_bytes(_packed(news))
         except OSError:  # the study is gone: nobody waits for this run any more
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt("its study was stopped") from None
 
     def heed() -> None:
         if connection.poll():  # told to stop, or the study is gone
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("its study was stopped")
 
     try:
         heed_ending_alone()

@@ -35,17 +35,17 @@ def interrupt_between_steps() -> Iterator[Callable[[], None]]:
         KeyboardInterrupt: From the yielded function, after Ctrl-C or one of `ENDING`.
     """
     before = _that_would_end((signal.SIGINT, *ENDING))
-    asked = False
+    asked: int | None = None
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
+    def note(got: int, _frame: FrameType | None) -> None:
         nonlocal asked
-        asked = True
+        asked = got
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
+        if asked is not None:
+            _interrupt(asked, None)
 
     with _handled(note, before):
         yield check
@@ -60,16 +60,16 @@ def interrupt_never_lost() -> Iterator[Callable[[], None]]:
     Raises:
         KeyboardInterrupt: At any place, and from the yielded function.
     """
-    asked = False
+    asked: int | None = None
 
-    def note(number: int, frame: FrameType | None) -> NoReturn:
+    def note(got: int, frame: FrameType | None) -> NoReturn:
         nonlocal asked
-        asked = True
-        _interrupt(number, frame)
+        asked = got
+        _interrupt(got, frame)
 
     def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
+        if asked is not None:
+            _interrupt(asked, None)
 
     with _handled(note, _that_would_end((signal.SIGINT, *ENDING))):
         yield check
@@ -100,8 +100,9 @@ def heed_ending_alone() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, *ENDING})
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(got: int, _frame: FrameType | None) -> NoReturn:
+    """Raise it as Python does after Ctrl-C, and after another signal with its name."""
+    raise KeyboardInterrupt(*([] if got == signal.SIGINT else [signal.Signals(got).name]))
 
 
 def _that_would_end(numbers: tuple[int, ...]) -> _Handlers:

@@ -269,7 +269,7 @@ def run_steps(
             if checkpoints and (due or stops):
                 checkpoints.save(step + 1)
             if stops:
-                raise stopped or KeyboardInterrupt
+                raise stopped or KeyboardInterrupt("another process was stopped")
             if judged.recorder.unwritten >= config.record.window:
                 judged.recorder.flush()
     judged.end(broke=broke)

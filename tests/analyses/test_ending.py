@@ -37,3 +37,13 @@ def test_why_it_failed_and_what_was_recorded() -> None:
         assert end_sentence(writer.run(), pd.DataFrame({"step": steps})) == (
             f"Ended by an error (The disk is full): {recorded}."
         )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("SIGTERM", " (SIGTERM)"), ("Ctrl-C", " (Ctrl-C)"), ("KeyboardInterrupt", ""), (None, "")],
+)
+def test_what_interrupted_a_run_is_named_where_it_was_noted(error: str | None, told: str) -> None:
+    writer = MemoryWriter(nano(), {})
+    writer.finish("interrupted", Verdict(reason="interrupted", step=3), error=error)
+    assert end_sentence(writer.run()) == f"Interrupted before its end{told}."

@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_a_readable_run(
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
     told = " ".join(result.stdout.split())
-    assert "end Interrupted before its end: 3 steps recorded, the last is step 2." in told
+    assert "end Interrupted before its end (Ctrl-C): 3 steps recorded, the last is step 2." in told
     assert gradlab.load(out).table("steps")["step"].tolist() == [0, 1, 2]
 
 

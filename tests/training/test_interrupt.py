@@ -29,6 +29,7 @@ def _nobody_ignores_them() -> Iterator[None]:
 BETWEEN = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from gradlab.errors import in_words
 from gradlab.training.interrupt import interrupt_between_steps
 number = int(sys.argv[1])
 with interrupt_between_steps() as check:
@@ -37,8 +38,8 @@ with interrupt_between_steps() as check:
     print("held back", flush=True)
     try:
         check()
-    except KeyboardInterrupt:
-        print("raised", flush=True)
+    except KeyboardInterrupt as error:
+        print(in_words(error), flush=True)
 print(signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler))
 """
 
@@ -77,9 +78,14 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
+def name_of(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_waits_for_the_end_of_the_step(number: int) -> None:
-    assert run(BETWEEN, int(number)).stdout.split("\n")[:3] == ["held back", "raised", "True"]
+    said = run(BETWEEN, int(number)).stdout.split("\n")[:3]
+    assert said == ["held back", name_of(number), "True"]
 
 
 def test_a_second_signal_acts_at_once() -> None:
@@ -92,7 +98,8 @@ def test_a_second_signal_acts_at_once() -> None:
 def test_a_signal_in_a_finalizer_is_not_lost(number: int) -> None:
     done = run(IN_A_FINALIZER, int(number))
     assert done.stdout == "lost by Python\n"
-    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+    named = "" if number == signal.SIGINT else f": {name_of(number)}"
+    assert done.stderr.rstrip().endswith(f"KeyboardInterrupt{named}")
 
 
 @pytest.mark.parametrize(
@@ -156,4 +163,5 @@ def test_a_study_and_its_processes_end_as_after_ctrl_c(
     for run_json in out.glob("*/run.json"):
         run = gradlab.load(run_json)
         assert run.status == "interrupted"
+        assert run.info["error"] in ("its study was stopped", name_of(number))
         assert len(run.table("steps")) > 0
