@@ -98,7 +98,7 @@ def course_panels(
             layout="constrained",
         )
         axes = list(grid[:, 0])
-        step_axis(axes[-1], int(course["step"].min()), int(course["step"].max()))
+        step_axis(axes[-1], course["step"], [found.step for found in breaks])
         for ax, name in zip(axes, curves, strict=False):
             _draw_curve(ax, course, name, style)
         if len(heights) > len(curves):

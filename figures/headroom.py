@@ -65,12 +65,13 @@ def headroom_to_break(
 
     At 0 bits a tensor holds FP16's largest number; a site that holds inf or NaN has none left
     (−inf), which has a colour of its own. A cell is the least headroom of its stretch of learning
-    rates; one in which nothing was recorded shows the one before. Sites outside the layers are the
-    last row.
+    rates; one in which nothing was recorded shows the one before, or what was recorded next if that
+    is nearer, but never an overflow. Sites outside the layers are the last row.
 
     Args:
         tightest: A table of `gradlab.analyses.headroom.tightest_by_layer`.
-        break_lr: Marked by a vertical line; what came after it is not drawn.
+        break_lr: Marked by a vertical line; what came after it is not drawn, unless nothing came
+            before it.
         ax: Where to draw; a new one-column figure if None.
 
     Raises:

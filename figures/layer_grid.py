@@ -7,16 +7,16 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import Formatter, MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gradlab.figures.labels import rate_label
 from gradlab.figures.steps_axis import BREAK, LOST, break_mark
@@ -95,8 +95,13 @@ class Panel:
         table: pd.DataFrame,
         marks: Sequence[float] = (),
     ) -> Self:
-        """The panel up to the break, with the step at which it is; all there is without one."""
-        last = math.inf if end is None else end + 1e-9 * abs(end)
+        """The panel up to the break, with the step at which it is; all there is without one.
+
+        Where nothing was recorded up to it, what was recorded first stays.
+        """
+        last = math.inf
+        if end is not None:
+            last = max(end, float(table[against].min())) + 1e-9 * abs(end)
         return cls(title, table[table[against] <= last], end, [x for x in marks if x <= last])
 
 
@@ -106,7 +111,7 @@ class Frame:
 
     Attributes:
         rows: The layers, and last None if there is something outside them.
-        edges: Of the stretches of x that are a cell each.
+        edges: Of the stretches of x that are a cell each, from the first x to the last.
         scale: Of the finite values.
         against: The column of x.
     """
@@ -124,27 +129,22 @@ class Frame:
         rows: list[int | None] = [int(layer) for layer in sorted(layers.dropna().unique())]
         if layers.isna().any():
             rows.append(None)
-        columns = [table[against] for table in tables]
+        every = [panel.end for panel in panels if panel.end is not None]
+        every += [
+            float(x) for table in tables for x in (table[against].min(), table[against].max())
+        ]
         # A rate rises from 0; steps go on from those of the checkpoint in a training resumed.
-        first = min(float(column.min()) for column in columns) if against == "step" else 0.0
-        ends = [panel.end for panel in panels if panel.end is not None]
-        last = max([*(float(column.max()) for column in columns), *ends])
-        return cls(rows, _edges(columns, first, last), scale, against)
+        first = min(every) if against == "step" else 0.0
+        return cls(rows, _edges(tables, against, first, max(every)), scale, against)
 
     @property
     def height(self) -> float:
         """Of a panel, in inches."""
         return max(_ROW * min(len(self.rows), _MOST_ROWS), 0.7)
 
-    def place(self, x: float) -> float:
-        """Where a value of x is, in cells."""
-        width = self.edges[1] - self.edges[0]
-        return float((x - self.edges[0]) / width)
-
-    def ends_before(self, panel: Panel) -> bool:
-        """Whether a panel has no cell where others have their last."""
-        last = panel.table[self.against].max() if panel.end is None else panel.end
-        return not self.place(float(last)) >= len(self.edges) - 2
+    def cells_of(self, x: ArrayLike) -> NDArray[np.int64]:
+        """Which cells show what is at x."""
+        return np.searchsorted(self.edges[1:-1], np.asarray(x, np.float64), side="right")
 
 
 def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
@@ -179,28 +179,31 @@ def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
 
 def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> None:
     """One panel."""
-    seaborn.heatmap(
-        _cells(panel, frame, shade),
-        vmin=frame.scale.vmin,
-        vmax=frame.scale.vmax,
+    mesh = ax.pcolormesh(
+        frame.edges,
+        np.arange(len(frame.rows) + 1),
+        np.ma.masked_invalid(_cells(panel, frame, shade)),
+        norm=frame.scale,
         cmap=shade.colors,
-        cbar=False,
-        xticklabels=False,
-        yticklabels=False,
         rasterized=True,  # no seams between cells in a PDF
-        ax=ax,
     )
-    ax.set(xlabel="", ylabel="")
+    ax.set(xlabel="", ylabel="", xlim=frame.edges[[0, -1]], ylim=(len(frame.rows), 0))
     ax.grid(False)
+    ax.spines[:].set_visible(False)
     _set_ticks(ax, frame)
+    first, last = panel.table[frame.against].min(), _last(panel, frame)
+    if first < last:  # the cells at both ends go on beyond what they show
+        shown = Rectangle((first, 0), last - first, len(frame.rows), transform=ax.transData)
+        mesh.set_clip_path(shown)
     if panel.end is not None:
-        # Before its cell, which shows what broke; with a light edge, as cells may be black.
+        # With a light edge, as cells may be black; whole where it is the edge of the panel.
         edge = [withStroke(linewidth=1.8, foreground="white")]
-        ax.axvline(int(frame.place(panel.end)), zorder=3, path_effects=edge, **BREAK)
-    if cells := sorted({int(frame.place(x)) for x in panel.marks}):
-        at = [cell + 0.5 for cell in cells]
+        ax.axvline(panel.end, zorder=3, path_effects=edge, clip_on=False, **BREAK)
+    if len(panel.marks):
+        marks = np.sort(np.asarray(panel.marks, np.float64))
+        _, places = np.unique(frame.cells_of(marks), return_index=True)
         above = ax.get_xaxis_transform()
-        ax.plot(at, [1.04] * len(at), transform=above, clip_on=False, **_MARK)
+        ax.plot(marks[places], [1.04] * len(places), transform=above, clip_on=False, **_MARK)
     if None in frame.rows:
         ax.axhline(len(frame.rows) - 1, color="white", linewidth=1.5)
 
@@ -234,35 +237,71 @@ def grid_handles(panels: Sequence[Panel], frame: Frame, shade: Shade) -> list[Li
         handles.append(Line2D([], [], color=tuple(color), label=shade.lost, **square))
     if any(len(panel.marks) for panel in panels):
         handles.append(Line2D([], [], label=shade.marked, **_MARK))
-    if any(panel.end is not None for panel in panels):
-        handles.append(break_mark())
-    if any(frame.ends_before(panel) for panel in panels):
+    ends = [panel.end for panel in panels if panel.end is not None]
+    if ends:
+        name = "LR" if frame.against == "lr" else "step"
+        where = f", {name} {rate_label(ends[0])}" if len(panels) == 1 else ""
+        handles.append(break_mark(f"break{where}"))
+    if any(np.isnan(_cells(panel, frame, shade)).any() for panel in panels):
         white = {**square, "markerfacecolor": "white", "markeredgecolor": "0.5"}
-        handles.append(Line2D([], [], label="after a run's end", **white, markeredgewidth=0.5))
+        handles.append(Line2D([], [], label="nothing recorded", **white, markeredgewidth=0.5))
     return handles
 
 
 _MARK: dict[str, Any] = {"linestyle": "none", "marker": "v", "markersize": 3.0, "color": LOST}
 
 
-def _edges(columns: "Sequence[pd.Series[float]]", first: float, last: float) -> NDArray[np.float64]:
-    """Stretches of equal length over `first` to `last`, none shorter than is usual for two rows."""
-    gaps = [np.diff(np.unique(column.to_numpy(np.float64))) for column in columns]
-    usual = max((float(np.median(gap)) for gap in gaps if len(gap)), default=0.0)
+def _edges(
+    tables: Sequence[pd.DataFrame], against: str, first: float, last: float
+) -> NDArray[np.float64]:
+    """Of cells of equal length in the middle of which rows stand, but for the two at the ends.
+
+    Those begin and end with the axis. A cell is a step long, or longer if there would be too many.
+    """
     length = last - first
-    cells = min(round(length / usual) + 1, _CELLS) if usual > 0 else 1
-    # A row stands in the middle of its cell where each has one of its own.
-    margin = (length / (cells - 1) if cells > 1 else length or 1.0) / 2
-    return np.linspace(first - margin, last + margin, cells + 1)
+    if not length > 0:
+        return np.array([first - 0.5, first + 0.5])
+    usual = max(filter(None, (_usual_gap(table, against) for table in tables)), default=length)
+    units = [1.0] if against == "step" else [_step_length(table, against) for table in tables]
+    # Rows that come regularly stand at the same place of each of their cells.
+    unit = min(filter(None, units), default=length / _CELLS)
+    parts = min(usual / unit, (_CELLS - 1) * usual / length)
+    cell = max(usual / max(int(parts + 1e-6), 1), length / (_CELLS - 1))
+    between = np.arange(first + cell / 2, last - (0.5 - 1e-6) * cell, cell)
+    return np.array([first, *between, last])
 
 
-def _cells(panel: Panel, frame: Frame, shade: Shade) -> pd.DataFrame:
+def _usual_gap(table: pd.DataFrame, against: str) -> float:
+    """Between two rows, which steps recorded out of turn break; 0 where there is one row."""
+    gaps = np.diff(np.unique(table[against].to_numpy(np.float64)))
+    return float(np.quantile(gaps, 0.5, method="higher")) if len(gaps) else 0.0
+
+
+def _step_length(table: pd.DataFrame, against: str) -> float:
+    """How far a step goes on the axis, at least; 0 where it is not known."""
+    steps = table.drop_duplicates("step").sort_values("step")
+    gone = steps[against].diff() / steps["step"].diff()
+    return float(gone[gone > 0].min()) if (gone > 0).any() else 0.0
+
+
+def _last(panel: Panel, frame: Frame) -> float:
+    """Up to where a panel has cells: its break, or its last row."""
+    last = float(panel.table[frame.against].max())
+    return last if panel.end is None else max(panel.end, last)
+
+
+def _cells(panel: Panel, frame: Frame, shade: Shade) -> NDArray[np.float64]:
     """The worst of each row and stretch; what was not finite is beyond the scale.
 
-    A cell for which nothing was recorded shows the one before it, up to the last or the break.
+    A cell for which nothing was recorded shows what was recorded next, up to half the usual gap
+    before it, else the one before, up to the last or the break. What was not finite is shown where
+    it was recorded alone; after it is nothing.
     """
+    shape = (len(frame.rows), len(frame.edges) - 1)
     table = panel.table
-    stretch = np.digitize(table[frame.against].to_numpy(np.float64), frame.edges) - 1
+    if table.empty:
+        return np.full(shape, np.nan)
+    stretch = frame.cells_of(table[frame.against])
     row = table["layer"].map({layer: place for place, layer in enumerate(frame.rows)})
     row = row.astype("float64").fillna(len(frame.rows) - 1).astype(int)
     assert frame.scale.vmin is not None
@@ -270,9 +309,20 @@ def _cells(panel: Panel, frame: Frame, shade: Shade) -> pd.DataFrame:
     values = table[shade.column].astype("float64")
     values = values.clip(frame.scale.vmin - 1, frame.scale.vmax + 1)
     cells = values.groupby([row.to_numpy(), stretch]).agg(shade.worst).unstack()
-    cells = cells.reindex(index=range(len(frame.rows)), columns=range(len(frame.edges) - 1))
-    last = stretch.max(initial=-1) if panel.end is None else int(frame.place(panel.end))
-    return cells.ffill(axis=1).loc[:, :last].reindex(columns=cells.columns)
+    cells = cells.reindex(index=range(shape[0]), columns=range(shape[1]))
+    half = _usual_gap(table, frame.against) / 2
+    if reach := int(half / (2 * (frame.edges[1] - frame.edges[0])) + 1e-6):
+        cells = cells.fillna(_finite(cells.bfill(axis=1, limit=reach), frame, shade))
+    cells = cells.fillna(_finite(cells.ffill(axis=1), frame, shade))
+    cells.loc[:, int(frame.cells_of(_last(panel, frame))) + 1 :] = np.nan
+    return cells.to_numpy(np.float64)
+
+
+def _finite(cells: pd.DataFrame, frame: Frame, shade: Shade) -> pd.DataFrame:
+    """Without what was not finite."""
+    if shade.worst == "min":
+        return cells.where(cells >= frame.scale.vmin)
+    return cells.where(cells <= frame.scale.vmax)
 
 
 def _set_ticks(ax: Axes, frame: Frame) -> None:
@@ -282,7 +332,7 @@ def _set_ticks(ax: Axes, frame: Frame) -> None:
     if frame.against == "step":
         ticks = [x for x in ticks if x == round(x)]
     write = rate_label if frame.against == "lr" else "{:.0f}".format
-    ax.set_xticks([frame.place(x) for x in ticks], [write(x) for x in ticks])
+    ax.set_xticks(ticks, [write(x) for x in ticks])
     layers = len(frame.rows) - (None in frame.rows)
     every = max(-(-layers // 8), 1)
     places = list(range(0, layers, every))

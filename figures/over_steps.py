@@ -62,14 +62,14 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
     """A panel for each name in the column panel, all on one scale.
 
     Ticks along a panel's top are steps at which something in it was not finite: there its lines
-    have gaps. A panel that has no finite value says so. The scale is logarithmic where the largest
-    value is more than four times the least; a 0, for which it has no place, is a gap with a tick at
-    the bottom.
+    have gaps. Lines of few points have markers. A panel that has no finite value says so. The scale
+    is logarithmic where the largest value is more than four times the least; a 0, for which it has
+    no place, is a gap with a tick at the bottom.
 
     Args:
         lines: What is drawn.
         title: Above all panels.
-        break_step: Marked by a vertical line.
+        break_step: Marked by a vertical line; the axis goes up to it.
 
     Raises:
         GradlabError: No value is finite.
@@ -97,9 +97,8 @@ def step_panels(lines: Lines, *, title: str, break_step: int | None = None) -> F
             layout="constrained",
         )
         axes = list(grid.flat)
-        step_axis(
-            axes[0], int(rows["step"].min()), int(rows["step"].max()), ticks=3 if columns > 2 else 5
-        )
+        breaks = [] if break_step is None else [break_step]
+        step_axis(axes[0], rows["step"], breaks, ticks=3 if columns > 2 else 5)
         if lines.limits is None:
             _set_values(axes[0], known)
         else:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 MOST_POINTS = 2000
 """Points of a line of a figure's whole width, from which on it is thinned."""
+
+_FEW_POINTS = 20
+"""Points of a line up to which each is marked."""
 
 _MOST_MARKS = 600
 """Marks side by side on an axis: nobody sees more."""
@@ -50,16 +54,19 @@ def thinned(values: ArrayLike, most: int = MOST_POINTS) -> NDArray[np.int64]:
 def draw_line(
     ax: Axes, steps: ArrayLike, values: ArrayLike, *, most: int = MOST_POINTS, **line: Any
 ) -> None:
-    """A line over steps, thinned, with gaps where it is not finite; what stands alone is a dot."""
+    """A line over steps, thinned, with gaps where it is not finite.
+
+    What stands alone is a dot, and each point of a line of few, which says where they are.
+    """
     x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
     y = np.where(np.isfinite(y), y, np.nan)
     kept = thinned(y, most)
     x, y = x[kept], y[kept]
     known = np.isfinite(y)
     beside = np.append(False, known[:-1]) | np.append(known[1:], False)
-    alone = np.flatnonzero(known & ~beside).tolist()
+    dotted = np.flatnonzero(known & (~beside | (known.sum() <= _FEW_POINTS))).tolist()
     options: dict[str, Any] = {"linewidth": 0.8, "zorder": 3, "solid_joinstyle": "round"}
-    dots: dict[str, Any] = {"marker": ".", "markersize": 4.5, "markevery": alone} if alone else {}
+    dots: dict[str, Any] = {"marker": ".", "markersize": 4.5, "markevery": dotted} if dotted else {}
     ax.plot(x, y, **{**options, **dots, **line})
 
 
@@ -72,8 +79,12 @@ def marked(steps: Iterable[int], limits: tuple[float, float]) -> list[int]:
     return list(seen.values())
 
 
-def step_axis(ax: Axes, first: int, last: int, *, ticks: int = 6) -> None:
-    """Steps on x, from the first to the last, with room beside them and ticks at whole ones."""
+def step_axis(
+    ax: Axes, steps: "pd.Series[int]", breaks: Iterable[int] = (), *, ticks: int = 6
+) -> None:
+    """Steps and breaks on x, whole, with room beside them and ticks at whole ones."""
+    every = [int(steps.min()), int(steps.max()), *breaks]
+    first, last = min(every), max(every)
     margin = max(0.02 * (last - first), 0.5)
     ax.set_xlim(first - margin, last + margin)
     ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, min_n_ticks=1))

@@ -83,7 +83,7 @@ def test_a_break_after_the_last_row_is_on_the_axis() -> None:
     table = table[table["step"] % 5 == 0]
     ax = gradient_grid({"mine": table}, {"mine": 48}).axes[0]
     (line,) = ax.lines
-    assert 8 < line.get_xdata()[0] < ax.get_xlim()[1]
+    assert line.get_xdata()[0] == ax.get_xlim()[1] == 48
     assert np.isfinite(cells(ax)).all()
 
 
@@ -101,3 +101,54 @@ def test_a_training_resumed_begins_at_its_first_step() -> None:
     ticks = [float(tick.get_text()) for tick in ax.get_xticklabels()]
     assert ticks
     assert all(100_000 <= tick < 100_020 for tick in ticks)
+
+
+def drawn_over(ax: Axes, row: int) -> list[tuple[float, float, float]]:
+    """Left, right and value of each stretch of equal cells of a row."""
+    edges = mesh_of(ax).get_coordinates()[0, :, 0]
+    found: list[tuple[float, float, float]] = []
+    for left, right, value in zip(edges, edges[1:], cells(ax)[row], strict=False):
+        if found and np.array_equal(found[-1][2], value, equal_nan=True):
+            left = found.pop()[0]
+        found.append((left, right, value))
+    return found
+
+
+@pytest.mark.parametrize("every", [10, 4])
+@pytest.mark.parametrize("first", [0, 500])
+def test_a_step_that_was_not_finite_is_a_step_wide(every: int, first: int) -> None:
+    """Of rows of one step in ten; what nobody looked at is white up to the next that is known."""
+    table = norms(2, steps=19)
+    table["value"] = 1.0 + table["step"]
+    table = table[(table["step"] % every == 0) | (table["step"] == 11)]
+    table.loc[(table["step"] == 11) & (table["layer"] == 1), "value"] = math.inf
+    ax = gradient_grid({"mine": table.assign(step=table["step"] + first)}, {"mine": first + 18})
+    ax = ax.axes[0]
+    assert ax.get_xlim() == (first, first + 18)
+    (lost,) = [one for one in drawn_over(ax, 1) if one[2] > mesh_of(ax).norm.vmax]
+    assert lost[:2] == (first + 10.5, first + 11.5)
+    assert np.isfinite(cells(ax)[0]).all()
+    assert np.isnan(cells(ax)[1, 12:]).all() == (every == 10)
+    legend = [text.get_text() for text in ax.get_figure().legends[0].get_texts()]
+    assert f"break, step {first + 18}" in legend
+    assert ("nothing recorded" in legend) == np.isnan(cells(ax)).any()
+
+
+def test_one_row_that_was_not_finite_is_not_carried_to_the_break() -> None:
+    table = norms(2, steps=1).assign(value=[1.0, math.inf])
+    ax = gradient_grid({"mine": table}, {"mine": 18}).axes[0]
+    assert drawn_over(ax, 0) == [(0, 18, 0)]
+    assert drawn_over(ax, 1)[0][:2] == (0, 0.5)
+    assert np.isnan(cells(ax)[1, 1:]).all()
+
+
+def test_rows_of_one_step_in_ten_stand_in_the_middle_of_their_stretch() -> None:
+    table = norms(1, steps=31)
+    table = table[table["step"] % 10 == 0].assign(value=[1.0, 10.0, 100.0, 1000.0])
+    ax = gradient_grid({"mine": table}).axes[0]
+    ends = [(round(left), round(right), value) for left, right, value in drawn_over(ax, 0)]
+    assert [value for *_, value in ends] == [0, 1, 2, 3]
+    middles = [0, 10, 20, 30]
+    for (left, right, _), middle in zip(ends, middles, strict=True):
+        assert left == pytest.approx(max(middle - 5, 0), abs=1)
+        assert right == pytest.approx(min(middle + 5, 30), abs=1)

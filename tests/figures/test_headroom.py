@@ -44,7 +44,7 @@ def rows(ax: Axes) -> list[str]:
 
 
 def broken_at(ax: Axes) -> list[float]:
-    """Where vertical lines are, in cells."""
+    """Where vertical lines are."""
     return [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
 
 
@@ -89,10 +89,11 @@ def test_what_is_tighter_is_darker() -> None:
 
 def test_the_break_is_marked_and_named() -> None:
     ax = headroom_to_break(road(), break_lr=0.003)
-    assert broken_at(ax) == [15]  # where the cell of step 15 begins,
+    assert broken_at(ax) == [0.003]
+    assert ax.get_xlim() == (0, 0.003)
     assert np.isfinite(cells(ax)).all()
-    assert cells(ax).shape[1] == 16, "which is the last"
-    assert "break" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert cells(ax).shape[1] == 16, "the cell of step 15 is the last"
+    assert "break, LR 0.003" in [text.get_text() for text in ax.get_legend().get_texts()]
     without = headroom_to_break(road())
     assert [text.get_text() for text in without.get_legend().get_texts()] == [
         "overflow (inf or NaN)"
@@ -102,7 +103,7 @@ def test_the_break_is_marked_and_named() -> None:
     assert calm.get_legend() is None, "nothing overflowed in it"
 
 
-def test_gradients_that_overflowed_are_marked_above_their_stretch() -> None:
+def test_gradients_that_overflowed_are_marked_above_their_steps() -> None:
     table = road()
     table = table[table["headroom_bits"] > 0]  # every activation was finite
     lost = pd.DataFrame({"step": [0, 3, 18], "lr": [0.0, 3 * 2e-4, 18 * 2e-4]})
@@ -111,7 +112,7 @@ def test_gradients_that_overflowed_are_marked_above_their_stretch() -> None:
             {"Pre-LN": Road(table, gradients=lost), "Post-LN": Road(table)}, against=against
         )
         marks = [[line.get_xdata() for line in ax.lines] for ax in figure.axes[:2]]
-        assert [[list(one) for one in of] for of in marks] == [[[0.5, 3.5, 18.5]], []]
+        assert [[list(one) for one in of] for of in marks] == [[list(lost[against])], []]
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()] == ["a gradient overflowed"]
 
@@ -166,9 +167,9 @@ def test_rows_that_become_denser_before_the_break_leave_no_white() -> None:
 def test_what_is_white_is_said() -> None:
     roads = {"long": Road(road(steps=40)), "short": Road(road(steps=9))}
     (legend,) = headroom_panels(roads).legends
-    assert "after a run's end" in [text.get_text() for text in legend.get_texts()]
+    assert "nothing recorded" in [text.get_text() for text in legend.get_texts()]
     (alike,) = headroom_panels({"a": Road(road()), "b": Road(road())}).legends
-    assert "after a run's end" not in [text.get_text() for text in alike.get_texts()]
+    assert "nothing recorded" not in [text.get_text() for text in alike.get_texts()]
 
 
 def test_draws_on_given_axes() -> None:
@@ -224,3 +225,29 @@ def test_a_single_step_is_a_cell() -> None:
     figure.draw_without_rendering()
     assert cells(figure.axes[0]).tolist() == [[12.0]] * 3
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0"]
+
+
+@pytest.mark.parametrize("against", ["step", "lr"])
+def test_a_break_before_the_first_row_leaves_what_was_recorded_first(against: str) -> None:
+    table = road(steps=40)
+    late = Road(table[table["step"].isin([10, 20])], 3 * 2e-4, 3)
+    figure = headroom_panels({"late": late}, against=against)
+    figure.draw_without_rendering()
+    assert broken_at(figure.axes[0]) == [late.end(against)]
+    assert sorted(set(cells(figure.axes[0])[np.isfinite(cells(figure.axes[0]))])) == [7.0]
+    both = headroom_panels({"late": late, "early": Road(table, 39 * 2e-4, 39)}, against=against)
+    assert np.isfinite(cells(both.axes[0])).any()
+
+
+def test_no_cell_is_before_the_first_step_or_after_the_end() -> None:
+    """The cells that are drawn begin and end where their run did, to a pixel."""
+    roads = {"long": Road(road(steps=41), None, 40), "short": Road(road(steps=30), None, 21)}
+    figure = headroom_panels(roads, against="step")
+    figure.draw_without_rendering()
+    for ax, end in zip(figure.axes, (40, 21), strict=False):
+        assert ax.get_xlim() == (0, 40)
+        shown = mesh_of(ax).get_clip_box()
+        left, right = ax.transData.inverted().transform([(shown.x0, 0), (shown.x1, 0)])[:, 0]
+        assert (left, right) == pytest.approx((0, end))
+        assert np.flatnonzero(np.isfinite(cells(ax)[0])).max() == end
+        assert broken_at(ax) == [end]

@@ -183,3 +183,24 @@ def test_few_places_of_the_last_line_are_empty(count: int, columns: int) -> None
     shown = [ax for ax in panels(figure).values() if ax.get_visible()]
     assert len({round(ax.get_position().x0, 3) for ax in shown}) == columns
     assert figure.get_supxlabel() == "Step"
+
+
+@pytest.mark.parametrize("break_step", [0, 30, None])
+def test_the_axis_goes_up_to_the_break(break_step: int | None) -> None:
+    table = courses()
+    table = table[table["step"] > 3]
+    for ax in panels(gradient_norm_over_steps(table, break_step=break_step)).values():
+        left, right = ax.get_xlim()
+        shown = [4, 19] if break_step is None else [4, 19, break_step]
+        assert left <= min(shown)
+        assert max(shown) <= right < max(shown) + 2
+
+
+@pytest.mark.parametrize("steps", [2, 20, 21])
+def test_a_curve_of_few_points_has_markers(steps: int) -> None:
+    ax = panels(gradient_norm_over_steps(courses(1, steps, ops=("fc2",))))["fc2"]
+    (line,) = ax.lines
+    is_marked = line.get_marker() == "."
+    assert is_marked == (steps <= 20)
+    if is_marked:
+        assert line.get_markevery() == list(range(steps))
