@@ -22,14 +22,14 @@ from gradlab.figures.style import (
 )
 
 _PANELS = {
-    "variance": "Variance",
-    "cosine": "Cosine between tokens",
-    "cka": "CKA with its input",
-    "first_branch": "Branch / skip, first sum",
-    "last_branch": "Branch / skip, last sum",
-    "drift": "Median drift of its input",
+    "variance": ("Variance", "of what the layer gives"),
+    "cosine": ("Cosine between tokens", "1: no token differs from another"),
+    "cka": ("CKA with its input", "1: the layer only rotates and scales"),
+    "first_branch": ("Branch / skip, first sum", "‖what a branch adds‖ / ‖what skips it‖"),
+    "last_branch": ("Branch / skip, last sum", "‖what a branch adds‖ / ‖what skips it‖"),
+    "drift": ("Median drift of its input", "how far its mean moved, in its spread"),
 }
-"""Column → what it is."""
+"""Column → its name, and what it means: each a line of a panel's width."""
 
 _SHARES = ("cosine", "cka")
 """Columns that are at most 1, on a scale that is not logarithmic."""
@@ -61,9 +61,9 @@ def states_against_depth(states: pd.DataFrame, *, title: str = "") -> Figure:
     states = states.assign(first=steps.transform("min"), last=steps.transform("max"))
     with paper_style():
         figure, grid = plt.subplots(
-            *(2, 3), figsize=(TWO_COLUMNS, 3.5), sharex=True, squeeze=False, layout="constrained"
+            *(2, 3), figsize=(TWO_COLUMNS, 3.75), sharex=True, squeeze=False, layout="constrained"
         )
-        for ax, (name, label) in zip(grid.flat, _PANELS.items(), strict=True):
+        for ax, (name, (label, meaning)) in zip(grid.flat, _PANELS.items(), strict=True):
             if name not in known:
                 _empty(ax)
             elif name not in _SHARES:
@@ -80,7 +80,7 @@ def states_against_depth(states: pd.DataFrame, *, title: str = "") -> Figure:
                 ax.fill_between(band["layer"], band["low"], band["high"], linewidth=0, **_THEORY)
                 ax.set_ylim(limits)
             layer_axis(ax, int(states["layer"].max()) + 1)
-            ax.set_title(f"{label}{scale_note(ax)}", loc="left", fontsize=7, pad=3)
+            ax.set_title(f"{label}{scale_note(ax)}\n{meaning}", loc="left", fontsize=6.5, pad=3)
             ax.set_ylabel("")
             ax.set_xlabel("Layer" if ax in grid[-1] else "")
         if title:

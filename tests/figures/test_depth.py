@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.text import Text
 
 from gradlab.errors import GradlabError
 from gradlab.figures.depth import states_against_depth
@@ -71,3 +72,21 @@ def test_a_line_a_head() -> None:
         assert ax.get_yscale() == "linear"
         assert ax.get_ylim()[0] < 0 < 1 < ax.get_ylim()[1]
     plt.close("all")
+
+
+@pytest.mark.parametrize("layers", [1, 2, 24])
+def test_titles_do_not_touch_and_are_whole(layers: int) -> None:
+    table = states("pre-ln", 1.0, layers)
+    wide = table["step"].map({0: 1e-7, 10: 1e9})  # long numbers leave the least room
+    table[["variance", "first_branch", "last_branch"]] *= wide.to_numpy()[:, None]
+    table["drift"] *= 10.0 ** table["layer"]
+    figure = states_against_depth(table, title="Hidden states")
+    figure.draw_without_rendering()
+    assert sum(ax.get_yscale() == "log" for ax in figure.axes) >= (3 if layers == 1 else 4)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    texts = {text.get_text(): text for text in figure.findobj(Text)}
+    boxes = [texts[title].get_window_extent() for title in titles]
+    for place, box in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert place % 3 == 0 or boxes[place - 1].x1 < box.x0
+    plt.close(figure)
