@@ -141,7 +141,11 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def _write_losses(folder: Path, config: RunConfig, loss: float | None) -> None:
     writer = begin(folder, config)
     last = config.steps - 1
-    ends = {"step": [0, last], "loss": [5.5, 3.0], "val_loss": [None, loss], "seconds": [0.5, 2.0]}
-    write_rows(writer, "steps", **ends)
+    steps = {0: (5.5, None, 0.5), last: (3.0, loss, 2.0)}
+    if loss is not None and 0 < config.val_every < last:
+        steps[config.val_every - 1] = (4.0, loss + 1, 1.0)
+    losses, val_losses, seconds = zip(*(steps[step] for step in sorted(steps)), strict=True)
+    columns = {"loss": losses, "val_loss": val_losses, "seconds": seconds}
+    write_rows(writer, "steps", step=sorted(steps), **columns)
     reason = "loss_rise" if loss is None else "completed"
     writer.finish("finished", Verdict(reason=reason, step=last))

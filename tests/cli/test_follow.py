@@ -159,14 +159,15 @@ def test_of_another_process(tmp_path: Path) -> None:
     """Ctrl-C ends the following alone; a run whose process is killed ends it too."""
     folder = tmp_path / "run"
     code = (
-        "import sys, time; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "import sys, time; sys.path += sys.argv[2:]; from pathlib import Path\n"
         "from test_follow import begin, write_steps\n"
         "writer = begin(Path(sys.argv[1])); write_steps(writer, 0, 1); time.sleep(100)"
     )
-    here = str(Path(__file__).parent)
-    loop = subprocess.Popen([sys.executable, "-c", code, str(folder), here])
+    here = Path(__file__).parent
+    loop = subprocess.Popen([sys.executable, "-c", code, folder, here, here.parent / "shared"])
     try:
         while not (folder / "steps").exists():
+            assert loop.poll() is None
             time.sleep(0.05)
         interrupted, left = following(folder), following(folder)
         for watcher in (interrupted, left):

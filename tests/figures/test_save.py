@@ -68,7 +68,7 @@ def test_files_are_replaced_whole_in_a_folder_that_is_made(tmp_path: Path) -> No
 
 def test_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where the folder should be")
-    with pytest.raises(GradlabError, match="cannot be written"):
+    with pytest.raises(GradlabError, match="is a file, or below one"):
         save(drawing(), tmp_path / "taken" / "figure")
     with pytest.raises(GradlabError, match=r"unknown figure format 'pgn'.*did you mean 'png'"):
         save(drawing(), tmp_path / "figure", ["pgn"])

@@ -117,7 +117,7 @@ run-stability --arch pre-ln --seeds 2 --jobs 2 --lr-step 1e-6 --steps 100000 --w
 
 
 def wait_until_gone(group: int) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
