@@ -164,7 +164,8 @@ def _norm_of_nothing(entries: Sequence[Tensor]) -> Tensor:
     A largest entry would not do: an empty tensor, or a process's empty part of one, has none.
     """
     norms = [torch.linalg.vector_norm(x * 0) for x in entries]
-    return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms]))
+    return norm
 
 
 def _entries(gradient: Tensor) -> Tensor:
