@@ -126,8 +126,8 @@ def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
     if missing:
         how = "--probes all"
         if run.attached:
-            each = ", ".join([f"gradlab.probes.{next(iter(missing.values())).kind}()", "…"])
-            how = f"gradlab.attach(…, probes=[{each}])"
+            first = next(iter(missing.values()))
+            how = f"gradlab.attach(…, probes=[gradlab.probes.{first.kind}(), …])"
         found.append(Finding("not recorded", f"{', '.join(missing)}; to have them: {how}."))
     losses = run.table("steps", ["loss"])["loss"]
     lost = "faults" in tables and (tables["faults"]["what"] == "loss").any()

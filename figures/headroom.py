@@ -82,11 +82,11 @@ def headroom_to_break(
     if ax is None:
         ax = paper_axes(height=0.9 + frame.height)
     with paper_style():
-        draw_grid(ax, panel, frame, _BITS)
+        has_gaps = draw_grid(ax, panel, frame, _BITS)
         ax.set_xlabel(AXES["lr"])
         ax.set_ylabel("Layer")
         draw_bar(figure_of(ax), [ax], frame, _BITS)
-        if handles := grid_handles([panel], frame, _BITS):
+        if handles := grid_handles([panel], frame, _BITS, has_gaps=has_gaps):
             legend_above(ax, handles)
     return ax
 

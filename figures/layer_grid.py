@@ -163,8 +163,9 @@ def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
             squeeze=False,
             layout="constrained",
         )
+        has_gaps = False
         for ax, panel in zip(grid.flat, panels, strict=False):
-            draw_grid(ax, panel, frame, shade)
+            has_gaps |= draw_grid(ax, panel, frame, shade)
             ax.set_title(panel.title, loc="left", pad=pad, fontsize=7 if columns > 2 else None)
         for index, ax in enumerate(grid.flat):
             ax.set_visible(index < len(panels))
@@ -172,17 +173,18 @@ def grid_panels(panels: Sequence[Panel], frame: Frame, shade: Shade) -> Figure:
         figure.supxlabel(AXES[frame.against], fontsize=PAPER["axes.labelsize"])
         figure.supylabel("Layer", fontsize=PAPER["axes.labelsize"])
         draw_bar(figure, list(grid.flat), frame, shade)
-        if handles := grid_handles(panels, frame, shade):
+        if handles := grid_handles(panels, frame, shade, has_gaps=has_gaps):
             legend_over(figure, handles)
     return figure
 
 
-def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> None:
-    """One panel."""
+def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> bool:
+    """One panel; whether it has cells for which nothing was recorded."""
+    cells = _cells(panel, frame, shade)
     mesh = ax.pcolormesh(
         frame.edges,
         np.arange(len(frame.rows) + 1),
-        np.ma.masked_invalid(_cells(panel, frame, shade)),
+        np.ma.masked_invalid(cells),
         norm=frame.scale,
         cmap=shade.colors,
         rasterized=True,  # no seams between cells in a PDF
@@ -206,6 +208,7 @@ def draw_grid(ax: Axes, panel: Panel, frame: Frame, shade: Shade) -> None:
         ax.plot(marks[places], [1.04] * len(places), transform=above, clip_on=False, **_MARK)
     if None in frame.rows:
         ax.axhline(len(frame.rows) - 1, color="white", linewidth=1.5)
+    return bool(np.isnan(cells).any())
 
 
 def draw_bar(figure: Figure, axes: Sequence[Axes], frame: Frame, shade: Shade) -> None:
@@ -225,7 +228,9 @@ def draw_bar(figure: Figure, axes: Sequence[Axes], frame: Frame, shade: Shade) -
     bar.set_label(shade.label, fontsize=7)
 
 
-def grid_handles(panels: Sequence[Panel], frame: Frame, shade: Shade) -> list[Line2D]:
+def grid_handles(
+    panels: Sequence[Panel], frame: Frame, shade: Shade, *, has_gaps: bool
+) -> list[Line2D]:
     """What is in the panels and not on the scale of colours."""
     square: dict[str, Any] = {"linestyle": "none", "marker": "s", "markersize": 5}
     least = shade.worst == "min"
@@ -242,7 +247,7 @@ def grid_handles(panels: Sequence[Panel], frame: Frame, shade: Shade) -> list[Li
         name = "LR" if frame.against == "lr" else "step"
         where = f", {name} {rate_label(ends[0])}" if len(panels) == 1 else ""
         handles.append(break_mark(f"break{where}"))
-    if any(np.isnan(_cells(panel, frame, shade)).any() for panel in panels):
+    if has_gaps:
         white = {**square, "markerfacecolor": "white", "markeredgecolor": "0.5"}
         handles.append(Line2D([], [], label="nothing recorded", **white, markeredgewidth=0.5))
     return handles

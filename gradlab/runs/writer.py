@@ -124,11 +124,11 @@ class RunWriter:
 
 def _taken(folder: Path, is_ours: bool) -> str:
     """The sentence for a folder that holds something already; a run of ours can be gone on with."""
-    if (folder / RUN_FILE).exists():
-        way_out = "remove that one"
-        if is_ours:
-            way_out = f"go on with it by {to_go_on(folder)} (resume=True in Python)"
-            if load(folder).status == "finished":
-                return f"{folder} holds a run that has finished: choose another folder."
-        return f"{folder} holds a run already: choose another folder, or {way_out}."
-    return f"{folder} is not empty: choose another folder, or a new one in it."
+    if not (folder / RUN_FILE).exists():
+        return f"{folder} is not empty: choose another folder, or a new one in it."
+    way_out = "remove that one"
+    if is_ours:
+        if load(folder).status == "finished":
+            return f"{folder} holds a run that has finished: choose another folder."
+        way_out = f"go on with it by {to_go_on(folder)} (resume=True in Python)"
+    return f"{folder} holds a run already: choose another folder, or {way_out}."

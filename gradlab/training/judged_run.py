@@ -129,10 +129,12 @@ class JudgedRun:
     def _is_seen(self, step: int, reason: Reason) -> bool:
         """Whether an overflow at a step that broke the run was seen if there was one."""
         record = self.config.record
-        if record.events == "skipped" and reason == "loss_rise":
-            # Its gradients may have been finite: an infinity that softmax takes for a mask.
-            return step % record.every == 0
-        return record.events != "sampled" or step % record.every == 0
+        # Where the loss rose, gradients may have been finite: an infinity that softmax takes for a
+        # mask.
+        is_looked_at = record.events == "exact" or (
+            record.events == "skipped" and reason != "loss_rise"
+        )
+        return is_looked_at or step % record.every == 0
 
     def _take(self, recorded: RecordedStep) -> bool:
         step = recorded.step.step

@@ -150,11 +150,10 @@ def lost_gradients(held: Iterable[Mapping[str, nn.Parameter]]) -> Tensor:
             return found[:, 3:5].sum()
         entries = list(map(_entries, gradients))
         if all(x.device.type == "cpu" for x in entries):
-            norm = get_total_norm(
-                entries
-            )  # of finite numbers whose squares are past fp32 it is inf
-            if norm.isfinite():
-                return ~norm.isfinite()
+            # Infinite too where the squares of finite numbers are past fp32.
+            lost = ~get_total_norm(entries).isfinite()
+            if not lost:
+                return lost
         return ~_norm_of_nothing(entries).isfinite()
 
 
