@@ -197,8 +197,8 @@ class RunConfig(Config):
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:N; auto takes CUDA where there is one."""
     parallel: Parallel = "auto"
-    """How processes that torchrun has started train together: ddp, each with the whole model; fsdp,
-    each with a part of it; none, not at all; auto is ddp where there are several."""
+    """How torchrun's processes train together: ddp, each with the whole model; fsdp, each with a
+    part; none, not at all; auto is ddp where there are several."""
     compile: bool = False
     """Run the model by torch.compile, with its casts kept."""
     stop_when_destabilised: bool = True

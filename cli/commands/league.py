@@ -17,8 +17,6 @@ Examples:
 
 gradlab league
 
-gradlab league --arch pre-ln --arch peri-ln --arch qk-norm --seeds 5
-
 gradlab league --qk-norm heads --beside studies/league-nano --out studies/qk
 
 gradlab league --width 768 --arch pre-ln --arch normformer --resume"""

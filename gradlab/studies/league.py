@@ -43,7 +43,7 @@ class League(TrainingSettings, Studies):
     lr_step: float = Field(default=1e-3, description="Rise of the ramp's rate at each step.")
     ramp_steps: int = same("ramp_steps", Limit)
     only: Names = ()
-    """A study to make: grad-norms, limit, lr-search; repeat for more. All by default."""
+    """A study to make: grad-norms, limit or lr-search; or all."""
 
     def studies(self) -> dict[str, Study]:
         """The studies to be made: gradients and headroom, the highest rates, the best rates.

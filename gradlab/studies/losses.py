@@ -27,7 +27,7 @@ class LossStudy(Study):
     width: int | None = None
     """Take the size at this width."""
     schedule: str = "linear"
-    """After warm-up: constant, linear, cosine."""
+    """Decay: constant (none), linear, cosine."""
     warmup: int = Field(default=30, ge=0)
     """Steps of linear warm-up from 0."""
     val_every: int = Field(default=0, ge=0)
@@ -76,7 +76,7 @@ class EqualStudy(LossStudy):
     """Rows with equal compute, one of which is the baseline."""
 
     equal: str = "time"
-    """What rows share: time (measured), or steps."""
+    """What rows share: measured time, or steps."""
 
     @abstractmethod
     def timed(self) -> list[list[RunConfig]]:
@@ -157,7 +157,7 @@ class LrSearch(EqualStudy):
     lr: Numbers = tuple(1e-3 * 2**power for power in range(8))
     """A peak learning rate; repeat for more. By default eight, each twice the last."""
     equal: str = "steps"
-    """What architectures share: steps, or time (measured)."""
+    """What architectures share: steps, or measured time."""
     steps: int = 300
     """Steps of each run; at equal time Pre-LN's, and others take what fits in its time."""
 

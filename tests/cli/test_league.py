@@ -312,13 +312,6 @@ def test_all_architectures_but_the_ablations_by_default() -> None:
     assert wide.folder() == Path("studies/league-nano-d768")
 
 
-def test_the_help_is_a_screen() -> None:
-    result = CliRunner().invoke(app, ["league", "--help"])
-    assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) <= 50
-    assert "gradlab league --width 768" in result.stdout
-
-
 def test_losses_of_another_objective_do_not_compare(
     tmp_path: Path, text: str, made_up: Callable[..., None]
 ) -> None:

@@ -83,10 +83,12 @@ def test_the_list_of_commands_is_what_there_is() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_screen_and_help_all_has_every_option(
-    command: str, monkeypatch: pytest.MonkeyPatch
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    _, short, _ = invoke(command, "--help")
+    # The runner for tests would have lines of 80, a terminal of 80 columns has two fewer.
+    app([command, "--help"], prog_name="gradlab", standalone_mode=False)
+    short = capsys.readouterr().out
     lines = short.splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
