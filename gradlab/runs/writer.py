@@ -127,8 +127,9 @@ def _taken(folder: Path, is_ours: bool) -> str:
     if not (folder / RUN_FILE).exists():
         return f"{folder} is not empty: choose another folder, or a new one in it."
     way_out = "remove that one"
-    if is_ours:
-        if load(folder).status == "finished":
+    run = load(folder)
+    if is_ours and run.info["config"] is not None:
+        if run.status == "finished":
             return f"{folder} holds a run that has finished: choose another folder."
         way_out = f"go on with it by {to_go_on(folder)} (resume=True in Python)"
     return f"{folder} holds a run already: choose another folder, or {way_out}."

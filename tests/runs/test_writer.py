@@ -81,6 +81,17 @@ def test_a_finished_run_is_not_written_again(tmp_path: Path, config: RunConfig) 
         RunWriter(tmp_path / "run", config)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_can_be_gone_on_with_is_a_run_of_the_built_in_loop(
+    ours: bool, tmp_path: Path, config: RunConfig
+) -> None:
+    writer = RunWriter(tmp_path, config if ours else None)
+    writer.finish("interrupted", Verdict(reason="interrupted"))
+    way_out = "go on with it by `gradlab train .*`" if ours else "remove that one"
+    with pytest.raises(GradlabError, match=f"holds a run already: .*, or {way_out}"):
+        RunWriter(tmp_path, config)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no flock on this platform")
 def test_two_writers_never_share_a_folder(tmp_path: Path, config: RunConfig, steps: Rows) -> None:
     first = RunWriter(tmp_path, config)
