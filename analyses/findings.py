@@ -127,7 +127,10 @@ def _not_there(run: Run, tables: dict[str, pd.DataFrame]) -> list[Finding]:
         how = "--probes all"
         if run.attached:
             first = next(iter(missing.values()))
-            how = f"gradlab.attach(…, probes=[gradlab.probes.{first.kind}(), …])"
+            how = (
+                f"gradlab.attach(…, probes=[gradlab.probes.{first.kind}(), …]), which names all "
+                "that is to be recorded"
+            )
         found.append(Finding("not recorded", f"{', '.join(missing)}; to have them: {how}."))
     losses = run.table("steps", ["loss"])["loss"]
     lost = "faults" in tables and (tables["faults"]["what"] == "loss").any()

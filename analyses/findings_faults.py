@@ -87,7 +87,8 @@ def _first_of(rows: pd.DataFrame, how: str) -> str:
     sentence = (
         f"{first['name']}: {_entries(first)} since {since} {first['step']}{on_rank(first)}{how}"
     )
-    return f"{sentence}; {names} in all." if names > 1 else f"{sentence}."
+    noun = "buffer" if first["what"] == "buffer" else "parameter"
+    return f"{sentence}; {counted(names, noun)} in all." if names > 1 else f"{sentence}."
 
 
 def _maker(rows: pd.DataFrame, grad_norms: pd.DataFrame | None) -> str:

@@ -26,7 +26,7 @@ def figures(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Their folder; figures in the first RUN by default."),
+        typer.Option(help="Their folder; figures in the first RUN by default.", metavar="DIR"),
     ] = None,
     formats: Annotated[
         list[str],
@@ -48,7 +48,8 @@ def figures(
         str,
         typer.Option(
             help="What figure 2 counts: flops (leaves out norms), seconds (as it was measured), "
-            "tokens."
+            "tokens.",
+            metavar="NAME",
         ),
     ] = "flops",
     average: Annotated[
@@ -57,6 +58,7 @@ def figures(
             help="Steps of the windows of figures 3 and 7; as many as the study was told, or else "
             "50, or as many as there is room for.",
             min=1,
+            metavar="N",
         ),
     ] = None,
     force: Annotated[

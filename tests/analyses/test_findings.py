@@ -134,7 +134,8 @@ def test_a_run_of_another_loop() -> None:
     assert found["no rows yet"] == "Nothing was recorded in grad_norms."
     assert found["not recorded"] == (
         "headroom, scales, scores, optimizer, hidden, entropy, states; to have them: "
-        "gradlab.attach(…, probes=[gradlab.probes.Headroom(), …])."
+        "gradlab.attach(…, probes=[gradlab.probes.Headroom(), …]), which names all that is to be "
+        "recorded."
     )
     assert set(found) == {"run", "end", "no rows yet", "not recorded", "no loss"}
 

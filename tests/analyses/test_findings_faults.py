@@ -69,7 +69,7 @@ def test_an_update_by_a_gradient_that_was_not_finite(said_by: str) -> None:
     (found,) = state_findings(table, steps(5), None if said_by == "probe" else norms, top=5)
     assert found.sentence == (
         "a.w: 2 of 4 entries infinite since the optimizer's update of step 3, as its gradient was "
-        "not finite; 2 in all."
+        "not finite; 2 parameters in all."
     )
     assert found.table is not None
     assert found.table["name"].tolist() == ["a.w", "b.w"]
