@@ -63,12 +63,16 @@ def _toml_values(path: Path, ctx: typer.Context, options: Mapping[str, Any]) -> 
             raise GradlabError(f"{path}: {key} is true or false, where a value should be.")
         if any(isinstance(one, int) and abs(one) >= 1 << 63 for one in given):
             raise GradlabError(f"{path}: {key} is a number past 64 bits.")
+        if isinstance(value, list) and not _is_repeatable(options[name]):
+            raise GradlabError(f"{path}: {key} cannot be {value!r}: it takes one value.")
+        # As it would be typed: of a number, releases of Typer take different ones.
+        typed = [one if is_switch else str(one) for one in given]
+        values[name] = typed if _is_repeatable(options[name]) else typed[0]
         try:
-            options[name].process_value(ctx, given if _is_repeatable(options[name]) else value)
+            options[name].process_value(ctx, values[name])
         except typer.BadParameter as error:
             why = error.message[:1].lower() + error.message[1:].rstrip(".")
             raise GradlabError(f"{path}: {key} cannot be {value!r}: {why}.") from None
-        values[name] = value
     return values
 
 

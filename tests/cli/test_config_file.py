@@ -91,7 +91,11 @@ def test_the_command_line_wins_wherever_it_stands(tmp_path: Path) -> None:
         ("seeds = 'many'", "study.toml: seeds cannot be 'many': "),
         ("seeds = 2.5", "study.toml: seeds cannot be 2.5: "),
         ("lr-step = [1e-4, 'x']", "study.toml: lr-step cannot be [0.0001, 'x']: "),
+        ("lr-step = [[1e-4]]", "study.toml: lr-step cannot be [[0.0001]]: "),
         ("steps = [1, 2]", "study.toml: steps cannot be [1, 2]: "),
+        ("out = ['here', 'there']", "study.toml: out cannot be ['here', 'there']: "),
+        ("qkv_norm = [true]", "study.toml: qkv_norm cannot be [True]: "),
+        ("clip_norm = 2026-11-27", "study.toml: clip_norm cannot be "),
         ("arch = 'normfomer'", "unknown architecture 'normfomer'"),
     ],
 )
