@@ -31,7 +31,7 @@ def write_csv(path: Path, table: "pd.DataFrame") -> Path:
 
 
 def read_csv(path: Path, **options: Any) -> "pd.DataFrame":
-    """A CSV file as pandas reads it.
+    """A CSV file as pandas reads it, numbers to their last digit.
 
     Raises:
         FileNotFoundError: There is none.
@@ -40,6 +40,8 @@ def read_csv(path: Path, **options: Any) -> "pd.DataFrame":
     import pandas as pd
 
     content = io.BytesIO(read_regular(path, at_most=_LARGEST))
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
+        options["float_precision"] = "round_trip"  # later releases do so, and warn if asked to
     table: pd.DataFrame = pd.read_csv(content, **options)
     return table
 

@@ -11,6 +11,7 @@ from gradlab.cli.main import app
 from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.errors import ConfigError
 from gradlab.models.presets import TABLE_4, model_config
+from gradlab.runs.csv_files import read_csv
 from gradlab.runs.reader import load
 from gradlab.runs.study import load_study
 from gradlab.studies import Ablation
@@ -276,7 +277,7 @@ def test_a_study_from_the_command_to_the_table(
     arguments = ("--corpus", text, "--out", str(out), "--seeds", "1", *rows)
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
-    losses = pd.read_csv(out / "losses.csv").set_index("arch")
+    losses = read_csv(out / "losses.csv").set_index("arch")
     kept = load_study(out).notes["step_times"]
     for arch, row in losses.iterrows():
         run = load(out / f"nano-d16_{arch}_linear0.003_seed0")

@@ -13,6 +13,7 @@ from gradlab.analyses.depth_scan import COLUMNS, depth_scan, depth_sentences
 from gradlab.cli.main import app
 from gradlab.figures.depth_scan import trained_depths
 from gradlab.models.build import build_model
+from gradlab.runs.csv_files import read_csv
 from gradlab.runs.reader import load
 from gradlab.studies import DepthScan
 from gradlab.studies.step_memory import step_bytes
@@ -47,7 +48,7 @@ def test_trained_small(tmp_path: Path, text: str, trained_here: None) -> None:
     options = ("--depth", "1", "--depth", "3", "--warmup", "0", "--steps", "12", "--lr", "1e-2")
     result = invoke("--corpus", text, "--out", str(out), *archs, *options)
     assert result.exit_code == 0, result.output
-    table = pd.read_csv(out / "depths.csv")
+    table = read_csv(out / "depths.csv")
     assert len(table) == 4
     for _, row in table.iterrows():
         run = load(out / f"nano-d16_{row['arch']}_{row['depth']}-layers-warmup0_constant0.01_seed0")
@@ -67,7 +68,7 @@ def test_trained_small(tmp_path: Path, text: str, trained_here: None) -> None:
     assert len(gradlab.inspect(out).sentences) == 2
     again = invoke("--corpus", text, "--out", str(out), *archs, *options, "--resume")
     assert again.exit_code == 0, again.output
-    pd.testing.assert_frame_equal(pd.read_csv(out / "depths.csv"), table)
+    pd.testing.assert_frame_equal(read_csv(out / "depths.csv"), table)
 
 
 def test_the_highest_stable_rate(tmp_path: Path, text: str, trained_here: None) -> None:

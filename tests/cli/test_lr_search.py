@@ -11,6 +11,7 @@ import gradlab
 from gradlab.cli.main import app
 from gradlab.config import OptimizerConfig, RecordConfig, RunConfig, ScheduleConfig
 from gradlab.models.presets import model_config
+from gradlab.runs.csv_files import read_csv
 from gradlab.runs.reader import load
 from gradlab.studies import LrSearch
 
@@ -156,12 +157,12 @@ def test_a_search_from_the_command_to_the_figure(tmp_path: Path, text: str) -> N
     rates = ("--lr", "1e-2", "--lr", "100", "--arch", "pre-ln", "--seeds", "1")
     result = invoke("--corpus", text, "--out", str(out), *rates)
     assert result.exit_code == 0, result.output
-    losses = pd.read_csv(out / "losses.csv").set_index("lr")
+    losses = read_csv(out / "losses.csv").set_index("lr")
     steps = load(out / "nano-d16_pre-ln_linear0.01_seed0").table("steps")
     assert losses.loc[0.01, "first_loss"] == steps["loss"].iloc[0]
     assert losses.loc[0.01, "val_loss"] == steps["val_loss"].iloc[-1]
     assert losses.loc[100, "reason"] != "completed"
-    (seed,) = pd.read_csv(out / "seeds.csv").to_dict("records")
+    (seed,) = read_csv(out / "seeds.csv").to_dict("records")
     entered = [losses.loc[0.01, "val_loss"], losses.loc[100, "first_loss"]]
     assert seed["sensitivity"] == pytest.approx((entered[1] - entered[0]) / 2)
     assert (out / "loss_by_rate.pdf").exists()

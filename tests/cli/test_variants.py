@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
 from gradlab.errors import ConfigError
+from gradlab.runs.csv_files import read_csv
 from gradlab.runs.reader import load
 from gradlab.runs.study import load_study
 from gradlab.studies import Variants
@@ -266,7 +267,7 @@ def test_a_study_from_the_command_to_the_table(
     arguments = ("--corpus", text, "--out", str(out), "--seeds", "1", *variants)
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
-    losses = pd.read_csv(out / "losses.csv").set_index(["variant", "arch"])
+    losses = read_csv(out / "losses.csv").set_index(["variant", "arch"])
     assert len(losses) == 6
     kept = load_study(out).notes["step_times"]
     for row in pd.read_csv(out / "runs.csv").to_dict("records"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradlab.runs.csv_files import guarded, unguarded, write_csv, write_rows
+from gradlab.runs.csv_files import guarded, read_csv, unguarded, write_csv, write_rows
 
 FORMULAS = ["a\r=1", "=1+1", "@SUM(1)", "+1+1", "-2+3", "\t=1", "\r=1", "\n=1", "  =1+1", "-"]
 NUMBERS = ["-0.5", "+1e3", "-inf", "0.1"]
@@ -47,3 +47,10 @@ def test_categories_and_missing_words_are_kept(tmp_path: Path) -> None:
     table = pd.DataFrame({"arch": pd.Categorical(["=a", "b", None]), "lr": pd.array([1, None, 3])})
     write_csv(tmp_path / "table.csv", table)
     assert (tmp_path / "table.csv").read_text() == "arch,lr\n'=a,1\nb,\n,3\n"
+
+
+def test_numbers_come_back_to_their_last_digit(tmp_path: Path) -> None:
+    table = pd.DataFrame({"loss": [2.0180156230926514, 0.1 + 0.2, 5e-324, -1e308, math.inf]})
+    table = pd.concat([table, 1 / (table + 3)], ignore_index=True)
+    write_csv(tmp_path / "table.csv", table)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "table.csv"), table, check_exact=True)
