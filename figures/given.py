@@ -14,7 +14,7 @@ from gradlab.errors import GradlabError
 from gradlab.figures.drawings import drawings
 from gradlab.figures.kind import Choices
 from gradlab.figures.run_sets import told_once
-from gradlab.runs.gather import Source, folders_of, gather, studies_of
+from gradlab.runs.gather import Named, Source, folders_of, gather, sources_of, studies_of
 from gradlab.runs.reader import Run
 from gradlab.runs.study import StudyRecord
 
@@ -94,7 +94,7 @@ def read_given(sources: Iterable[Source], *, only: Collection[str] = ()) -> Give
 
 
 def draw(
-    source: Source | Iterable[Source],
+    source: Named | Iterable[Named],
     *,
     only: Iterable[str] = (),
     baseline: str | None = None,
@@ -104,8 +104,8 @@ def draw(
     """All the figures that recorded tables allow, as `gradlab figures` makes them.
 
     Args:
-        source: A run, a study, the folder of either, or several of these: runs that compare share
-            a figure.
+        source: A run, a study, the folder of either, the probes of `attach`, or several of these:
+            runs that compare share a figure.
         only: The figures to draw by their titles, `course`, `figure 3`; all if none is named.
         baseline: What figures 2 and 7 compare with; None for pre-ln, or else the first.
         compute: What figure 2 counts: `flops`, `seconds` or `tokens`.
@@ -117,10 +117,10 @@ def draw(
     Raises:
         GradlabError: There is nothing to draw, or no figure of such a title.
     """
-    sources = [source] if isinstance(source, Source) else source
+    sources = sources_of(source)
     only = list(only)
     given = read_given(sources, only=only)
-    choices = Choices(baseline=baseline, compute=compute, average=average)
+    choices = Choices(baseline=baseline, compute=compute, average=average).of(given.runs)
     reasons: list[str] = []
     every = drawings(
         given.runs,

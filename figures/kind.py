@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -32,6 +33,17 @@ class Choices:
     def __post_init__(self) -> None:
         if self.compute not in COMPUTE:
             raise GradlabError(unknown("compute", self.compute, COMPUTE))
+
+    def of(self, runs: Sequence[Run]) -> Self:
+        """The same, if its baseline is among the runs.
+
+        Raises:
+            GradlabError: It is not.
+        """
+        known = dict.fromkeys(arch for _, arch, _ in run_keys(runs))
+        if self.baseline is not None and runs and self.baseline not in known:
+            raise GradlabError(unknown("baseline", self.baseline, known))
+        return self
 
     def baseline_of(self, runs: Sequence[Run]) -> str:
         """The architecture asked for, else Pre-LN, else the first."""

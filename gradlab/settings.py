@@ -110,6 +110,13 @@ class TrainingSettings(ModelSettings, OptimizerConfig, ScalingConfig, StabilityC
     device: str = same("device")
     compile: bool = same("compile")
 
+    @model_validator(mode="after")
+    def _some_of_each(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            if name != "probes" and field.default and getattr(self, name) == ():
+                raise ConfigError(f"{name} = []: name at least one.")
+        return self
+
     def command(self) -> Command:
         """The command that these settings are of, with what is not at its default."""
         given = self.given().items()

@@ -23,7 +23,7 @@ from gradlab.analyses.league_words import league_sentences
 from gradlab.errors import GradlabError
 from gradlab.pages.results import study_result
 from gradlab.pages.screen import Screen, Words, results_table
-from gradlab.runs.gather import Source, folder_of
+from gradlab.runs.gather import Named, folder_of, sources_of
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import StudyRecord, StudySet, find_studies
 
@@ -76,7 +76,7 @@ class Inspection:
         yield from map(Text, self.sentences)
 
 
-def inspect(source: Source, *, top: int = 5) -> Inspection:
+def inspect(source: Named, *, top: int = 5) -> Inspection:
     """What happened in a run, or what a study found, in sentences.
 
     Of a run: how it ended; the first overflow and what led to it; where FP16's range was tightest;
@@ -85,17 +85,18 @@ def inspect(source: Source, *, top: int = 5) -> Inspection:
     paper's claims: which are seen.
 
     Args:
-        source: A run, a study, or the folder of either.
+        source: A run, a study, the folder of either, or the probes of `attach`.
         top: Rows of the tables that list the worst of something.
 
     Raises:
         GradlabError: There is neither, or what was recorded is damaged.
     """
-    if isinstance(source, Run):
-        return Inspection(findings(source, top=top), run=source)
-    study = source if isinstance(source, StudyRecord) else find_studies(folder_of(source))
+    (place,) = sources_of([source])
+    if isinstance(place, Run):
+        return Inspection(findings(place, top=top), run=place)
+    study = place if isinstance(place, StudyRecord) else find_studies(folder_of(place))
     if study is None:
-        run = load(folder_of(source))
+        run = load(folder_of(place))
         return Inspection(findings(run, top=top), run=run)
     return Inspection(sentences=_sentences(study))
 

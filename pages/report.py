@@ -18,13 +18,13 @@ from gradlab.pages.studies import Found, studies_found
 from gradlab.pages.table import Table
 from gradlab.pages.tables import group_sentences, group_tables
 from gradlab.paths import as_path
-from gradlab.runs.gather import Gathered, Source, folder_of, gather
+from gradlab.runs.gather import Gathered, Named, Source, folder_of, gather, sources_of
 from gradlab.runs.output_file import check_free, write_file
 from gradlab.runs.reader import Run
 
 
 def report(
-    source: Source | Iterable[Source],
+    source: Named | Iterable[Named],
     *,
     out: str | Path,
     force: bool = False,
@@ -36,7 +36,7 @@ def report(
     apart. What cannot be read is said on the page, and the rest is made all the same.
 
     Args:
-        source: A run, a study, the folder of either, or several of these.
+        source: A run, a study, the folder of either, the probes of `attach`, or several of these.
         out: The file.
         force: Overwrite it if it is there.
 
@@ -46,7 +46,7 @@ def report(
     Raises:
         GradlabError: No run could be read, or the file is there or cannot be written.
     """
-    sources = [source] if isinstance(source, Source) else list(source)
+    sources = sources_of(source)
     file = as_path(out)
     check_free(file, force=force)
     gathered = gather(sources)

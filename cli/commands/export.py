@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gradlab.cli.options.runs import OneRun
 from gradlab.cli.terminal.screen import output
 from gradlab.parallel.environment import refuse_several
 
@@ -19,7 +20,7 @@ gradlab export runs/mine --to fairseq --out mine-fairseq"""
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The run's folder, or its run.json.", metavar="RUN")],
+    run: OneRun,
     to: Annotated[str, typer.Option(help="The library: transformers, fairseq.", metavar="NAME")] = (
         "transformers"
     ),

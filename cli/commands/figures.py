@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gradlab.cli.options.runs import SeveralRuns
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.errors import GradlabError, unknown
 from gradlab.parallel.environment import refuse_several
@@ -20,10 +21,7 @@ gradlab figures runs/mine runs/before --baseline before --average 30"""
 
 
 def figures(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Folders of runs, or of studies.", metavar="RUN", show_default=False),
-    ],
+    runs: SeveralRuns,
     out: Annotated[
         Path | None,
         typer.Option(help="Their folder; figures in the first RUN by default.", metavar="DIR"),
@@ -96,6 +94,7 @@ def figures(
         if form not in FORMATS:
             raise GradlabError(unknown("figure format", form, FORMATS))
     given = read_given(runs, only=only)
+    choices = Choices(baseline=baseline, compute=compute, average=average).of(given.runs)
     out = out or folder_of(runs[0]) / "figures"
     if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GradlabError(
@@ -109,7 +108,6 @@ def figures(
 
     for sentence in given.notes:
         say(sentence)
-    choices = Choices(baseline=baseline, compute=compute, average=average)
     made = 0
     needs: list[str] = []
 

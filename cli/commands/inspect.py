@@ -1,10 +1,10 @@
 """`gradlab inspect`: what happened in a run."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gradlab.cli.options.runs import OneRun
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.pages.screen import complain
 from gradlab.runs.command import typed
@@ -20,7 +20,7 @@ gradlab inspect runs/mine --follow"""
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(help="The run's folder, or its run.json.", metavar="RUN")],
+    run: OneRun,
     top: Annotated[
         int, typer.Option(help="Rows of the tables that list the worst.", metavar="N", min=1)
     ] = 5,

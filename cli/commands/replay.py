@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gradlab.cli.options.runs import OneRun
 from gradlab.cli.terminal.live import watching
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.errors import ConfigError
@@ -30,7 +31,7 @@ gradlab replay runs/mine --explain --jobs 2"""
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(help="The run's folder, or its run.json.", metavar="RUN")],
+    run: OneRun,
     from_step: Annotated[
         int | None,
         typer.Option(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gradlab.cli.options.runs import SeveralRuns
 from gradlab.cli.terminal.screen import output, say_next
 from gradlab.parallel.environment import refuse_several
 
@@ -17,12 +18,7 @@ gradlab report runs/mine runs/other --out both.html --force"""
 
 
 def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folders of runs, or of studies.", metavar="RUN...", show_default=False
-        ),
-    ],
+    runs: SeveralRuns,
     out: Annotated[Path, typer.Option(help="The file.", metavar="FILE")] = Path("report.html"),
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite the file if it is there.")

@@ -86,8 +86,10 @@ def make_study(
         line = study.command().at(out, resume=True, **given)
         complain(f"interrupted: go on by `{line}`.")
         raise typer.Exit(130) from None
-    say_next("gradlab", "report", out)
-    if failed := record.failed:
+    failed = record.failed
+    if len(failed) < len(record.names):
+        say_next("gradlab", "report", out)
+    if failed:
         complain(f"error: {len(failed)} of {len(record.names)} runs failed.")
         for name, reason in failed.items():
             complain(f"{name}: {reason}")

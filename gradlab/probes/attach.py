@@ -36,6 +36,7 @@ from gradlab.probes.engine.recorder import Recorder
 from gradlab.probes.gradient_norms import TotalNorm
 from gradlab.probes.probe import Columns, Probe
 from gradlab.probes.subject import optimizers_of, subject_of
+from gradlab.runs.gather import Recording
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.runs.writer import RunWriter
@@ -141,7 +142,7 @@ def attach(
     )
 
 
-class Probes:
+class Probes(Recording):
     """Probes at work on a model, until `close`. Made by `attach`."""
 
     def __init__(

@@ -1,5 +1,6 @@
 """The runs in some folders: those named, and those of the studies named."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,18 @@ Source = Run | StudyRecord | str | Path
 """A run, a study, or the folder of either or of several studies."""
 
 
+class Recording(ABC):
+    """Who records a run, as the probes of `gradlab.attach`."""
+
+    @abstractmethod
+    def run(self) -> Run:
+        """Everything recorded so far."""
+
+
+Named = Source | Recording
+"""What people name: of probes what they have recorded counts."""
+
+
 @dataclass(frozen=True)
 class Gathered:
     """What was found.
@@ -33,6 +46,12 @@ class Gathered:
 
     runs: dict[str, Run]
     notes: tuple[str, ...]
+
+
+def sources_of(named: Named | Iterable[Named]) -> list[Source]:
+    """One or several, each as a run, a study or a folder."""
+    several = [named] if isinstance(named, Named) else named
+    return [one.run() if isinstance(one, Recording) else one for one in several]
 
 
 def gather(sources: Iterable[Source]) -> Gathered:

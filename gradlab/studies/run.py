@@ -102,6 +102,10 @@ def run_study(
         KeyboardInterrupt: Passed on once the running runs have saved what they have.
     """
     refuse_several("a study")
+    if not isinstance(study, Study | Studies):
+        raise GradlabError(
+            f"{study!r} is no study: give one, as gradlab.studies.Stability(lr_step=2e-4)."
+        )
     out = study.folder() if folder is None else as_path(folder)
     with engine_of(engine, ray_address, local=LocalPool()) as maker:
         if isinstance(study, Studies):

@@ -113,6 +113,7 @@ def test_a_run_of_ones_own_loop(tmp_path: Path) -> None:
             f"there is no run in {__file__}: it is a file, and a run or a study is a folder.",
         ),
         (["no/such/run"], "there is no run no/such/run: the folder does not exist."),
+        ([""], "'' is no path: give a file's or a folder's name."),
         ([], "RUN"),
         (["x", "--top", "0"], "--top"),
     ],

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from made_up_runs import nano
 
 import gradlab
@@ -27,6 +28,17 @@ def test_a_run_by_its_folder_by_itself_and_from_memory(tmp_path: Path) -> None:
     assert len(gradlab.report([tmp_path / "run", kept], out=tmp_path / "two.html").runs) == 2
     with pytest.raises(GradlabError, match="is there already"):
         gradlab.report(kept, out=tmp_path / "page.html")
+
+
+def test_probes_stand_for_what_they_have_recorded(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradlab.attach(model, optimizer) as probes:
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        assert str(gradlab.inspect(probes)) == str(gradlab.inspect(probes.run()))
+    assert gradlab.draw(probes).keys() == gradlab.draw(probes.run()).keys()
+    assert len(gradlab.report(probes, out=tmp_path / "page.html").runs) == 1
 
 
 WRONG = [

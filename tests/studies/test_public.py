@@ -94,6 +94,18 @@ def test_a_mistake_is_one_sentence(settings: dict[str, object], sentence: str) -
         OneRun(**{"device": "cpu", **settings}).config()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("given", [3, None, gradlab.studies.Stability])
+def test_what_is_no_study_is_refused(given: object, tmp_path: Path) -> None:
+    with pytest.raises(gradlab.GradlabError, match="is no study: give one, as"):
+        gradlab.run_study(given, tmp_path / "s")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["arch", "size", "lr_step"])
+def test_a_study_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(gradlab.GradlabError, match=rf"{name} = \[\]: name at least one\."):
+        gradlab.studies.Stability(**{name: []})
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_the_home_folder_is_meant_wherever_a_folder_is_given(
     tmp_path: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
