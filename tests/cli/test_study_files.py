@@ -10,6 +10,7 @@ from gradlab.analyses.stability_table import read_stability
 from gradlab.cli.terminal.study_files import write_csvs, write_drawings
 from gradlab.config import RunConfig
 from gradlab.pages.results import Result, study_result
+from gradlab.runs.csv_files import read_csv
 from gradlab.runs.study import load_study, run_name
 from gradlab.runs.verdict import Verdict
 from gradlab.runs.writer import RunWriter
@@ -70,12 +71,12 @@ def test_the_tables_are_those_of_the_analyses(tmp_path: Path) -> None:
         "differences.csv",
         "first_overflows.csv",
     ]
-    summary = pd.read_csv(files[0])
+    summary = read_csv(files[0])
     assert summary["lr_median"].tolist() == summarise_stability(table)["lr_median"].tolist()
-    differences = pd.read_csv(files[1])
+    differences = read_csv(files[1])
     assert differences["quantity"].tolist() == ["lr", "lr_min_loss", "lr_collapse"]
     assert differences["ratio"][0] == pytest.approx(paired_differences(table)["ratio"][0])
-    assert pd.read_csv(files[2])["share"].tolist() == [1.0, 1.0]
+    assert read_csv(files[2])["share"].tolist() == [1.0, 1.0]
 
 
 def figures(configs: list[RunConfig], folder: Path) -> list[Path]:
