@@ -16,8 +16,8 @@ import pandas as pd
 
 from gradlab.analyses.ablation import ablation_differences
 from gradlab.analyses.compute import compute_saved, summarise_saved
-from gradlab.analyses.intervals import geometric_interval, mean_interval
-from gradlab.analyses.stability import paired_differences
+from gradlab.analyses.intervals import exp, geometric_interval, mean_interval
+from gradlab.analyses.stability import baseline_first, paired_differences
 
 End = Literal["early", "late"]
 
@@ -193,9 +193,9 @@ def break_ratio(stability: pd.DataFrame, arch: str, baseline: str) -> Estimate:
     Args:
         stability: A stability table of one size and ramp. Pairs with a censored run are left out.
         arch: The architecture.
-        baseline: The one to compare with; it comes first in the table.
+        baseline: The one to compare with.
     """
-    rows = paired_differences(stability)
+    rows = paired_differences(baseline_first(stability, baseline))
     rows = rows[(rows["arch"] == arch) & (rows["baseline"] == baseline)]
     return _from_row(rows, "ratio", "pairs")
 
@@ -211,7 +211,7 @@ def perplexity_ratio(losses: pd.DataFrame, arch: str, reference: str) -> Estimat
     rows = ablation_differences(losses)
     rows = rows[(rows["arch"] == arch) & (rows["reference"] == reference)]
     found = _from_row(rows, "difference", "pairs")
-    number, low, high = (math.exp(end) for end in (found.number, found.low, found.high))
+    number, low, high = (exp(end) for end in (found.number, found.low, found.high))
     return Estimate(number, low, high, found.seeds)
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 from gradlab.analyses.claim import StudyTables
 from gradlab.analyses.claim_tables import loss_tables, mismatch_tables, scale_tables, time_budget
 from gradlab.analyses.gradient_study import window_length
-from gradlab.analyses.stability_table import read_stability
+from gradlab.analyses.stability_table import ramps_table
 from gradlab.errors import GradlabError
 from gradlab.runs.reader import Run
 from gradlab.runs.study import StudyRecord, find_study
+from gradlab.studies.claims import STUDIES
 
 Tables = dict[str, pd.DataFrame]
 
@@ -25,8 +26,12 @@ def _scales(_: Path, runs: Sequence[Run]) -> Tables:
     return scale_tables(runs, length=window_length(runs))
 
 
-def _stability(folder: Path, _: Sequence[Run]) -> Tables:
-    return {"stability": read_stability(folder)}
+def _stability(_: Path, runs: Sequence[Run]) -> Tables:
+    if len({(run.config.size, run.config.schedule.lr_step) for run in runs}) > 1:
+        raise GradlabError(
+            "its runs are at several sizes or ramps, none of which is the one that the claims take."
+        )
+    return {"stability": ramps_table(runs)}
 
 
 def _ablation(folder: Path, runs: Sequence[Run]) -> Tables:
@@ -63,7 +68,17 @@ def _read(name: str, study: StudyRecord) -> StudyTables:
     size = runs[0].config.size_label if runs else ""
     if len(over) < len(study.names):
         return StudyTables(size, missing=f"{len(over)} of {len(study.names)} runs so far")
+    over = _asked_for(name, over)
+    size = over[0].config.size_label if over else ""
     try:
         return StudyTables(size, CLAIM_TABLES[name](study.folder, over))
     except GradlabError as error:
         return StudyTables(size, missing=f"no number: {error}")
+
+
+def _asked_for(name: str, runs: Sequence[Run]) -> Sequence[Run]:
+    """Of a study begun with more sizes or rates, the runs that the claims take; else all."""
+    asked = STUDIES[name].configs()[0]
+    for read in (lambda config: config.size, lambda config: config.schedule):
+        runs = [run for run in runs if read(run.config) == read(asked)] or runs
+    return runs

@@ -11,9 +11,11 @@ from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import study_gradients, study_mismatch
 from gradlab.analyses.gradients import WINDOW_STEPS
 from gradlab.analyses.relative_gradients import relative_gradients, study_losses
+from gradlab.errors import GradlabError
 from gradlab.models.presets import BASELINE
 from gradlab.runs.reader import Run
 from gradlab.runs.study import load_study
+from gradlab.studies.equal_time import NOTE
 
 
 def mismatch_tables(runs: Sequence[Run], *, length: int = WINDOW_STEPS) -> dict[str, pd.DataFrame]:
@@ -76,9 +78,18 @@ def time_budget(folder: Path, runs: Sequence[Run]) -> float:
     Args:
         folder: The study's, which has the time of a step as it was measured before the study.
         runs: Of the study.
+
+    Raises:
+        GradlabError: No step of the baseline's was timed: its runs do not take equal time.
     """
-    second = float(load_study(folder).notes["step_times"][BASELINE]["median"])
-    return second * max(run.config.steps for run in runs if run.config.arch == BASELINE)
+    times = load_study(folder).notes.get(NOTE) or {}
+    steps = [run.config.steps for run in runs if run.config.arch == BASELINE]
+    if BASELINE not in times or not steps:
+        raise GradlabError(
+            f"the study in {folder} is not at equal time with {BASELINE}: make it with gradlab "
+            f"ablate --equal time, and {BASELINE} among its rows."
+        )
+    return float(times[BASELINE]["median"]) * max(steps)
 
 
 def loss_tables(runs: Sequence[Run], budget: float) -> dict[str, pd.DataFrame]:

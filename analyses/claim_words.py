@@ -66,16 +66,17 @@ def number_text(row: Mapping[Any, Any]) -> str:
     if math.isnan(row["low"]):
         return wording.number_text(row["number"])
     half = (row["high"] - row["low"]) / 2
+    is_wide = math.isinf(half)
     edges = [edge for edge in (row["above"], row["below"]) if math.isfinite(edge)]
 
     def touches(rounded: Callable[[float, int], float], digits: int) -> bool:
         return any(rounded(end, digits) == edge != end for end in ends for edge in edges)
 
-    decimals = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
+    decimals = max(0, 1 - math.floor(math.log10(half))) if 0 < half < math.inf else 3
     while decimals < _MOST_DECIMALS and touches(round, decimals):
         decimals += 1
     vanishes = ends[1] * ends[2] > 0 and any(round(end, decimals) == 0 for end in ends)
-    if not (vanishes or touches(round, decimals)):
+    if not (is_wide or vanishes or touches(round, decimals)):
         return wording.spread_text(*(wording.number_text(end, f".{decimals}f") for end in ends))
     digits = 2
     while touches(_significant, digits):  # 17 digits are the number itself

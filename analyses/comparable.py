@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
+from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.models.config import ModelConfig
+from gradlab.models.presets import NAMED
 from gradlab.runs.reader import Run
 
 _SHAPE = ("n_layers", "d_model", "n_heads", "d_ff", "vocab_size", "max_seq_len")
@@ -22,8 +25,16 @@ _SAME: dict[str, Callable[[Run], object]] = {
     "batches": lambda run: (run.config.batch_size, run.config.accumulation),
     "schedules": lambda run: (run.config.schedule, run.config.steps),
     "optimizers": lambda run: run.config.optimizer,
+    "held-out shares of the text": lambda run: run.config.data.held_out,
+    "batches of a validation": lambda run: run.config.val_batches,
+    "criteria of a break": lambda run: run.config.stability,
 }
 """What runs must share to be compared, as a word and where it is read."""
+
+_MODELS = "models' settings"
+
+_ELSEWHERE = {*_SHAPE, "objective", "dropout", "attention"}
+"""The settings of a model that have a word of their own."""
 
 
 def check_comparable(runs: Sequence[Run], *, free: Collection[str] = ()) -> None:
@@ -62,13 +73,36 @@ def what_differs(one: Run, other: Run, *, free: Collection[str] = ()) -> str | N
         return None
     if one.attached or other.attached:
         return "loops"
-    differing = (word for word, read in _SAME.items() if read(one) != read(other))
+    differing = [word for word, read in _SAME.items() if read(one) != read(other)]
+    differing += [_MODELS] if _models_differ(one.config, other.config) else []
     return next((word for word in differing if word not in free), None)
+
+
+def _models_differ(one: RunConfig, other: RunConfig) -> bool:
+    """Whether a setting tells two models apart that is not their architectures' own.
+
+    An activation, say, that one was given and the other was not.
+    """
+    return any(
+        getattr(one.model, name) != getattr(other.model, name)
+        and not (_is_its_own(one, name) and _is_its_own(other, name))
+        for name in ModelConfig.model_fields.keys() - _ELSEWHERE
+    )
+
+
+def _is_its_own(config: RunConfig, name: str) -> bool:
+    """Whether a model's setting is its architecture's; all are where nobody knows that."""
+    if config.arch not in NAMED:
+        return True
+    usual = NAMED[config.arch].get(name, ModelConfig.model_fields[name].default)
+    return bool(getattr(config.model, name) == usual)
 
 
 def loss_differs(one: Run, other: Run) -> str | None:
     """The first thing that makes the losses of two runs losses of different things, in a word."""
-    return what_differs(one, other, free=_SAME.keys() - {"objectives", "tokenizers", "corpora"})
+    of_the_loss = {"objectives", "tokenizers", "corpora"}
+    of_the_loss |= {"held-out shares of the text", "batches of a validation"}
+    return what_differs(one, other, free={*_SAME, _MODELS} - of_the_loss)
 
 
 def comparable_groups(runs: Iterable[Run], *, free: Collection[str] = ()) -> list[list[Run]]:

@@ -30,16 +30,16 @@ def depth_scan(study: StudyRecord) -> pd.DataFrame:
     Returns:
         One row per (seed, depth, warmup, arch): trains (whether the run did not destabilise and
         `loss` is under `entropy`), reason and step (of its end), loss (mean over its last tenth of
-        steps, one at least), entropy (the text's unigram entropy; NaN where the run has none),
-        first_start, last_start, first_end, last_end (mean |g| over the weights of the first and of
-        the last layer, at the first and the last recorded step; NaN without `grad_norms`, and at
-        the end of a run that broke before), cosine (between tokens that the last layer gives, at
+        steps, one at least), entropy (the text's unigram entropy), first_start, last_start,
+        first_end, last_end (mean |g| over the weights of the first and of the last layer, at the
+        first and the last recorded step; NaN without `grad_norms`, and at the end of a run that
+        broke before), cosine (between tokens that the last layer gives, at
         the last recorded step), seconds (of a step, the median), bytes (of a step, as counted
         before), stable_low and stable_high (the highest learning rate survived and the lowest not;
         NaN without --stable).
 
     Raises:
-        GradlabError: The study is another one.
+        GradlabError: The study is another one, or a run does not say its text's entropy.
     """
     settings = _settings(study)
     runs = study.runs
@@ -53,7 +53,12 @@ def depth_scan(study: StudyRecord) -> pd.DataFrame:
             continue
         steps = run.table("steps", ["step", "loss", "seconds"])
         late = steps["loss"].tail(max(1, config.steps // 10))
-        entropy = float(run.info.get("unigram_entropy", math.nan))
+        entropy = run.info.get("unigram_entropy")
+        if entropy is None:
+            raise GradlabError(
+                f"{run.path}'s run.json lacks unigram_entropy, the loss under which a run counts "
+                "as trained: put back a copy of it."
+            )
         row: dict[str, Any] = {
             "arch": config.arch,
             "depth": config.model.n_layers,

@@ -58,8 +58,9 @@ def tightest_by_layer(
     tightest = rows.sort_values("headroom_bits", kind="stable").drop_duplicates(["step", "layer"])
     tightest = tightest.sort_values(["step", "layer"], na_position="last")
     joined = tightest.merge(steps[["step", "lr"]], on="step", how="left", validate="many_to_one")
-    if joined["lr"].isna().any():
-        step = joined.loc[joined["lr"].isna(), "step"].iloc[0]
+    missing = joined.loc[~joined["step"].isin(steps["step"]), "step"]  # a step may have no lr
+    if len(missing):
+        step = missing.iloc[0]
         raise GradlabError(f"the headroom table has step {step}, which the steps table lacks.")
     columns = ["step", "lr", "layer", "site", "op", "direction", "max_abs", "headroom_bits"]
     return joined[columns].reset_index(drop=True)

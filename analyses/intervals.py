@@ -50,9 +50,12 @@ _LARGEST = math.log(sys.float_info.max)
 
 def geometric_interval(ratios: Iterable[float]) -> MeanInterval:
     """Geometric mean of values above 0, with the interval on logarithms: 2 is as far as 1/2."""
-    logs = mean_interval([math.log(ratio) for ratio in ratios])
-    # A few values far apart have no end to speak of.
-    return MeanInterval(*(math.inf if log > _LARGEST else math.exp(log) for log in logs))
+    return MeanInterval(*map(exp, mean_interval([math.log(ratio) for ratio in ratios])))
+
+
+def exp(log: float) -> float:
+    """E to a power; infinite where no number is as large, as of a few values far apart."""
+    return math.inf if log > _LARGEST else math.exp(log)
 
 
 def spread(

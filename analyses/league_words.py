@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from gradlab.analyses.comparable import loss_differs
+from gradlab.analyses.finding import counted
 from gradlab.analyses.league import (
     MEASURES,
     league_beside,
@@ -20,6 +21,7 @@ from gradlab.analyses.limits import limit_caveats, limits, summarise_limits
 from gradlab.analyses.stability import NO_OVERFLOW
 from gradlab.analyses.wording import number_text, spread_text
 from gradlab.runs.study import StudySet
+from gradlab.runs.verdict import NOT_LOOKED_AT
 
 _SAME = ("ramp", "limit")
 """The two measures whose order is compared."""
@@ -129,21 +131,25 @@ def overflow_sentences(sites: pd.DataFrame) -> list[str]:
     Args:
         sites: A table of `gradlab.analyses.league.league_overflows`.
     """
-    overflowed, spared = [], []
+    overflowed, spared, unseen = [], [], []
     for arch, rows in sites.groupby("arch", sort=False):
         broke = int(rows["runs"].sum())
-        rows = rows[rows["site"] != NO_OVERFLOW]
-        if rows.empty:
-            spared.append(f"{arch} ({broke})")
+        sites_of_it = rows[~rows["site"].isin([NO_OVERFLOW, NOT_LOOKED_AT])]
+        if len(sites_of_it):
+            runs, first = sites_of_it["runs"].sum(), sites_of_it["site"].iloc[0]
+            overflowed.append(f"{arch} ({runs} of {broke}, first at {first})")
         else:
-            overflowed.append(
-                f"{arch} ({rows['runs'].sum()} of {broke}, first at {rows['site'].iloc[0]})"
-            )
+            is_unseen = NOT_LOOKED_AT in set(rows["site"])
+            (unseen if is_unseen else spared).append(f"{arch} ({broke})")
     sentences = []
     if overflowed:
         sentences.append(f"The ramp broke at an FP16 overflow in {', '.join(overflowed)}.")
     if spared:
         sentences.append(f"The ramp broke without an FP16 overflow in {', '.join(spared)}.")
+    if unseen:
+        sentences.append(
+            f"Whether an FP16 tensor overflowed was not looked at in {', '.join(unseen)}."
+        )
     return sentences
 
 
@@ -155,7 +161,11 @@ def agreement_sentence(found: Mapping[str, float]) -> str:
     """
     if math.isnan(found["correlation"]):
         return ""
-    told = f"of the {found['pairs']} pairs that both tell apart, {found['turned']} change places"
+    pairs, turned = counted(int(found["pairs"]), "pair"), found["turned"]
+    change = "changes" if turned == 1 else "change"
+    told = f"of the {pairs} that both tell apart, {turned} {change} places"
+    if not found["pairs"]:
+        told = "no two are told apart by both"
     return (
         f"The ramp and the constant rate rank the {found['architectures']} architectures alike to "
         f"a correlation of {number_text(found['correlation'], '.2f')} (Spearman); {told}."

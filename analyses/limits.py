@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gradlab.analyses.intervals import bracketed_ends, geometric_interval, mean_interval
+from gradlab.analyses.intervals import bracketed_ends, exp, geometric_interval, mean_interval
 from gradlab.analyses.wording import number_text, share_text, spread_text
 from gradlab.errors import GradlabError
 from gradlab.runs.study import StudyRecord
@@ -158,9 +158,9 @@ def compare_limits(table: pd.DataFrame) -> pd.DataFrame:
                     "quantity": quantity,
                     "pairs": len(logs),
                     "censored": len(ratios) - len(logs),
-                    "ratio": math.exp(mean_interval(logs["middle"].tolist()).mean),
-                    "low": math.exp(low),
-                    "high": math.exp(high),
+                    "ratio": exp(mean_interval(logs["middle"].tolist()).mean),
+                    "low": exp(low),
+                    "high": exp(high),
                     "distinguished": low > 0 or high < 0,
                 }
             )
@@ -178,8 +178,8 @@ def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[st
     if summary.empty:
         return ["No run has ended: there is nothing to compare."]
     sentences = [
-        f"{row['arch']}: the highest constant learning rate survived is {limit_text(row, 'low')}, "
-        f"the ramp broke at {limit_text(row, 'ramp')}."
+        f"{row['arch']}: the highest constant learning rate survived is {_known(row, 'low')}, the "
+        f"learning rate at the ramp's break {_known(row, 'ramp')}."
         for row in summary.to_dict("records")
     ]
     sentences += [
@@ -192,6 +192,10 @@ def limit_sentences(summary: pd.DataFrame, differences: pd.DataFrame) -> list[st
     if len(known) > 1:
         sentences.append(_rank_sentence(known, differences))
     return sentences
+
+
+def _known(row: dict[Any, Any], name: str) -> str:
+    return "not known" if math.isnan(row[name]) else limit_text(row, name)
 
 
 def limit_caveats(summary: pd.DataFrame) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from gradlab.analyses.intervals import mean_interval, spread
+from gradlab.analyses.intervals import exp, mean_interval, spread
 from gradlab.errors import GradlabError
 from gradlab.runs.verdict import BREAKS
 
@@ -51,7 +51,7 @@ def loss_summary(runs: pd.DataFrame) -> dict[str, Any]:
         "interrupted": int((reasons == "interrupted").sum()),
         "seconds": whole["seconds"].mean(),
         **loss,
-        "perplexity": _perplexity(loss["loss"]),
+        "perplexity": exp(loss["loss"]),
     }
 
 
@@ -84,7 +84,7 @@ def loss_difference(losses: pd.DataFrame, arch: str, reference: str) -> dict[str
         "difference": interval.mean,
         "low": interval.low,
         "high": interval.high,
-        "perplexity": _perplexity(interval.mean),
+        "perplexity": exp(interval.mean),
         "distinguished": interval.leaves_out(0),
     }
 
@@ -92,7 +92,3 @@ def loss_difference(losses: pd.DataFrame, arch: str, reference: str) -> dict[str
 def _is_whole(losses: pd.DataFrame) -> "pd.Series[bool]":
     """Runs that reached their last step with a finite loss."""
     return losses["reason"].eq("completed") & losses["val_loss"].abs().lt(math.inf)
-
-
-def _perplexity(loss: float) -> float:
-    return math.inf if loss > 700 else math.exp(loss)

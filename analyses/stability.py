@@ -146,6 +146,12 @@ def paired_differences(table: pd.DataFrame, value: str = "lr") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_DIFFERENCE_COLUMNS)
 
 
+def baseline_first(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The rows with the baseline's before the others', as `paired_differences` takes them."""
+    others = table.assign(other=table["arch"] != baseline)
+    return others.sort_values("other", kind="stable").drop(columns="other")
+
+
 _DIFFERENCE_COLUMNS = [
     *["size", "lr_step", "baseline", "arch", "seeds", "pairs", "censored", "missing"],
     *["ratio", "low", "high", "distinguished"],

@@ -101,12 +101,17 @@ def summarise_steps(found: pd.DataFrame) -> pd.DataFrame:
 
 def steps_text(row: dict[Any, Any]) -> str:
     """The share of a row of `summarise_steps`: `70 % (62 to 79)`, and the seeds that have none."""
-    if not row["reached"]:
-        return "never"
+    return _share_text(row) + _missing_text(row) if row["reached"] else "never"
+
+
+def _share_text(row: dict[Any, Any]) -> str:
     texts = [number_text(100 * row[end], ".0f") for end in ("share", "low", "high")]
-    text = f"{texts[0]} %" if texts[1] == "–" else spread_text(f"{texts[0]} %", *texts[1:])
+    return f"{texts[0]} %" if texts[1] == "–" else spread_text(f"{texts[0]} %", *texts[1:])
+
+
+def _missing_text(row: dict[Any, Any]) -> str:
     missing = row["seeds"] - row["reached"]
-    return f"{text}; never in {counted(missing, 'seed')}" if missing else text
+    return f"; never in {counted(missing, 'seed')}" if missing else ""
 
 
 def steps_sentences(summary: pd.DataFrame) -> list[str]:
@@ -124,5 +129,5 @@ def _sentence(row: dict[Any, Any]) -> str:
     if not row["reached"]:
         return f"{row['arch']} never has {goal}, in {counted(row['seeds'], 'seed')}."
     apart = "" if row["distinguished"] else ", not distinguished from all of them"
-    when = f"at the validation after {steps_text(row)} of its steps{apart}"
-    return f"{row['arch']} first has {goal} {when}."
+    when = f"at the validation after {_share_text(row)} of its steps{apart}"
+    return f"{row['arch']} first has {goal} {when}{_missing_text(row)}."

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from gradlab.analyses.stability import paired_differences
+from gradlab.analyses.stability import baseline_first, paired_differences
 from gradlab.analyses.stability_table import observations
 from gradlab.errors import GradlabError, unknown
 from gradlab.figures.stability import ROW, SEED, Places, draw_seeds, set_places
@@ -94,8 +94,7 @@ def _differences_from(table: pd.DataFrame, baseline: str, value: str) -> pd.Data
     """The rows of `paired_differences` that compare with the baseline and have a pair."""
     if table["lr_step"].nunique() > 1:
         raise GradlabError("this figure compares runs of one ramp: choose one lr_step.")
-    first = table.assign(order=table["arch"] != baseline).sort_values("order", kind="stable")
-    found = paired_differences(first, value)
+    found = paired_differences(baseline_first(table, baseline), value)
     found = found[(found["baseline"] == baseline) & (found["pairs"] > 0)]
     if found.empty:
         raise GradlabError(f"no seed has {value} for both {baseline} and another architecture.")

@@ -75,6 +75,26 @@ def drawings(
     Raises:
         GradlabError: There is no kind of such a title.
     """
+    taken: set[str] = set()
+    for drawn in _each(runs, stability, note, choices, by_heading, only, studies):
+        name, count = drawn.drawing.name, 1
+        while name.lower() in taken:  # as some file systems tell names apart
+            count += 1
+            name = f"{drawn.drawing.name}_{count}"
+        taken.add(name.lower())
+        yield replace(drawn, drawing=replace(drawn.drawing, name=name))
+
+
+def _each(
+    runs: Sequence[Run],
+    stability: Mapping[str, pd.DataFrame],
+    note: Callable[[str], None],
+    choices: Choices,
+    by_heading: bool,
+    only: Collection[str],
+    studies: Sequence[StudyRecord],
+) -> Iterator[Drawn]:
+    """The figures of `drawings`, of which two may have one name."""
     every: list[StudyKind | StabilityKind | RunsKind] = [
         *STUDY_KINDS,
         *kinds.STABILITY_KINDS,
@@ -91,8 +111,8 @@ def drawings(
             mine = [study for study in studies if kind.is_of(study)]
             if only and not mine:
                 note(f"{kind.title} needs a study of gradlab {kind.command}: name its folder.")
-            for study in mine:
-                suffix = f"_{study.folder.resolve().name}" if len(mine) > 1 else ""
+            for study, name in zip(mine, _folders(mine), strict=True):
+                suffix = f"_{name}" if len(mine) > 1 else ""
                 yield from _drawn(kind, kind.draw(study), suffix, (), note)
         elif isinstance(kind, StabilityKind):
             for name, table in stability.items():
@@ -106,6 +126,14 @@ def drawings(
             for part in sets:
                 made = kind.draw(part.runs, choices)
                 yield from _drawn(kind, made, part.suffix, part.runs, note)
+
+
+def _folders(studies: Sequence[StudyRecord]) -> list[str]:
+    """The name of each study's folder, behind that of the folder around it if two are alike."""
+    places = [study.folder.resolve() for study in studies]
+    if len({place.name for place in places}) == len(places):
+        return [place.name for place in places]
+    return [f"{place.parent.name}_{place.name}" for place in places]
 
 
 def _drawn(

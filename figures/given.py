@@ -134,5 +134,6 @@ def draw(
     for figure in found.values():
         plt.close(figure)
     if not found:
-        raise GradlabError(" ".join([*given.notes, *told_once(reasons)]))
+        told = [*given.notes, *told_once(reasons)]
+        raise GradlabError(" ".join(told) or "too few runs have ended: there is nothing to draw.")
     return found

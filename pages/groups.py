@@ -1,6 +1,6 @@
 """The runs of a page in groups that compare, and what each group's tables say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -44,10 +44,11 @@ class Group:
     def gradients(self) -> dict[str, pd.DataFrame]:
         """The gradients by layer of the runs that reached their last step, by size and schedule."""
         runs = [run for run in self.runs.values() if self._has_gradients(run)]
-        found = {}
-        for alike in comparable_groups(runs):
+        found: dict[str, pd.DataFrame] = {}
+        groups = comparable_groups(runs)
+        for name, alike in zip(_told_apart([one[0] for one in groups]), groups, strict=True):
             try:
-                found[subject(alike[0])] = study_gradients(alike, length=window_length(alike))
+                found[name] = study_gradients(alike, length=window_length(alike))
             except GradlabError as error:
                 self.note(str(error))
         return found
@@ -67,20 +68,25 @@ class Group:
 def groups(runs: Mapping[str, Run]) -> list[Group]:
     """The runs sorted into groups that compare; those of loops of the user's own are one group.
 
-    Two runs of one architecture, size, seed and schedule say the same twice: the first is taken.
+    Of several runs of one architecture, size, seed and schedule one is taken: the first; on a ramp
+    one that broke, or else the longest.
     """
     names = {id(run): name for name, run in runs.items()}
     own = [run for run in runs.values() if not run.attached]
     made = []
     for group in comparable_groups(own, free=FREE):
-        taken: dict[object, str] = {}
-        notes = []
+        taken: dict[object, Run] = {}
         for run in group:
-            name = names[id(run)]
-            first = taken.setdefault(_twin_key(run), name)
-            if first != name:
-                notes.append(f"{name} is the same run as {first}: it is left out here.")
-        made.append(Group({name: runs[name] for name in taken.values()}, notes))
+            first = taken.setdefault(_twin_key(run), run)
+            if is_ramp(run) and _reach(run) > _reach(first):
+                taken[_twin_key(run)] = run
+        notes = [
+            f"{names[id(run)]} has the architecture, size, seed and schedule of "
+            f"{names[id(other)]}, which stands for both: it is left out here."
+            for run in group
+            if (other := taken[_twin_key(run)]) is not run
+        ]
+        made.append(Group({names[id(run)]: run for run in taken.values()}, notes))
     attached = {name: run for name, run in runs.items() if run.attached}
     return [*made, Group(attached)] if attached else made
 
@@ -89,6 +95,11 @@ def _twin_key(run: Run) -> object:
     config = run.config
     asked = config.schedule.lr_step if is_ramp(run) else (config.schedule, config.steps)
     return (config.size, config.arch, config.seed, asked)
+
+
+def _reach(run: Run) -> tuple[bool, int]:
+    """How much a run on a ramp says of its break: where it is, or how far off it is at least."""
+    return run.verdict is not None and run.verdict.broke, run.config.steps
 
 
 def is_ramp(run: Run) -> bool:
@@ -106,3 +117,17 @@ def subject(run: Run) -> str:
     if schedule.kind == "ramp":
         return f"{size}, LR rising by {schedule.lr_step:g} a step"
     return f"{size}, {schedule.kind} LR {schedule.lr:g}"
+
+
+def _told_apart(runs: Sequence[Run]) -> list[str]:
+    """The subject of each run, with its steps and warm-up if two have one, and then a number."""
+    names = [subject(run) for run in runs]
+    if len(set(names)) < len(names):
+        lengths = [(run.config.steps, run.config.schedule.warmup_steps) for run in runs]
+        names = [
+            f"{name}, {steps} steps, {warmup} of warm-up"
+            for name, (steps, warmup) in zip(names, lengths, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({place + 1})" for place, name in enumerate(names)]
+    return names

@@ -30,7 +30,7 @@ class Repeat:
         same: What else has to be the same; nothing where there is no command.
         facts: What the runs were made with and on; several values where they differ.
         version: Of gradlab.
-        page: The command of the page itself.
+        page: The command of the page itself; empty where runs in memory are on it.
     """
 
     lines: Sequence[str]
@@ -55,11 +55,16 @@ def repeat(runs: Mapping[str, Run], sources: Sequence[str]) -> Repeat:
             "command makes them again; whether their loop repeats its losses is up to that loop."
         )
     same = _SAME if lines else ""
-    if any(line.startswith(_TIMED) and "--equal steps" not in line for line in lines):
+    if any(_is_timed(line) for line in lines):
         same += " Where runs take equal time, the steps that fit in it are measured again."
     page = typed("gradlab", "report", *sources, "--out", "report.html")
+    page = "" if any(run.path is None for run in runs.values()) else page
     gradlab = version("gradlab-diagnostics")
     return Repeat(lines, without, same, _facts(runs.values()), gradlab, page)
+
+
+def _is_timed(line: str) -> bool:
+    return "--equal time" in line or (line.startswith(_TIMED) and "--equal steps" not in line)
 
 
 def _facts(runs: Iterable[Run]) -> dict[str, dict[str, None]]:

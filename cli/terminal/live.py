@@ -45,28 +45,37 @@ class Watch:
     least: dict[str, dict[int, float]] = field(default_factory=dict)
     timing: float | None = None
     _printed: dict[str, float] = field(default_factory=dict, init=False)
+    _before: dict[str, float] = field(default_factory=dict, init=False)
+    """The share of a run's steps that an earlier session took, before it was resumed."""
     _began: float = field(init=False)
+    _freed: float = field(init=False)
+    """When a run could last begin: as another ended."""
 
     def __post_init__(self) -> None:
-        self._began = self.clock()
+        self._began = self._freed = self.clock()
 
     def begin(self, work: Mapping[str, float]) -> None:
         """The runs are known, and about to be trained; those of a study before are forgotten."""
         self.states, self.last, self.messages, self.least = {}, {}, {}, {}
-        self.timing = None
+        self.timing, self._before = None, {}
         self.work = work
-        self._began = self.clock()
+        self._began = self._freed = self.clock()
 
     def take(self, update: "RunUpdate") -> None:
         """Take in the news of a run."""
         self.states[update.name] = update.state
         if update.progress is not None:
             news = self.last[update.name] = update.progress
+            here = self.clock() - self._freed  # the seconds that it has had since
+            earlier = max(0.0, 1 - here / news.seconds) if news.seconds else 0.0
+            self._before.setdefault(update.name, earlier * (news.step + 1) / news.steps)
             if news.least_headroom is not None:
                 stretches, at = self.least.setdefault(update.name, {}), stretch(news)
                 stretches[at] = min(stretches.get(at, math.inf), news.least_headroom)
         if update.message is not None:
             self.messages[update.name] = update.message
+        if update.state != "running":
+            self._freed = self.clock()
 
     def is_due(self, name: str) -> bool:
         """Whether the next plain line of something may be printed, which it then is."""
@@ -104,13 +113,13 @@ class Watch:
     def seconds_left(self) -> float | None:
         """About how long the rest takes; None while there is nothing to go by.
 
-        The work done so far, by the clock, gives the speed. Runs that ended here before their last
-        step say what share of its steps a run takes; without one, all of them.
+        The work done here so far, by the clock, gives the speed. Runs that ended here before their
+        last step say what share of its steps a run takes; without one, all of them.
         """
         shares = {name: (news.step + 1) / news.steps for name, news in self.last.items()}
-        done = sum(self.work[name] * share for name, share in shares.items())
+        done = sum(self.work[name] * (share - self._before[name]) for name, share in shares.items())
         elapsed = self.clock() - self._began
-        if not done or elapsed <= 0:
+        if done <= 0 or elapsed <= 0:
             return None
         ends = [share for name, share in shares.items() if self.states[name] != "running"]
         usual = sum(ends) / len(ends) if ends else 1.0

@@ -1,5 +1,6 @@
 """Probes' rows in TensorBoard."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ class TensorBoardSink:
 
     def __init__(self, log_dir: str | Path | SummaryWriter) -> None:
         self._given = log_dir if isinstance(log_dir, SummaryWriter) else None
-        self._folder = log_dir
+        # No Path: the logs may go to gs://…
+        self._folder = "" if isinstance(log_dir, SummaryWriter) else os.path.expanduser(log_dir)
         self._writer: SummaryWriter | None = self._given
 
     def write(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:

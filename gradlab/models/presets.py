@@ -93,6 +93,11 @@ TABLE_4: Mapping[str, str] = MappingProxyType(
 
 ALL_OPERATIONS, *_, BASELINE = TABLE_4
 
+NAMED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {**ARCHITECTURES, **ABLATIONS, **CONTROLS}
+)
+"""Every architecture name → as in `ARCHITECTURES`."""
+
 _AT_WIDTH = re.compile(r"(?P<size>.+)-d(?P<width>[1-9][0-9]{0,18})")
 """A size at another width, as `nano-d128`."""
 
@@ -135,7 +140,7 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     """The config of a named architecture at a named size.
 
     Args:
-        arch: A key of `ARCHITECTURES`, `ABLATIONS` or `CONTROLS`.
+        arch: A key of `NAMED`.
         size: A key of `SIZES`, or one at another width: `nano-d128` (see `at_width`).
         **overrides: Fields of `ModelConfig`, which win over both names and are taken literally:
             another `d_model` does not bring another `d_ff` (`nano-d128` does that). With
@@ -144,7 +149,7 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     Raises:
         ConfigError: A name or field is unknown, or the fields do not fit together.
     """
-    named = _named("architecture", arch, {**ARCHITECTURES, **ABLATIONS, **CONTROLS})
+    named = _named("architecture", arch, NAMED)
     fields = {**named, **_size_fields(size)}
     fields["d_ff"] += MORE_FFN.get(arch, 0)
     if overrides.get("objective") == "masked":

@@ -23,7 +23,7 @@ from gradlab.runs.parts import FolderShelf, MemoryShelf, Shelf, that_count
 from gradlab.runs.rows import missing_rows, read_rows
 from gradlab.runs.same import check_same
 from gradlab.runs.schema import SCHEMA_VERSION, TABLES, schema
-from gradlab.runs.verdict import Verdict
+from gradlab.runs.verdict import NOT_LOOKED_AT, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -267,11 +267,12 @@ def _check(info: dict[str, Any]) -> None:
 
 def _typed(info: dict[str, Any]) -> tuple[RunConfig | None, Verdict | None]:
     """The config and the verdict of a document."""
-    config, verdict = info["config"], info.get("verdict")
-    return (
-        None if config is None else RunConfig.from_mapping(config),
-        None if verdict is None else Verdict.from_mapping(verdict),
-    )
+    config, found = info["config"], info.get("verdict")
+    verdict = None if found is None else Verdict.from_mapping(found)
+    looked = "overflows" in info.get("tables", ("overflows",))
+    if verdict is not None and verdict.broke and verdict.first_overflow is None and not looked:
+        verdict = verdict.replace(first_overflow=NOT_LOOKED_AT)  # as runs of before did not say
+    return None if config is None else RunConfig.from_mapping(config), verdict
 
 
 _NOT_A_RUN = {

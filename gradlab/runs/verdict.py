@@ -21,7 +21,8 @@ BREAKS = frozenset({"loss_nonfinite", "grad_nonfinite", "loss_scale_floor", "los
 """The reasons that mean the run destabilised."""
 
 NOT_LOOKED_AT = "not looked at"
-"""What stands for a first overflow at a step that nobody looked at (`events = "sampled"`)."""
+"""What stands for a first overflow where nobody looked: at that step (`events = "sampled"`), or in
+the whole run, which did not record headroom."""
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -55,4 +55,7 @@ def _as_begun(study: Study, folder: Path) -> Study:
         runs = {run_name(config): config for config in begun.configs()}
     except ConfigError:  # of another version of gradlab
         return study
+    # At equal time or equal steps: before they are timed, the runs are alike.
+    if getattr(begun, "equal", None) != getattr(study, "equal", None):
+        return study
     return begun if all(runs.get(run_name(run)) == run for run in study.configs()) else study

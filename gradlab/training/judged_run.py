@@ -128,6 +128,8 @@ class JudgedRun:
 
     def _is_seen(self, step: int, reason: Reason) -> bool:
         """Whether an overflow at a step that broke the run was seen if there was one."""
+        if not any("overflows" in probe.tables() for probe in self.follower.probes):
+            return False
         record = self.config.record
         # Where the loss rose, gradients may have been finite: an infinity that softmax takes for a
         # mask.

@@ -211,6 +211,8 @@ def test_breaks_are_compared_over_pairs_without_a_bound() -> None:
     table = stability({"pre-ln": [0.1, 0.2, 0.3], "normformer": [0.2, 0.3, None, 0.5]})
     same_logs(break_ratio(table, "normformer", "pre-ln"), [2.0, 1.5])
     nothing(break_ratio(table, "normformer-resscale", "normformer"))
+    turned = table.iloc[::-1].reset_index(drop=True)
+    assert break_ratio(turned, "normformer", "pre-ln") == break_ratio(table, "normformer", "pre-ln")
 
 
 def losses(of: dict[str, list[float]]) -> pd.DataFrame:
@@ -227,6 +229,8 @@ def test_perplexities_are_compared_seed_by_seed() -> None:
     same_logs(perplexity_ratio(table, "normformer-resscale", "pre-ln"), np.exp([-0.1, -0.2, -0.05]))
     same_logs(perplexity_ratio(table, "pre-ln", "normformer-resscale"), np.exp([0.1, 0.2, 0.05]))
     nothing(perplexity_ratio(table, "normformer", "pre-ln"))
+    apart = losses({"normformer-resscale": [900.0, 1.0], "pre-ln": [1.0, 90.0]})
+    assert perplexity_ratio(apart, "normformer-resscale", "pre-ln").high == math.inf
 
 
 def curves(of: dict[str, list[list[float]]]) -> pd.DataFrame:

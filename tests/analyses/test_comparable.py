@@ -1,18 +1,20 @@
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
 from gradlab.analyses.comparable import (
     check_comparable,
     comparable_groups,
+    loss_differs,
     name_of,
     run_key,
     what_differs,
 )
-from gradlab.config import BASE_VARIANT, DataConfig, RunConfig, ScheduleConfig
+from gradlab.config import BASE_VARIANT, DataConfig, RunConfig, ScheduleConfig, StabilityConfig
 from gradlab.errors import GradlabError
-from gradlab.models.presets import model_config
+from gradlab.models.presets import MORE_FFN, NAMED, model_config
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 
@@ -43,6 +45,40 @@ def test_what_may_differ_is_said() -> None:
     with pytest.raises(GradlabError, match="their schedules differ"):
         check_comparable([one, other])
     assert what_differs(one, recorded(size="micro"), free=("schedules",)) == "sizes"
+
+
+@pytest.mark.parametrize(
+    ("word", "changes"),
+    [
+        ("held-out shares of the text", {"data": DataConfig(held_out=0.5)}),
+        ("batches of a validation", {"val_batches": 1}),
+        ("criteria of a break", {"stability": StabilityConfig(patience=2)}),
+        ("criteria of a break", {"stability": StabilityConfig(margin=0.1)}),
+    ],
+)
+def test_what_decides_the_numbers_is_no_side_issue(word: str, changes: dict[str, Any]) -> None:
+    one, other = recorded(), recorded("normformer")
+    changed = MemoryWriter(other.config.replace(**changes), {"corpus": {"sha256": "a"}}).run()
+    assert what_differs(one, changed) == word
+    of_the_loss = word if "data" in changes or "val_batches" in changes else None
+    assert loss_differs(one, changed) == of_the_loss
+
+
+def test_models_may_differ_in_what_their_architectures_say() -> None:
+    def run(arch: str, **settings: Any) -> Run:
+        config = recorded(arch).config
+        model = model_config(arch, "nano", **settings)
+        return MemoryWriter(config.replace(model=model), {"corpus": {"sha256": "a"}}).run()
+
+    check_comparable([recorded(arch) for arch in NAMED if arch not in MORE_FFN])
+    for setting, value in {"activation": "relu2", "init": "gpt2", "positions": "learned"}.items():
+        changed = run("pre-ln", **{setting: value})
+        assert what_differs(changed, run("normformer")) == "models' settings"
+        assert what_differs(run("deepnorm"), changed) == "models' settings"
+        assert what_differs(changed, run("normformer", **{setting: value})) is None
+    assert what_differs(run("pre-ln", qk_norm="heads"), run("qk-norm")) is None
+    assert what_differs(run("pre-ln", qk_norm="heads"), run("pre-ln")) == "models' settings"
+    assert loss_differs(run("pre-ln", qk_norm="heads"), run("pre-ln")) is None
 
 
 def test_objectives_and_tokenizers_are_named_before_what_follows_from_them() -> None:

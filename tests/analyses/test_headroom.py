@@ -100,3 +100,9 @@ def test_only_gradients_overflows_are_marked() -> None:
     )
     found = gradient_overflows(overflows, STEPS)
     assert found.to_dict("list") == {"step": [1, 2], "lr": [0.1, 0.2]}
+
+
+def test_a_step_may_have_no_rate() -> None:
+    """As of a loop whose optimizer is not known."""
+    found = tightest_by_layer(rows((0, 0, "a", 3.0)), STEPS.assign(lr=math.nan))
+    assert found["site"].tolist() == ["a"]

@@ -119,7 +119,15 @@ def test_orders_that_are_certain(sign: int, turned: int) -> None:
     found = rank_agreement(table, "ramp", "limit")
     assert (found["pairs"], found["turned"]) == (6, turned)
     assert found["correlation"] == pytest.approx(sign)
-    assert f"{turned} change places" in agreement_sentence(found)
+    assert f"of the 6 pairs that both tell apart, {turned} change places" in (
+        agreement_sentence(found)
+    )
+    assert agreement_sentence({**found, "pairs": 1, "turned": 1}).endswith(
+        "of the 1 pair that both tell apart, 1 changes places."
+    )
+    assert agreement_sentence({**found, "pairs": 0, "turned": 0}).endswith(
+        "no two are told apart by both."
+    )
     assert (
         agreement_sentence(rank_agreement(table[table["arch"] < "peri-ln"], "ramp", "limit")) == ""
     )

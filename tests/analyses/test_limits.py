@@ -44,8 +44,14 @@ def test_an_end_of_the_rates_is_one_where_the_search_is_done() -> None:
 @pytest.mark.parametrize(
     ("bound", "words"),
     [
-        ({"high": math.nan}, "survived is ≥0.1 (0.1 to 0.1), the ramp broke at 0.3 ("),
-        ({"ramp_bound": True}, "survived is 0.1 (0.1 to 0.1), the ramp broke at ≥0.3 ("),
+        (
+            {"high": math.nan},
+            "survived is ≥0.1 (0.1 to 0.1), the learning rate at the ramp's break 0.3 (",
+        ),
+        (
+            {"ramp_bound": True},
+            "survived is 0.1 (0.1 to 0.1), the learning rate at the ramp's break ≥0.3 (",
+        ),
     ],
 )
 def test_a_mean_over_a_lower_bound_is_one(bound: dict[str, Any], words: str) -> None:
@@ -54,6 +60,13 @@ def test_a_mean_over_a_lower_bound_is_one(bound: dict[str, Any], words: str) -> 
     shown = [cell.text for cell in limit_table(summarise_limits(limits)).rows[0]]
     assert sum("≥" in text for text in shown) == 1
     assert "≥" not in said(table({}))
+
+
+def test_a_rate_that_nothing_gave_is_not_known() -> None:
+    nothing = table({"low": math.nan, "high": math.nan, "ramp": math.nan, "done": False})
+    assert "survived is not known, the learning rate at the ramp's break not known." in said(
+        nothing
+    )
 
 
 def test_unfinished_seeds_are_in_no_comparison() -> None:

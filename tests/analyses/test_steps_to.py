@@ -68,7 +68,9 @@ def test_in_words() -> None:
     assert steps_text({**row, "reached": 1, "low": math.nan}) == "70 %; never in 2 seeds"
     told = summarise_steps(steps_to_final(table(), baseline="pre-ln"))
     assert len(steps_sentences(told)) == 2
-    assert steps_sentences(told)[1].endswith("of its steps, not distinguished from all of them.")
+    assert steps_sentences(told)[1].endswith(
+        "after 100 % of its steps, not distinguished from all of them; never in 1 seed."
+    )
     never = told.assign(reached=0, share=math.nan)
     assert (
         steps_sentences(never)[1] == "post-ln never has the final perplexity of pre-ln, in 2 seeds."

@@ -159,15 +159,15 @@ def test_the_time_left_assumes_that_other_runs_end_as_the_ended_ones_did() -> No
     watch = Watch({"a": 1000.0, "b": 1000.0, "c": 3000.0}, clock)
     assert watch.seconds_left() is None
     clock.now = 10.0
-    watch.take(RunUpdate("a", "running", news(19)))
+    watch.take(RunUpdate("a", "running", news(19, seconds=10.0)))
     # 200 of 5000 done in 10 seconds, and nothing says that runs end early
     assert watch.seconds_left() == pytest.approx(10 * 4800 / 200)
     clock.now = 20.0
-    watch.take(RunUpdate("a", "running", news(39)))
+    watch.take(RunUpdate("a", "running", news(39, seconds=20.0)))
     watch.take(RunUpdate("a", "finished"))
     # a took 40 % of its steps: 400 done in 20 seconds, 0.4 · 4000 to come
     assert watch.seconds_left() == pytest.approx(20 * 1600 / 400)
-    watch.take(RunUpdate("b", "running", news(49)))
+    watch.take(RunUpdate("b", "running", news(49, seconds=0.0)))
     # b is past what was usual: it adds nothing
     assert watch.seconds_left() == pytest.approx(20 * 1200 / 900)
 
@@ -177,7 +177,7 @@ def test_runs_that_were_done_before_take_no_time() -> None:
     watch = Watch({"a": 1.0, "b": 1.0}, clock)
     watch.take(RunUpdate("a", "finished"))
     clock.now = 5.0
-    watch.take(RunUpdate("b", "running", news(49)))
+    watch.take(RunUpdate("b", "running", news(49, seconds=5.0)))
     assert watch.seconds_left() == pytest.approx(5.0)
 
 
@@ -201,3 +201,18 @@ def test_a_run_that_compiles_says_so_first(compiles: bool, terminal: bool) -> No
     with watching(screen) as tell:
         tell(Planned([OneRun(compile=compiles).config()]))
         assert ("Compiling" in text.getvalue()) == compiles
+
+
+def test_what_an_earlier_session_did_takes_no_time_now() -> None:
+    """One run is resumed near its end, nine are to come: a second a step."""
+    clock = Clock()
+    watch = Watch({f"r{place}": 1000.0 for place in range(10)}, clock)
+    for second in (1, 4):
+        clock.now = float(second)
+        watch.take(RunUpdate("r0", "running", news(899 + second, steps=1000)))
+        assert watch.seconds_left() == pytest.approx(100 - second + 9 * 1000)
+    clock.now = 100.0
+    watch.take(RunUpdate("r0", "finished", news(999, steps=1000)))
+    clock.now = 110.0  # and another, as long after its own start
+    watch.take(RunUpdate("r1", "running", news(509, steps=1000)))
+    assert watch.seconds_left() == pytest.approx(490 + 8 * 1000)

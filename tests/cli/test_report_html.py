@@ -335,7 +335,7 @@ def test_a_run_given_twice_is_one_and_twins_are_left_out(
     two = write_run(tmp_path / "b" / "run")
     page = make(tmp_path / "report.html", one, one / "run.json", tmp_path / "a", two)
     assert [row[0] for row in page.runs[1:]] == ["a/run", "b/run"]
-    assert "b/run is the same run as a/run" in page.words
+    assert "b/run has the architecture, size, seed and schedule of a/run" in page.words
 
 
 @pytest.mark.usefixtures("unrendered")

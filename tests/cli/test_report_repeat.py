@@ -17,6 +17,7 @@ from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
 from gradlab.settings import OneRun, Settings
 from gradlab.studies import Ablation, Gradients, LrSearch, Stability, Variants
+from gradlab.studies.study import Study
 
 SETTINGS: dict[str, type[Settings]] = {
     settings.command_name: settings
@@ -131,14 +132,20 @@ def test_a_run_of_a_study_is_its_studys(
     assert commands_for([inside]) == [second]
 
 
+@pytest.mark.parametrize("study", [Ablation, LrSearch, Variants])
 @pytest.mark.parametrize("equal", ["time", "steps"])
 def test_a_study_at_equal_time_measures_its_steps_again(
-    tmp_path: Path, write_run: Callable[..., Path], equal: str
+    tmp_path: Path, write_run: Callable[..., Path], equal: str, study: type[Study]
 ) -> None:
     from gradlab.runs.reader import load
 
     run = load(write_run(tmp_path / "run"))
-    note = Ablation(equal=equal).command().note()
+    note = study(equal=equal).command().note()
     (tmp_path / "study.json").write_text(json.dumps({"runs": {"run": {}}, **note}))
     found = repeat({"run": run}, [str(tmp_path)])
     assert ("are measured again" in found.same) == (equal == "time")
+
+
+def test_no_command_makes_a_page_of_runs_in_memory(write_run: Callable[..., Path]) -> None:
+    (run,) = made([OneRun().config()])
+    assert repeat({"run": run}, ["a run in memory"]).page == ""

@@ -4,7 +4,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from made_up_runs import nano, write_headroom, write_steps
+from made_up_runs import nano, write_headroom, write_rows, write_steps
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -13,7 +13,11 @@ from gradlab.config import RecordConfig, ScheduleConfig
 from gradlab.errors import GradlabError
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.reader import Run
-from gradlab.runs.verdict import Verdict
+from gradlab.runs.study import run_name
+from gradlab.runs.verdict import Reason, Verdict
+from gradlab.runs.writer import RunWriter
+from gradlab.studies import Limit
+from gradlab.studies.folder import claim
 from gradlab.studies.table import STABILITY
 
 
@@ -37,6 +41,36 @@ def test_the_figures_of_one_run_and_of_several() -> None:
         panels = [axes for axes in found["headroom"].axes if axes.lines]
         assert len(panels) == (1 if isinstance(source, Run) else 2)
     assert plt.get_fignums() == before
+
+
+def test_figures_of_names_that_no_file_system_takes_are_all_there() -> None:
+    runs = []
+    for name in ("опыт", "проба"):
+        writer = MemoryWriter(None, {"model": "m", "tables": ["steps", "grad_norms"]})
+        write_rows(writer, "grad_norms", step=[0, 1], layer=0, param="w")
+        run = writer.run()
+        run.info["meta"] = {"which": name}
+        runs.append(run)
+    drawn = gradlab.draw(runs, only=["gradients over steps"])
+    assert len(drawn) == 2
+
+
+def test_studies_in_folders_of_one_name_have_figures_of_their_own(tmp_path: Path) -> None:
+    """As the same part of two leagues."""
+    study = Limit(arch="pre-ln", seeds=1, lowest=0.1, highest=0.2, factor=2.0)
+    begun = study.configs()
+    constant = next(config for config in begun if config.schedule.kind == "constant")
+    begun += [constant.replace(schedule=ScheduleConfig(lr=lr)) for lr in (0.1, 0.2)]
+    plan = {run_name(config): config for config in begun}
+    folders = [tmp_path / league / "limit" for league in ("one", "two")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        claim(folder, plan, resume=False, notes=study.command().note())
+        for name, config in plan.items():
+            writer = RunWriter(folder / name, config, {"params": 9})
+            reason: Reason = "loss_rise" if config.schedule.kind == "ramp" else "completed"
+            writer.finish("finished", Verdict(reason=reason, step=2, lr=0.3))
+    assert list(gradlab.draw(folders, only=["limit"])) == ["limit_one_limit", "limit_two_limit"]
 
 
 def test_some_figures_alone() -> None:

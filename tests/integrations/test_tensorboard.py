@@ -84,6 +84,12 @@ def test_words_are_texts(tmp_path: Path) -> None:
     assert text.tensor_proto.string_val[0].startswith(b"step 5: a.b: inf, forward; 1 overflow")
 
 
+def test_a_home_folder_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train(sink("~/logs"))
+    assert len(scalars(tmp_path / "logs", "steps/loss")) == 3
+
+
 def test_a_writer_of_the_users_stays_open(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 

@@ -14,7 +14,7 @@ from gradlab.config import RunConfig
 from gradlab.errors import ConfigError, GradlabError
 from gradlab.runs.memory import MemoryWriter
 from gradlab.runs.schema import SCHEMA_VERSION
-from gradlab.runs.verdict import Verdict
+from gradlab.runs.verdict import NOT_LOOKED_AT, Reason, Verdict
 from gradlab.runs.writer import RunWriter
 
 Rows = Callable[..., dict[str, list[Any]]]
@@ -46,6 +46,24 @@ def path(tmp_path: Path, config: RunConfig, steps: Rows) -> Path:
 def edit(path: Path, **changes: Any) -> None:
     file = path / "run.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("tables", "reason", "said"),
+    [
+        (["steps"], "loss_nonfinite", NOT_LOOKED_AT),
+        (["steps"], "completed", None),
+        (["steps", "overflows"], "loss_nonfinite", None),
+    ],
+)
+def test_a_break_without_headroom_is_one_whose_overflow_nobody_looked_for(
+    path: Path, tables: list[str], reason: Reason, said: str | None
+) -> None:
+    """As in the folders of before, which said that nothing had overflowed."""
+    edit(path, tables=tables, verdict=Verdict(reason=reason, step=1).model_dump(mode="json"))
+    run = gradlab.load(path)
+    assert run.verdict is not None
+    assert run.verdict.first_overflow == said
 
 
 def test_a_run_comes_back(path: Path, config: RunConfig, steps: Rows) -> None:

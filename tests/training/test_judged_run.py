@@ -12,6 +12,7 @@ from gradlab.config import Events, RecordConfig, RunConfig, ScheduleConfig, Stab
 from gradlab.forecast import Forecast
 from gradlab.probes.engine.follower import LoopFollower
 from gradlab.probes.engine.recorder import Recorder
+from gradlab.probes.gradient_norms import GradientNorms
 from gradlab.probes.headroom.probe import Headroom
 from gradlab.probes.probe import Probe
 from gradlab.probes.subject import subject_of
@@ -181,8 +182,10 @@ def test_an_overflow_that_nobody_looked_at_is_not_said_to_be_none(
     seen: tuple[Events, ...] = ("exact", "skipped")
     for events in seen:
         whole = config.replace(record=RecordConfig(every=4, events=events))
-        _, judged, _ = record(whole, look_every)
+        _, judged, _ = record(whole, look_every, Headroom("rounded"))
         assert judged.verdict("completed").first_overflow is None
+        _, judged, _ = record(whole, look_every, GradientNorms())
+        assert judged.verdict("completed").first_overflow == NOT_LOOKED_AT
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,8 @@ def test_a_rising_loss_without_a_skipped_step_is_looked_at_when_it_is_due(
     config: RunConfig, events: Events, step: int, said: str | None
 ) -> None:
     """An infinity that reaches no gradient, as a mask of softmax's, skips no step."""
-    _, judged, _ = record(config.replace(record=RecordConfig(every=4, events=events)), 100)
+    sampled = config.replace(record=RecordConfig(every=4, events=events))
+    _, judged, _ = record(sampled, 100, Headroom("rounded"))
     state = judged.state()
     state["monitor"]["_broke"] = ["loss_rise", step, 0.1, step]
     judged.restore(state)
