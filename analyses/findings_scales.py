@@ -48,15 +48,19 @@ def scale_findings(scales: pd.DataFrame, *, top: int) -> list[Finding]:
     if moved.empty:
         return found
     furthest = moved.iloc[0]
-    far = int((moved[["grew", "shrank"]].max(axis=1) > FAR).sum())
+    distance = moved[["grew", "shrank"]].max(axis=1)
+    far = int((distance > FAR).sum())
     flipped = int(moved["flipped"].sum())
     sentence = (
-        f"{_growth(furthest)}; {far} of {counted(len(moved), 'learned scale')} "
+        f"{_growth(furthest)}{_shrinkage(moved)}; {far} of {counted(len(moved), 'learned scale')} "
         f"{'has' if 1 in (far, len(moved)) else 'have'} an entry over "
         f"{figure(FAR)} times its start or under 1/{figure(FAR)} of it, and {flipped} "
         f"{'entry' if flipped == 1 else 'entries'} changed sign"
     )
-    table = moved.head(top)[["param", "start", "low", "high", "grew", "step", "flipped"]]
+    furthest_first = distance.sort_values(ascending=False, kind="stable").index
+    table = moved.loc[furthest_first].head(top)[
+        ["param", "start", "low", "high", "grew", "step", "flipped"]
+    ]
     return [*found, Finding("learned scales", f"{sentence}.", table, is_fact=True)]
 
 
@@ -112,6 +116,14 @@ def _growth(furthest: "pd.Series[Any]") -> str:
     if grew < _TIMES:
         return f"{most}, by {figure(100 * (grew - 1))} % {at}"
     return f"{most}, to {figure(grew)} times its start {at}"
+
+
+def _shrinkage(moved: pd.DataFrame) -> str:
+    """Which scale shrank most, if it shrank far, of the rows of `scale_moves`."""
+    least = moved.sort_values("shrank", ascending=False, kind="stable").iloc[0]
+    if not least["shrank"] > FAR:
+        return ""
+    return f"; {least['param']} shrank most, to {figure(1 / least['shrank'])} of its start"
 
 
 def scale_moves(scales: pd.DataFrame) -> pd.DataFrame:

@@ -117,6 +117,7 @@ def show_run(run: "Run") -> None:
 def run_facts(run: "Run") -> list[tuple[str, str]]:
     """What a run's record says, as pairs of a heading and a text."""
     from gradlab.analyses.ending import end_sentence
+    from gradlab.analyses.findings_headroom import headroom_findings
 
     steps, verdict = run.table("steps"), run.verdict
     facts = [("run", run.config.named)]
@@ -134,7 +135,9 @@ def run_facts(run: "Run") -> list[tuple[str, str]]:
         rate = float(steps["tokens"].iloc[-1]) / max(seconds, 1e-9)
         facts.append(("speed", f"{seconds:.1f} s, {rate:,.0f} tokens a second"))
         facts.append(("skipped steps", str(int(steps["skipped"].sum()))))
-    facts += _least_headroom(run)
+    if "headroom" in run.tables:
+        found = headroom_findings(run.table("headroom"), top=1)
+        facts += [(finding.what, finding.sentence.rstrip(".")) for finding in found]
     if run.path is not None:
         facts.append(("in", str(run.path)))
     return facts
@@ -168,19 +171,3 @@ def _loss_text(last: "pd.Series[float]") -> str:
     if lost := sum(not math.isfinite(loss) for loss in last):
         return f"not finite at {lost} of the last {counted(len(last), 'step')}"
     return f"{last.mean():.4f}, mean of the last {counted(len(last), 'step')}"
-
-
-def _least_headroom(run: "Run") -> list[tuple[str, str]]:
-    from gradlab.analyses.headroom import that_can_overflow
-    from gradlab.analyses.wording import number_text
-
-    if "headroom" not in run.tables:
-        return []
-    headroom = that_can_overflow(run.table("headroom"))
-    if headroom.empty:
-        return []
-    least = headroom.iloc[int(headroom["headroom_bits"].to_numpy().argmin())]
-    bits = least["headroom_bits"]
-    left = "none left" if math.isinf(bits) else f"{number_text(bits, '.1f')} bits"
-    at = f"{least['site']} ({least['direction']}), step {least['step']}"
-    return [("least headroom", f"{left} at {at}")]

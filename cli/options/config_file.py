@@ -25,9 +25,13 @@ def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None or ctx.resilient_parsing:
         return path
+    from gradlab.runs.document import RUN_FILE  # only where it is needed: --help is quick
+
     path = as_path(path)
     options = {str(param.name): param for param in ctx.command.params if param.expose_value}
-    if path.is_dir() or path.suffix == ".json":
+    if path.suffix == ".json" and path.name != RUN_FILE:
+        raise GradlabError(f"{path} is neither a TOML file of options nor a run's {RUN_FILE}.")
+    if path.is_dir() or path.name == RUN_FILE:
         found = {key: value for key, value in _run_values(path).items() if key in options}
     else:
         found = _toml_values(path, ctx, options)

@@ -109,9 +109,11 @@ class Run:
             between: First and last step to read; all if None.
 
         Raises:
-            GradlabError: There is no such table or column, this run did not record it, or one of
-                its parts is damaged.
+            GradlabError: There is no such table or column, this run did not record it, one of its
+                parts is damaged, or the last step to read is before the first.
         """
+        if between is not None and between[0] > between[1]:
+            raise GradlabError(f"between = {between}: name the first step to read, then the last.")
         fields = schema(name, self.info.get("own_tables", {}))
         wanted = fields.names if columns is None else list(columns)
         for column in wanted:
@@ -242,7 +244,9 @@ def _read(file: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise _no_run(file.parent) from None
     except (ValueError, RecursionError) as error:
-        raise GradlabError(f"{file} is damaged: {error}.") from None
+        raise GradlabError(
+            f"{file} is damaged: it is no JSON ({error}). Put back a copy of it."
+        ) from None
     if not isinstance(info, dict):
         raise GradlabError(f"{file} is damaged: it holds no JSON object.")
     try:

@@ -43,12 +43,13 @@ def test_the_sentence_counts_extremes() -> None:
     table = scales(a=[[1.0, 2.0], [4.5, 2.0]], b=[[1.0], [0.2]], c=[[1.0], [-1.1]])
     (found,) = scale_findings(table, top=2)
     assert found.sentence == (
-        "a grew most, to 4.5 times its start at step 1; 2 of 3 learned scales have an entry over 4 "
-        "times its start or under 1/4 of it, and 1 entry changed sign."
+        "a grew most, to 4.5 times its start at step 1; b shrank most, to 0.2 of its start; 2 of 3 "
+        "learned scales have an entry over 4 times its start or under 1/4 of it, and 1 entry "
+        "changed sign."
     )
     assert found.table is not None
-    assert found.table["param"].tolist() == ["a", "c"]
-    assert found.table["start"].tolist() == [1.5, 1.0]
+    assert found.table["param"].tolist() == ["b", "a"]  # those that moved furthest
+    assert found.table["start"].tolist() == [1.0, 1.5]
 
 
 @pytest.mark.parametrize(

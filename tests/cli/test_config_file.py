@@ -107,7 +107,8 @@ def test_what_is_no_option_is_refused(tmp_path: Path, text: str, sentence: str) 
 
 def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path / "none.toml").stderr
-    assert "no run" in refused(tmp_path / "none.json").stderr
+    assert "no run" in refused(tmp_path / "none" / "run.json").stderr
+    assert "study.json is neither a TOML file" in refused(tmp_path / "study.json").stderr
     (tmp_path / "latin.toml").write_bytes(b"corpus = 'caf\xe9'")
     assert "is not a TOML file" in refused(tmp_path / "latin.toml").stderr
 

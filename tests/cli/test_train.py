@@ -38,9 +38,9 @@ def test_a_run_is_recorded_and_summed_up(tmp_path: Path, text: str) -> None:
     assert f"{steps['loss'].mean():.4f}, mean of the last 6 steps" in lines["loss"]
     validated = steps[steps["val_loss"].notna()].iloc[-1]
     assert f"{validated['val_loss']:.4f} after step {validated['step']}" in lines["validation"]
-    headroom = run.table("headroom")
-    least = headroom.loc[headroom["headroom_bits"].idxmin()]
-    assert f"{least['headroom_bits']:.1f} bits at {least['site']}" in lines["least headroom"]
+    outputs = run.table("headroom").query("direction == 'forward'")
+    least = outputs.loc[outputs["headroom_bits"].idxmin()]
+    assert f"{least['site']}: {least['headroom_bits']:.1f} bits left" in lines["least headroom"]
     assert str(out) in lines["in"]
     assert "step 1/6" in result.stderr
 

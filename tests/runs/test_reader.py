@@ -240,6 +240,8 @@ def test_rows_between_two_steps(
     pd.testing.assert_frame_equal(writer.run().table("steps", between=between), expected)
     losses = writer.run().table("steps", ["loss"], between=between)
     pd.testing.assert_frame_equal(losses, expected[["loss"]])
+    with pytest.raises(GradlabError, match="name the first step to read, then the last"):
+        writer.run().table("steps", between=(between[1] + 1, between[0]))
 
 
 def test_a_notebook_shows_what_the_run_is_and_how_it_ended(
