@@ -88,7 +88,8 @@ def league_seeds(league: StudySet) -> pd.DataFrame:
         the seed's lowest loss among those tried; loss: of the seed at the architecture's best
         rate; sensitivity: mean over rates of the loss over the lowest; mismatch: as
         `gradlab.analyses.gradients.mismatch_of_layers`, late; headroom: the least of any forward
-        site at any step that was looked at), bound (a lower one). Values that are not finite are
+        site at any step that was looked at; none where a seed of the architecture had something
+        that was not finite), bound (a lower one). Values that are not finite are
         left out, and those that have no logarithm where a mean is geometric.
 
     Raises:
@@ -124,11 +125,14 @@ def _gradients(study: StudyRecord) -> Iterator[_Row]:
     mismatch = study_mismatch(study_gradients(runs, length=window_length(runs)))
     late = mismatch["window"] == mismatch["window"].iloc[-1]
     yield from _rows("mismatch", mismatch[late & (mismatch["op"] == OP)], "ratio")
+    least = []
     for run in runs:
         tightest = tightest_by_layer(run.table("headroom"), run.table("steps", ["step", "lr"]))
-        least = float(tightest["headroom_bits"].min())
-        if math.isfinite(least):
-            yield run.config.arch, run.config.seed, "headroom", least, False
+        bits = float(tightest["headroom_bits"].min())
+        least.append((run.config.arch, run.config.seed, "headroom", bits, False))
+    # Where one seed had none left, the others would speak for those that were spared.
+    none_left = {arch for arch, _, _, bits, _ in least if bits == -math.inf}
+    yield from (row for row in least if math.isfinite(row[3]) and row[0] not in none_left)
 
 
 _READERS: Mapping[str, Callable[[StudyRecord], Iterator[_Row]]] = MappingProxyType(

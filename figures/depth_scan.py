@@ -20,6 +20,7 @@ from gradlab.figures.style import (
     looks,
     paper_axes,
     paper_style,
+    run_label,
 )
 
 
@@ -88,6 +89,7 @@ def gradients_by_depth(gradients: pd.DataFrame) -> Figure:
         raise GradlabError("no gradient is finite and other than 0: there is nothing to draw.")
     rows = rows[rows["warmup"] == rows["warmup"].min()]
     rows = rows[rows["seed"] == rows["seed"].min()]
+    seed, warmup = rows[["seed", "warmup"]].iloc[0]
     style = looks(rows["arch"])
     depths = sorted(set(rows["depth"]))
     colors = mpl.colormaps["viridis"].resampled(len(depths) + 1)
@@ -107,8 +109,9 @@ def gradients_by_depth(gradients: pd.DataFrame) -> Figure:
                 for depth, line in here.groupby("depth"):
                     x = line["layer"] / max(int(depth) - 1, 1)
                     ax.plot(x, line["size"], color=colors(depths.index(depth)), linewidth=1.0)
-            grid[0, column].set_title(look.label, loc="left", fontsize=7, pad=3)
+            grid[0, column].set_title(run_label(look, seed), loc="left", fontsize=7, pad=3)
             grid[1, column].set_xlabel("Layer / depth", fontsize=7)
+        figure.suptitle(f"{warmup} steps of warm-up", fontsize=7)
         grid[0, 0].set_ylabel("Mean |g|, first step", fontsize=7)
         grid[1, 0].set_ylabel("Mean |g|, last step", fontsize=7)
         handles = [

@@ -1,5 +1,6 @@
 """Numbers as a reader says them, and names as a figure can show them."""
 
+import math
 from collections.abc import Sequence
 
 
@@ -15,7 +16,7 @@ def rate_label(rate: float) -> str:
     """A rate as one types it: 0.14, below 0.001 2e-4, and from 100,000 on 1e5."""
     if rate < 0:
         return f"−{rate_label(-rate)}"
-    if 1e-3 <= rate < 1e5 or not rate:
+    if 1e-3 <= rate < 1e5 or not rate or not math.isfinite(rate):
         return f"{rate:g}"
     mantissa, exponent = f"{rate:.3e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"

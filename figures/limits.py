@@ -52,8 +52,9 @@ def limit_against_ramp(limits: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         if known["high"].notna().any():
             handles.append(Line2D([], [], color="0.4", label="up to the lowest not", **_BAR))
         handles.append(Line2D([], [], label="both alike", **_ALIKE))
-        if (above := known["high"].isna().any()) or known["ramp_bound"].any():
-            mark = {**_HOLLOW, "marker": "^" if above else ">", "label": "lower bound"}
+        there = set(zip(known["high"].isna(), known["ramp_bound"].astype(bool), strict=True))
+        for marker in [marker for bounds, marker in _POINTS.items() if bounds in there]:
+            mark = {**_HOLLOW, "marker": marker, "label": "lower bound"}
             handles.append(Line2D([], [], color="0.4", **mark))
         legend_above(ax, handles)
     return ax

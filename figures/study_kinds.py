@@ -80,7 +80,7 @@ STUDY_KINDS = (
         "depth",
         "Gradients by depth",
         "Mean |g| against the layer as a share of the depth, above at the first step, below after "
-        "the last; a line is a depth.",
+        "the last; a line is a depth. The first seed, with the shortest warm-up.",
         command="depth-scan",
         draw=draw_depth_gradients,
     ),

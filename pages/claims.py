@@ -98,7 +98,8 @@ def markdown_table(table: "pd.DataFrame") -> str:
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
     headings, *others = rows
     return "\n".join(
-        f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *others]
+        f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |"
+        for row in [headings, ["---"] * len(headings), *others]
     )
 
 

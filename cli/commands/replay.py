@@ -103,6 +103,8 @@ def replay(
 
         if precision or lr_scale != 1 or skip_batch or settings:
             raise ConfigError("--explain makes the changes itself: name others with --change.")
+        if probes != ["all"]:
+            raise ConfigError("--explain measures what it needs to: leave out --probes.")
         make_explanation(
             run,
             out,

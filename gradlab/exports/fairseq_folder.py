@@ -67,7 +67,7 @@ def fairseq_files(trained: Trained) -> tuple[dict[str, bytes], list[str]]:
                     "criterion_name": "CrossEntropyCriterion",
                     "optimizer_name": "FairseqAdam",
                     "lr_scheduler_state": {"best": None},
-                    "num_updates": trained.config.steps,
+                    "num_updates": int((~trained.run.table("steps", ["skipped"])["skipped"]).sum()),
                 }
             ],
             "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},

@@ -64,7 +64,7 @@ def claim(
     """
     if check_folder(out, resume=resume):
         before = load_study(out)
-        _check_same(before, plan)
+        check_same(before, plan)
         notes = {**before.notes, **notes}
     notes = {name: note for name, note in notes.items() if note is not None}
     runs = {name: config.model_dump(mode="json") for name, config in plan.items()}
@@ -112,8 +112,12 @@ def _write(file: Path, document: Mapping[str, Any]) -> None:
     write_whole(file, (json.dumps(document, indent=1) + "\n").encode())
 
 
-def _check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:
-    """Refuse to go on where a run of before would be another now, or none."""
+def check_same(before: StudyRecord, plan: Mapping[str, RunConfig]) -> None:
+    """See that every run of before is among these, as it was.
+
+    Raises:
+        GradlabError: One would be another now, or none.
+    """
     for name, config in before.configs.items():
         if name not in plan:
             reason = f"its run {name} is not among these"

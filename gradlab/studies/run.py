@@ -23,7 +23,8 @@ from gradlab.runs.lock import FolderLock
 from gradlab.runs.reader import Run, load
 from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study, run_name
 from gradlab.studies.engine import Engine, engine_of
-from gradlab.studies.folder import check_folder, claim, claim_set
+from gradlab.studies.equal_time import NOTE
+from gradlab.studies.folder import check_folder, check_same, claim, claim_set
 from gradlab.studies.news import News, Planned, RunUpdate, StudyBegun, Tell
 from gradlab.studies.several import Studies
 from gradlab.studies.study import Study
@@ -160,8 +161,9 @@ def _make_each(
     studies = several.as_begun(out) if resume else several.studies()
     line = several.command().at(out, resume=True)
     for name, study in studies.items():
-        study.configs()
-        check_folder(out / name, resume=resume, line=line)
+        configs = study.configs()
+        if check_folder(out / name, resume=resume, line=line):
+            _check_same(study, configs, out / name)
     claim_set(out, several.command())
     told: dict[str, str] = {}
     for name, study in studies.items():
@@ -169,6 +171,17 @@ def _make_each(
         made = _make(study, out / name, jobs, resume, engine, progress)
         told |= {f"{name}/{run}": reason for run, reason in made.told.items()}
     return replace(load_study(out), told=told)
+
+
+def _check_same(study: Study, configs: Sequence[RunConfig], out: Path) -> None:
+    """See that a study is the one in its folder, as far as is known before its steps are timed."""
+    before = load_study(out)
+    plan = {run_name(config): config for config in _with_more(study, configs, out)}
+    if NOTE in before.notes:
+        for name, config in before.configs.items():
+            if name in plan:
+                plan[name] = plan[name].replace(steps=config.steps, val_every=config.val_every)
+    check_same(before, plan)
 
 
 def train_runs(

@@ -15,7 +15,7 @@ from gradlab.analyses.claims import CLAIMS
 from gradlab.cli.main import app
 from gradlab.config import RunConfig
 from gradlab.models.presets import TABLE_4
-from gradlab.pages.claims import TITLES
+from gradlab.pages.claims import TITLES, markdown_table
 from gradlab.studies import step_times as times_module
 from gradlab.studies.claims import AT_WIDTH, STUDIES
 from gradlab.studies.step_times import StepTime
@@ -248,6 +248,13 @@ def test_numbers_have_the_digits_that_their_interval_gives(
 ) -> None:
     edges = {"above": float("-inf"), "below": float("inf"), **side}
     assert number_text({"number": number, "low": low, "high": high, **edges}) == text
+
+
+def test_a_bar_in_a_sentence_is_no_column_of_markdown() -> None:
+    row = {"says": "it is so", "source": "table 4", "size": "nano", "meaning": "a ratio"}
+    row |= {"verdict": "no number: a|b is damaged", "seeds": 0, "above": 0.0, "below": 1.0}
+    table = pd.DataFrame([row | dict.fromkeys(("number", "low", "high"), float("nan"))])
+    assert {line.count("|") for line in markdown_table(table).splitlines()} == {8}
 
 
 @pytest.mark.long

@@ -103,6 +103,9 @@ def test_an_explanation_prints_its_table_and_its_sentence(broken: Path) -> None:
     code, _, said = replay(broken, "--explain", "--precision", "fp32")
     assert code == 2
     assert "name others with --change" in said
+    code, _, said = replay(broken, "--explain", "--probes", "scales")
+    assert code == 2
+    assert "leave out --probes" in said
 
 
 def test_ctrl_c_says_where_what_was_made_lies(

@@ -6,19 +6,24 @@ holds the loader against fairseq's mathematics.
 
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from made_up_runs import write_rows
 from torch import Tensor
 
 import gradlab
 from gradlab.errors import GradlabError
-from gradlab.exports.fairseq_folder import EXPRESSED, FREE
+from gradlab.exports.fairseq_folder import CHECKPOINT, EXPRESSED, FREE, fairseq_files
+from gradlab.exports.trained import trained
 from gradlab.models.config import ModelConfig
 from gradlab.models.fairseq_file import load_checkpoint
 from gradlab.models.presets import ABLATIONS, ARCHITECTURES, model_config
+from gradlab.runs.memory import MemoryWriter
 
 Keep = Callable[..., tuple[Path, Any]]
 
@@ -77,6 +82,16 @@ def test_names_and_options_are_fairseqs(keep: Keep) -> None:
 
 
 KINDS = ("weight", "bias")
+
+
+def test_the_updates_are_those_that_were_made(keep: Keep) -> None:
+    found = trained(keep("pre-ln")[0])
+    writer = MemoryWriter(found.config, {})
+    write_rows(writer, "steps", step=range(3), skipped=[True, False, False])
+    files, _ = fairseq_files(replace(found, run=writer.run()))
+    with torch.serialization.safe_globals([Namespace]):
+        written = torch.load(BytesIO(files[CHECKPOINT]), weights_only=True)
+    assert [history["num_updates"] for history in written["optimizer_history"]] == [2]
 
 
 def test_the_papers_head_scale_becomes_part_of_the_projection(keep: Keep) -> None:

@@ -26,7 +26,10 @@ def test_counts(number: float, label: str) -> None:
 
 @pytest.mark.parametrize(
     ("rate", "label"),
-    [(0, "0"), (0.14, "0.14"), (0.001, "0.001"), (5e-5, "5e-5"), (2.5e-4, "2.5e-4")],
+    [
+        *[(0, "0"), (0.14, "0.14"), (0.001, "0.001"), (5e-5, "5e-5"), (2.5e-4, "2.5e-4")],
+        *[(float("inf"), "inf"), (float("nan"), "nan")],
+    ],
 )
 def test_rates(rate: float, label: str) -> None:
     assert rate_label(rate) == label

@@ -54,3 +54,10 @@ def test_a_lower_bound_is_a_triangle_to_where_the_answer_is(
     legend = ax.get_legend()
     assert legend is not None
     assert "lower bound" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_each_kind_of_bound_stands_in_the_legend() -> None:
+    both = drawn(row("pre-ln", high=math.nan), row("pre-ln", seed=1, ramp_bound=True))
+    legend = both.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()].count("lower bound") == 2

@@ -15,10 +15,11 @@ from gradlab.errors import GradlabError
 from gradlab.runs.command import Command
 from gradlab.runs.lock import FolderLock
 from gradlab.runs.study import load_study, run_name
+from gradlab.studies import League
 from gradlab.studies import run as run_module
-from gradlab.studies.folder import check_folder
+from gradlab.studies.folder import check_folder, claim
 from gradlab.studies.news import News, RunUpdate
-from gradlab.studies.run import train_runs
+from gradlab.studies.run import run_study, train_runs
 from gradlab.studies.table import STABILITY
 
 Make = Callable[..., RunConfig]
@@ -256,3 +257,18 @@ def test_notes_stay_beside_the_runs(
     assert check_folder(out, resume=True)
     make([make_ramp()], out, resume=True, notes={"more": 1})
     assert load_study(out).notes == {"seconds": {"pre-ln": 0.5}, "more": 1}
+
+
+def test_a_later_part_that_is_another_now_is_refused_before_the_first_is_made(
+    tmp_path: Path, corpus_file: Path
+) -> None:
+    shared: dict[str, Any] = {"arch": "pre-ln", "seeds": 1, "corpus": str(corpus_file)}
+    begun = League(factor=2.0, **shared).studies()["limit"]
+    plan = {run_name(config): config for config in begun.configs()}
+    (tmp_path / "limit").mkdir()
+    claim(tmp_path / "limit", plan, resume=False, notes=begun.command().note())
+    seen: list[News] = []
+    with pytest.raises(GradlabError, match="holds another study"):
+        run_study(League(factor=1.5, **shared), tmp_path, resume=True, progress=seen.append)
+    assert not seen
+    assert not (tmp_path / "grad-norms").exists()
