@@ -87,7 +87,7 @@ def uv(*arguments: str) -> None:
 
 def make(environment: Path, python: str, resolution: str) -> None:
     """An environment with gradlab and what its tests need, of wheels alone."""
-    uv("venv", "--quiet", "--python", python, str(environment))
+    uv("venv", "--quiet", "--seed", "--python", python, str(environment))  # tests call pip
     interpreter = str(environment / "bin" / "python")
     uv(
         *("pip", "install", "--quiet", "--python", interpreter, "--no-build"),

@@ -115,7 +115,9 @@ def deviation(tool: Tool, healthy: bool) -> nn.Module:
 def arc_cosine(tool: Tool, healthy: bool) -> nn.Module:
     class Middle(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x.clamp(-1, 1).acos()  # culprit
+            # From torch 2.14 on, clamp(-1, 1) passes no gradient at its bounds, and hides the ∞.
+            bound = torch.ones(())
+            return x.minimum(bound).maximum(-bound).acos()  # culprit
 
     return with_middle(tool, Middle(), start=0.0 if healthy else 1.0)
 
