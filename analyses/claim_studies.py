@@ -76,9 +76,8 @@ def _read(name: str, study: StudyRecord) -> StudyTables:
         return StudyTables(size, missing=f"no number: {error}")
 
 
-def _asked_for(name: str, runs: Sequence[Run]) -> Sequence[Run]:
+def _asked_for(name: str, runs: list[Run]) -> list[Run]:
     """Of a study begun with more sizes or rates, the runs that the claims take; else all."""
     asked = STUDIES[name].configs()[0]
-    for read in (lambda config: config.size, lambda config: config.schedule):
-        runs = [run for run in runs if read(run.config) == read(asked)] or runs
-    return runs
+    runs = [run for run in runs if run.config.size == asked.size] or runs
+    return [run for run in runs if run.config.schedule == asked.schedule] or runs

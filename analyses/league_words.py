@@ -131,7 +131,9 @@ def overflow_sentences(sites: pd.DataFrame) -> list[str]:
     Args:
         sites: A table of `gradlab.analyses.league.league_overflows`.
     """
-    overflowed, spared, unseen = [], [], []
+    overflowed: list[str] = []
+    spared: list[str] = []
+    unseen: list[str] = []
     for arch, rows in sites.groupby("arch", sort=False):
         broke = int(rows["runs"].sum())
         sites_of_it = rows[~rows["site"].isin([NO_OVERFLOW, NOT_LOOKED_AT])]
