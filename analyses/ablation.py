@@ -31,7 +31,7 @@ def summarise_ablation(losses: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_rows(steps: pd.DataFrame) -> pd.DataFrame:
-    """A table of `gradlab.analyses.steps_to.summarise_steps` with the rows' names of `TABLE_4`."""
+    """A table of `gradlab.analyses.compute.summarise_shares` with the rows' names of `TABLE_4`."""
     names = {name: steps[name].map(lambda arch: TABLE_4.get(arch, arch)) for name in _NAMED}
     return steps.assign(**names)
 

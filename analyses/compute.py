@@ -175,13 +175,33 @@ def summarise_saved(saved: pd.DataFrame) -> pd.DataFrame:
         interval on logarithms; NaN for fewer than two), distinguished (False where it includes 0,
         or a seed is left out).
     """
+    shares = summarise_shares(saved.assign(share=saved["at"] / saved["needed"]))
+    ends = {"saved": 1 - shares["share"], "low": 1 - shares["high"], "high": 1 - shares["low"]}
+    columns = ["size", "baseline", "arch", "pairs", "reached", "saved", "low", "high"]
+    shares = shares.rename(columns={"seeds": "pairs"}).assign(**ends)
+    return shares[[*columns, "distinguished"]]
+
+
+def summarise_shares(found: pd.DataFrame) -> pd.DataFrame:
+    """The share of what the baseline took that each architecture takes, over its seeds.
+
+    A seed that never comes as low is in no mean, and is counted.
+
+    Args:
+        found: Columns size, baseline, arch, share (NaN where the seed never comes as low), as of
+            `gradlab.analyses.steps_to.steps_to_final`.
+
+    Returns:
+        One row per (size, baseline, arch): these columns, seeds, reached (those that came as low),
+        share (geometric mean), low, high (Student's t interval on logarithms; NaN for fewer than
+        two), distinguished (whether the interval leaves out 1 and no seed is left out).
+    """
     key = ["size", "baseline", "arch"]
     rows = []
-    for group, seeds in saved.groupby(key, sort=False):
-        taken = (seeds["at"] / seeds["needed"]).dropna()
-        left = geometric_interval(taken)
-        row = dict(zip(key, group, strict=True)) | {"pairs": len(seeds), "reached": len(taken)}
-        row |= {"saved": 1 - left.mean, "low": 1 - left.high, "high": 1 - left.low}
-        apart = len(taken) == len(seeds) and left.leaves_out(1)
-        rows.append({**row, "distinguished": apart})
-    return pd.DataFrame(rows)
+    for group, seeds in found.groupby(key, sort=False):
+        shares = seeds["share"].dropna()
+        taken = geometric_interval(shares)
+        apart = len(shares) == len(seeds) and taken.leaves_out(1)
+        rows.append([*group, len(seeds), len(shares), *taken, apart])
+    columns = [*key, "seeds", "reached", "share", "low", "high", "distinguished"]
+    return pd.DataFrame(rows, columns=columns)

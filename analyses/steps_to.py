@@ -8,7 +8,6 @@ import pandas as pd
 
 from gradlab.analyses.compute import perplexity_curves
 from gradlab.analyses.finding import counted
-from gradlab.analyses.intervals import geometric_interval
 from gradlab.analyses.wording import number_text, spread_text
 from gradlab.errors import GradlabError, unknown
 from gradlab.models.presets import BASELINE
@@ -73,34 +72,8 @@ def steps_to_final(curves: pd.DataFrame, *, baseline: str) -> pd.DataFrame:
     return found[STEP_COLUMNS]
 
 
-def summarise_steps(found: pd.DataFrame) -> pd.DataFrame:
-    """The share of the baseline's steps that each architecture takes, over its seeds.
-
-    A seed that never comes as low is in no mean, and is counted.
-
-    Args:
-        found: A table of `steps_to_final`.
-
-    Returns:
-        One row per (size, baseline, arch): these columns, seeds, reached (those that came as low),
-        share (geometric mean), low, high (Student's t interval on logarithms; NaN for fewer than
-        two), distinguished (whether the interval leaves out 1 and no seed is left out).
-    """
-    rows = []
-    for key, seeds in found.groupby(["size", "baseline", "arch"], sort=False):
-        shares = seeds["share"].dropna()
-        taken = geometric_interval(shares)
-        row: dict[str, Any] = dict(zip(["size", "baseline", "arch"], key, strict=True))
-        row |= {"seeds": len(seeds), "reached": len(shares)}
-        row |= {"share": taken.mean, "low": taken.low, "high": taken.high}
-        apart = len(shares) == len(seeds) and taken.leaves_out(1)
-        rows.append({**row, "distinguished": apart})
-    columns = ["size", "baseline", "arch", "seeds", "reached", "share", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "distinguished"])
-
-
 def steps_text(row: dict[Any, Any]) -> str:
-    """The share of a row of `summarise_steps`: `70 % (62 to 79)`, and the seeds that have none."""
+    """A row of `gradlab.analyses.compute.summarise_shares`: `70 % (62 to 79); never in 1 seed`."""
     return _share_text(row) + _missing_text(row) if row["reached"] else "never"
 
 
@@ -118,7 +91,7 @@ def steps_sentences(summary: pd.DataFrame) -> list[str]:
     """After which share of the baseline's steps each other architecture is as good as its end.
 
     Args:
-        summary: A table of `summarise_steps`.
+        summary: A table of `gradlab.analyses.compute.summarise_shares`.
     """
     others = summary[summary["arch"] != summary["baseline"]]
     return [_sentence(row) for row in others.to_dict("records")]

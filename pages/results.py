@@ -9,6 +9,7 @@ import pandas as pd
 
 from gradlab.analyses import gradient_words, lr_search_words, stability_words
 from gradlab.analyses.ablation import ablation_differences, in_rows, summarise_ablation
+from gradlab.analyses.compute import summarise_shares
 from gradlab.analyses.depth_scan import depth_scan, depth_sentences, layer_gradients
 from gradlab.analyses.final_losses import final_losses
 from gradlab.analyses.gradient_study import (
@@ -45,7 +46,7 @@ from gradlab.analyses.stability import (
     summarise_stability,
 )
 from gradlab.analyses.stability_table import FAILURES, QUANTITIES, read_stability
-from gradlab.analyses.steps_to import steps_of, steps_sentences, summarise_steps
+from gradlab.analyses.steps_to import steps_of, steps_sentences
 from gradlab.analyses.variants import summarise_variants, variant_differences, variant_losses
 from gradlab.errors import GradlabError, unknown
 from gradlab.pages.depth_table import depth_tables
@@ -176,7 +177,7 @@ def _ablation(study: StudyRecord, _: Command) -> Result:
     sentences = ablation_sentences(files["differences"])
     if len(steps := steps_of(study.runs)):
         files["steps_to_final"] = steps
-        summary = in_rows(summarise_steps(steps))
+        summary = in_rows(summarise_shares(steps))
         tables.append(steps_table(summary))
         sentences += steps_sentences(summary)
     return Result(tables, sentences, files)

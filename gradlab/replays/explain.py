@@ -20,7 +20,7 @@ from gradlab.runs.files import make_folder, read_regular, write_whole
 from gradlab.runs.lock import FolderLock, is_free
 from gradlab.runs.reader import Run, load
 from gradlab.runs.verdict import Verdict
-from gradlab.studies.news import Named, News, RunUpdate, Tell
+from gradlab.studies.news import Named, RunUpdate, Tell, tell_nobody
 from gradlab.studies.run import check_jobs
 from gradlab.studies.workers import run_jobs
 from gradlab.training.checkpoint import found, step_of, write
@@ -142,10 +142,6 @@ def written(folder: Path) -> Path | None:
     return folder / TABLE if known else None
 
 
-def _tell_nobody(_: News) -> None:
-    pass
-
-
 def explain(
     run: Run | str | Path,
     *,
@@ -155,7 +151,7 @@ def explain(
     beyond: int = BEYOND,
     jobs: int | None = None,
     out: str | Path | None = None,
-    progress: Tell = _tell_nobody,
+    progress: Tell = tell_nobody,
 ) -> Explanation:
     """Try what would have prevented a run's break, one change at a time, each a few times.
 

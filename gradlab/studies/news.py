@@ -68,3 +68,7 @@ class StudyBegun:
 News = StudyBegun | Timing | Planned | Named | RunUpdate
 
 Tell = Callable[[News], None]
+
+
+def tell_nobody(_: News) -> None:
+    """What is told where nobody listens."""

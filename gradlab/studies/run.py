@@ -21,11 +21,11 @@ from gradlab.runs.document import RUN_FILE
 from gradlab.runs.files import make_folder
 from gradlab.runs.lock import FolderLock
 from gradlab.runs.reader import Run, load
-from gradlab.runs.study import STUDY_FILE, StudyRecord, load_study, run_name
+from gradlab.runs.study import STUDY_FILE, StudyRecord, find_study, load_study, run_name
 from gradlab.studies.engine import Engine, engine_of
 from gradlab.studies.equal_time import NOTE
 from gradlab.studies.folder import check_folder, check_same, claim, claim_set
-from gradlab.studies.news import News, Planned, RunUpdate, StudyBegun, Tell
+from gradlab.studies.news import Planned, RunUpdate, StudyBegun, Tell, tell_nobody
 from gradlab.studies.several import Studies
 from gradlab.studies.study import Study
 from gradlab.studies.table import StudyTable
@@ -59,10 +59,6 @@ class LocalPool:
         run_jobs(jobs, limit=limit, on_progress=on_progress, on_end=on_end)
 
 
-def _tell_nobody(_: News) -> None:
-    pass
-
-
 def run_study(
     study: Study | Studies,
     folder: str | Path | None = None,
@@ -71,7 +67,7 @@ def run_study(
     resume: bool = False,
     engine: str = "local",
     ray_address: str | None = None,
-    progress: Tell = _tell_nobody,
+    progress: Tell = tell_nobody,
 ) -> StudyRecord:
     """Train the runs of a study that have not finished yet, several at a time.
 
@@ -161,10 +157,11 @@ def _make_each(
     studies = several.as_begun(out) if resume else several.studies()
     line = several.command().at(out, resume=True)
     for name, study in studies.items():
-        configs = study.configs()
-        if check_folder(out / name, resume=resume, line=line):
-            _check_same(study, configs, out / name)
+        study.configs()
+        check_folder(out / name, resume=resume, line=line)
     claim_set(out, several.command())
+    for name, study in studies.items():
+        _check_same(study, out / name)
     told: dict[str, str] = {}
     for name, study in studies.items():
         progress(StudyBegun(study.command().at(out / name)))
@@ -173,10 +170,11 @@ def _make_each(
     return replace(load_study(out), told=told)
 
 
-def _check_same(study: Study, configs: Sequence[RunConfig], out: Path) -> None:
+def _check_same(study: Study, out: Path) -> None:
     """See that a study is the one in its folder, as far as is known before its steps are timed."""
-    before = load_study(out)
-    plan = {run_name(config): config for config in _with_more(study, configs, out)}
+    if (before := find_study(out)) is None:
+        return
+    plan = {run_name(config): config for config in _with_more(study, study.configs(), out)}
     if NOTE in before.notes:
         for name, config in before.configs.items():
             if name in plan:
@@ -193,7 +191,7 @@ def train_runs(
     resume: bool = False,
     notes: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
-    progress: Tell = _tell_nobody,
+    progress: Tell = tell_nobody,
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Train every run that has not finished yet, `jobs` at a time, in the order given.

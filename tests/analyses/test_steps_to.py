@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from by_hand import geometric_interval
 
-from gradlab.analyses.steps_to import steps_sentences, steps_text, steps_to_final, summarise_steps
+from gradlab.analyses.compute import summarise_shares
+from gradlab.analyses.steps_to import steps_sentences, steps_text, steps_to_final
 from gradlab.errors import GradlabError
 
 CURVES = {
@@ -50,7 +51,7 @@ def test_each_run_as_a_loop_finds_it() -> None:
 
 
 def test_over_seeds() -> None:
-    summary = summarise_steps(steps_to_final(table(), baseline="pre-ln")).set_index("arch")
+    summary = summarise_shares(steps_to_final(table(), baseline="pre-ln")).set_index("arch")
     row = summary.loc["normformer"]
     expected = geometric_interval(share_by_hand("normformer", seed) for seed in range(3))
     assert tuple(row[["share", "low", "high"]]) == pytest.approx(expected)
@@ -66,7 +67,7 @@ def test_in_words() -> None:
     assert steps_text(row) == "70 % (60 to 80)"
     assert steps_text({**row, "reached": 0}) == "never"
     assert steps_text({**row, "reached": 1, "low": math.nan}) == "70 %; never in 2 seeds"
-    told = summarise_steps(steps_to_final(table(), baseline="pre-ln"))
+    told = summarise_shares(steps_to_final(table(), baseline="pre-ln"))
     assert len(steps_sentences(told)) == 2
     assert steps_sentences(told)[1].endswith(
         "after 100 % of its steps, not distinguished from all of them; never in 1 seed."
