@@ -17,6 +17,7 @@ from gradlab.probes.attention.bounds import aside
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater, in_compiled_call
+from gradlab.probes.modes import Reset
 from gradlab.probes.probe import Columns, Probe, Reading, Subject
 from gradlab.probes.residual_sums import ResidualSums, norm
 from gradlab.probes.roles import role
@@ -86,6 +87,7 @@ class HiddenStates(Probe):
         self._seen: dict[str, _Seen] = {}
         self._called = self._backward_seen = False
         self._before: dict[str, tuple[Tensor, Tensor]] = {}
+        yield Reset(self._sums.leave)
         for name, layer in layers.items():
             sequence = _sequence_dim(layer)
             yield layer.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True)
@@ -99,10 +101,7 @@ class HiddenStates(Probe):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._before = {
-            name: (torch.tensor(mean, device="cpu"), torch.tensor(std, device="cpu"))
-            for name, (mean, std) in state.items()
-        }
+        self._before = {name: (_vector(mean), _vector(std)) for name, (mean, std) in state.items()}
 
     def begin(self, step: int) -> None:
         """Start an empty record."""
@@ -150,6 +149,7 @@ class HiddenStates(Probe):
         )
 
     def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._sums.leave()  # of a pass that Ctrl-C broke off
         if not self._wanted(name):
             return
         self._called = True
@@ -221,6 +221,10 @@ def _state(given: Any) -> Tensor | None:
         ),
         None,
     )
+
+
+def _vector(kept: list[float]) -> Tensor:
+    return torch.tensor(kept, dtype=torch.float64, device="cpu")
 
 
 def _look(x: Tensor, y: Tensor, sums: list[tuple[Tensor, Tensor]], sequence: int) -> _Seen:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from gradlab.probes.attention.bounds import aside
+from gradlab.probes.modes import PassMode
 
 _SUMS = frozenset({torch.add, Tensor.add, Tensor.add_})
 _PRODUCTS = ("Mm", "mm", "Linear", "Convolution", "ScaledDotProduct")
@@ -15,7 +15,7 @@ _WALK = 64
 """Nodes of the graph that are looked at to tell a branch from a skip."""
 
 
-class ResidualSums(TorchFunctionMode):
+class ResidualSums(PassMode):
     """Sees the sums of two tensors of the shape of a layer's input, one of them a branch.
 
     A branch comes out of a matrix: on the way back from it to what the layer was given, or to the
@@ -32,18 +32,14 @@ class ResidualSums(TorchFunctionMode):
 
     def enter(self, x: Tensor) -> None:
         """A layer is given `x`."""
-        self.leave()
         self._local.shape, self._local.found = x.shape, []
         self._local.stream = [] if x.grad_fn is None else [x.grad_fn]
-        torch._C._push_on_torch_function_stack(self)
-        self._local.is_on = True
+        self.turn(on=True)
 
     def leave(self) -> list[tuple[Tensor, Tensor]]:
         """The layer has ended or was broken off: (‖branch‖, ‖skip‖) of its sums, in order."""
-        local = self._local
-        if local.is_on:
-            take_off(self)
-        found, local.is_on, local.found, local.stream = local.found, False, [], []
+        self.turn(on=False)
+        found, self._local.found, self._local.stream = self._local.found, [], []
         return found
 
     def __torch_function__(
@@ -94,27 +90,12 @@ class _Local(threading.local):
     """What one thread executes."""
 
     def __init__(self) -> None:
-        self.is_on = False
         self.shape: torch.Size | None = None
         self.found: list[tuple[Tensor, Tensor]] = []
         self.stream: list[Any] = []
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of a model takes its hooks along: it begins with nothing being executed."""
-        return (_Local, ())
 
 
 def norm(x: Tensor) -> Tensor:
     """L2 norm over all entries, 0-dim; in fp32 or wider."""
     found: Tensor = torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
     return found
-
-
-def take_off(mode: TorchFunctionMode) -> None:
-    """Take a mode off the stack, wherever it is: a hook of the user's may have put one on it."""
-    stack = [
-        torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())
-    ]
-    for other in reversed(stack):
-        if other is not mode:
-            torch._C._push_on_torch_function_stack(other)

@@ -8,7 +8,6 @@ import sys
 import threading
 import types
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from gradlab.parallel.spread import is_spread
 from gradlab.probes.attention.bounds import MASKING, FusedCall, aside, fused_call
 from gradlab.probes.engine.compiled import in_compiled_call
-from gradlab.probes.residual_sums import take_off
+from gradlab.probes.modes import PassMode, Reset
 from gradlab.probes.sites import in_backward
 
 _SOFTMAX = frozenset({F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax})
@@ -64,15 +62,10 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.entered_modules: list[tuple[nn.Module, bool]] = []
-        self.is_on = False
         self.filled: tuple[weakref.ref[Tensor], float] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of a model takes its hooks along: it begins with nothing being executed."""
-        return (_Local, ())
 
-
-class AttentionCalls(TorchFunctionMode):
+class AttentionCalls(PassMode):
     """Calls back for attention in the forward passes of a model.
 
     torch's own encoder layers and attention take a path without autograd where nothing is trained,
@@ -115,7 +108,7 @@ class AttentionCalls(TorchFunctionMode):
 
     def install(self) -> Iterator[RemovableHandle]:
         """Put hooks on the model and its modules."""
-        yield _Reset(self)
+        yield Reset(self.reset)
         for module in self._may_be_fast:
             yield module.register_forward_pre_hook(self._enter)
             yield module.register_forward_hook(self._leave, prepend=True, always_call=True)
@@ -200,23 +193,9 @@ class AttentionCalls(TorchFunctionMode):
         """Enter or leave the mode, as the innermost module entered allows it."""
         local = self._local
         wanted = bool(local.entered_modules) and not local.entered_modules[-1][1]
-        if wanted and not local.is_on:
-            torch._C._push_on_torch_function_stack(self)
-        elif local.is_on and not wanted:
-            take_off(self)
+        self.turn(on=wanted)
+        if not wanted:
             local.filled = None
-        local.is_on = wanted
-
-
-class _Reset(RemovableHandle):
-    """Among the hooks' handles, so that no mode stays behind when they are removed."""
-
-    def __init__(self, calls: AttentionCalls) -> None:
-        super().__init__(OrderedDict())
-        self._calls = calls
-
-    def remove(self) -> None:
-        self._calls.reset()
 
 
 def _looked_into(func: Any) -> types.FunctionType:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from gradlab.probes.modes import Reset
 from gradlab.probes.operations.calls import Calls, called_modules, is_new_pass
 from gradlab.probes.operations.culprit import Culprit
 from gradlab.probes.operations.trace import OperationTrace
@@ -48,6 +49,7 @@ class Operations:
         """Hooks on the model, or on its parts where it is only a container of them."""
         if self._left and self._is_alone:
             yield from self._calls.hooks()
+        yield Reset(self._inside.close)
         for module in called_modules(self._model) if self._every or not self._is_alone else ():
             yield module.register_forward_pre_hook(self._follow)
             yield module.register_forward_hook(self._leave, always_call=True)
@@ -65,6 +67,7 @@ class Operations:
     def begin(self) -> None:
         """A step starts."""
         self._calls.begin()
+        self._inside.close()
         self.found = None
         self._looked = False
         due = self._every is not None and self._steps % self._every == 0
@@ -100,6 +103,7 @@ class Operations:
         self._calls.end()
 
     def _follow(self, module: nn.Module, args: Any) -> None:
+        self._inside.close()  # of a pass that Ctrl-C broke off
         if self._trace is not None and is_new_pass():
             self._inside.enter_context(self._trace.following(module))
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves
 
 from gradlab.parallel.spread import own_part
 from gradlab.precision.emulation import is_emulating
+from gradlab.probes.modes import PassMode
 from gradlab.probes.operations.culprit import Culprit, Operation, culprit, signature, source
 from gradlab.probes.operations.passes import forward
 from gradlab.probes.sites import floats_of, version_of
@@ -53,7 +54,7 @@ class _State:
 _FINITE = _State(frozenset())
 
 
-class OperationTrace(TorchFunctionMode):
+class OperationTrace(PassMode):
     """Which operation first gave something that is not finite, of operands that were.
 
     Every function of torch that the program calls within it is seen, with the line of the call;
@@ -89,9 +90,10 @@ class OperationTrace(TorchFunctionMode):
             handles.append(module.register_forward_pre_hook(self._enter_module))
             handles.append(module.register_forward_hook(self._leave_module, always_call=True))
         try:
-            with self:
-                yield
+            self.turn(on=True)
+            yield
         finally:
+            self.turn(on=False)
             for handle in handles:
                 handle.remove()
 
