@@ -20,6 +20,18 @@ def test_total_norm_of_the_largest_embedding() -> None:
     assert total_norm([gradient]).item() == pytest.approx(float64_norm([gradient]), rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e19, 1e20, 3e38, 1e-12, 1e-20, 1e-25, 1e-38])
+@pytest.mark.parametrize("other", [0.0, 1.0])
+def test_gradients_of_any_magnitude(size: float, other: float) -> None:
+    gradients = [torch.full((3, 20_000), size), torch.full((2,), -size), torch.full((2,), other)]
+    expected = float64_norm(gradients)
+    norm = total_norm(gradients)
+    assert norm.item() == pytest.approx(expected, rel=1e-6)
+    clip_by_norm(gradients, norm, 0.5)
+    # The factor has few digits where it is below 2^-126.
+    assert float64_norm(gradients) == pytest.approx(min(0.5, expected), rel=1e-3)
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_shows(value: float) -> None:
     assert not total_norm([torch.tensor([1.0, value])]).isfinite()
