@@ -18,8 +18,16 @@ _SEAL = hashlib.sha256().digest_size
 """Bytes at a file's end that say whether the content before them is whole, and of this name."""
 
 
+_UNUSABLE = (OSError, RuntimeError, ValueError, GradlabError)
+"""What a cache raises that is not there or cannot be read: there is no home, a file is empty."""
+
+
 def cache_folder() -> Path:
-    """`GRADLAB_CACHE`, or `~/.cache/gradlab`. What is in it can be removed at any time."""
+    """`GRADLAB_CACHE`, or `~/.cache/gradlab`. What is in it can be removed at any time.
+
+    Raises:
+        RuntimeError: There is no such home folder.
+    """
     return Path(os.environ.get("GRADLAB_CACHE") or "~/.cache/gradlab").expanduser()
 
 
@@ -28,7 +36,7 @@ def cached_file(name: str, make: Callable[[], bytes]) -> bytes:
 
     What was damaged or cut since it was kept is made again.
     """
-    with contextlib.suppress(OSError, GradlabError):
+    with contextlib.suppress(*_UNUSABLE):
         found = read_regular(cache_folder() / name, at_most=_LARGEST)
         if _is_whole(name, memoryview(found)):
             return found[:-_SEAL]
@@ -39,8 +47,9 @@ def cached_file(name: str, make: Callable[[], bytes]) -> bytes:
 
 def cached_tokens(name: str, make: Callable[[], Tokens], *, vocabulary: int) -> Tokens:
     """As `cached_file`; ids that were there are memory-mapped, as the type of the vocabulary's."""
-    file, dtype = cache_folder() / name, id_type(vocabulary)
-    with contextlib.suppress(OSError, ValueError):  # an empty file cannot be mapped
+    dtype = id_type(vocabulary)
+    with contextlib.suppress(*_UNUSABLE):
+        file = cache_folder() / name
         # A pipe that nobody writes to would let its opening wait.
         if file.is_file() and _is_whole(name, (found := np.memmap(file, np.uint8, "r")).data):
             return found[:-_SEAL].view(dtype)
@@ -61,7 +70,7 @@ def _seal(name: str, content: bytes | memoryview) -> bytes:
 
 def _keep(name: str, content: bytes) -> None:
     """Without it all is made anew each time, no worse."""
-    file = cache_folder() / name
-    with contextlib.suppress(OSError, GradlabError):
+    with contextlib.suppress(*_UNUSABLE):
+        file = cache_folder() / name
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, [content, _seal(name, content)])

@@ -1,5 +1,6 @@
 """Hugging Face datasets as documents: from the hub, or from a folder on disk."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,9 @@ def load_documents(name: str) -> list[list[bytes]]:
     with needs_extra("datasets", f"the corpus {name!r}", "datasets"):
         from datasets import load_dataset, load_from_disk
 
-    path, _, config = name.removeprefix(PREFIX).partition(":")
+    drive, rest = os.path.splitdrive(name.removeprefix(PREFIX))  # C: has a colon of its own
+    path, _, config = rest.partition(":")
+    path = drive + path
     folder = as_path(path)
     path = str(folder) if path.startswith("~") else path
     saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))

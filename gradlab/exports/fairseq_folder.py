@@ -147,5 +147,5 @@ def state_dict(model: Transformer) -> dict[str, Tensor]:
     state = {f"decoder.{fairseq_name(name)}": x for name, x in named.items()}
     state["decoder.output_projection.weight"] = state["decoder.embed_tokens.weight"]
     # Without it fairseq takes the file for an old one, and drops the final norm.
-    state["decoder.version"] = torch.tensor([3.0])
+    state["decoder.version"] = torch.tensor([3.0], device="cpu")
     return state

@@ -28,7 +28,8 @@ def profile(model: Transformer, seed: int) -> None:
     """
     config = model.config
     shape = (_SEQUENCES, min(config.max_seq_len, _LONGEST))
-    tokens = torch.randint(config.vocab_size, shape, generator=generator_of(seed, "admin"))
+    draw = generator_of(seed, "admin")
+    tokens = torch.randint(config.vocab_size, shape, generator=draw, device="cpu")
     sums = [module for module in model.modules() if isinstance(module, Residual)]
     variances: list[Tensor] = []
     hooks = [module.register_forward_pre_hook(_note(variances)) for module in sums]
@@ -39,7 +40,7 @@ def profile(model: Transformer, seed: int) -> None:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    total = torch.ones((), dtype=torch.float64)
+    total = torch.ones((), dtype=torch.float64, device="cpu")
     for module, variance in zip(sums, variances, strict=True):
         assert module.lambda_resid is not None  # as the config makes sure
         module.lambda_resid.fill_(total.sqrt().item())

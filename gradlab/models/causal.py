@@ -57,7 +57,7 @@ class _Masked(torch.autograd.Function):
         ctx.save_for_backward(hidden)
         bits = _BITS[scores.itemsize]
         kept = hidden.to(bits).sub_(1)  # all bits where it is False, none where it is True
-        lowest = torch.full((), -torch.inf, dtype=scores.dtype).view(bits)
+        lowest = torch.full((), -torch.inf, dtype=scores.dtype, device="cpu").view(bits)
         return (scores.view(bits) & kept).bitwise_or_(lowest & ~kept).view(scores.dtype)
 
     @staticmethod

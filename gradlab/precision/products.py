@@ -118,7 +118,8 @@ def _cpu_sums_in_fp32() -> bool:
     if supported is None or not supported():
         return False
     row = torch.ones(256, dtype=torch.float16, device="cpu")
-    row[:5] = torch.tensor([65504.0, 65504.0, -65504.0, -65504.0, 2048.0])  # 2048 + 251
+    # Their sum with the ones that follow is 2048 + 251.
+    row[:5] = torch.tensor([65504.0, 65504.0, -65504.0, -65504.0, 2048.0], device="cpu")
     left, ones = row.repeat(256, 1), torch.ones_like(row).repeat(256, 1)
     for a in (left, left.t().contiguous().t()):
         for b in (ones, ones.t()):

@@ -116,9 +116,9 @@ def _perturb(learner: Learner, number: int) -> None:
     named = zip(learner.model.named_parameters(), learner.trained, strict=True)
     weights = [x for (name, _), x in named if name.startswith("blocks.") and x.dim() > 1]
     draw = torch.Generator().manual_seed(number)
-    weight = weights[int(torch.randint(len(weights), (), generator=draw))]
+    weight = weights[int(torch.randint(len(weights), (), generator=draw, device="cpu"))]
     with torch.no_grad():
-        entry = int(torch.randint(weight.numel(), (), generator=draw))
+        entry = int(torch.randint(weight.numel(), (), generator=draw, device="cpu"))
         value, change = weight.view(-1)[entry], _PERTURBATION
         if learner.masters is not None and not learner.masters.keep:
             change = max(change, torch.finfo(torch.float16).eps * abs(value.item()))

@@ -163,7 +163,7 @@ def _like(learner: Learner, name: str, shape: torch.Size, dtype: torch.dtype) ->
     if name.startswith("optimizer."):
         x = learner.trained[int(name.split(".", 2)[1])]
     if x is None or x.shape != shape or not is_spread(x):
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     return torch.empty_like(x, dtype=dtype, requires_grad=False)
 
 

@@ -61,7 +61,7 @@ def write_parts(
     if ranks.is_first:
         shutil.rmtree(parts, ignore_errors=True)
     ranks.from_first(None)
-    problem, own = "", torch.zeros(16, dtype=torch.uint8)
+    problem, own = "", torch.zeros(16, dtype=torch.uint8, device="cpu")
     try:
         save(
             dict(tensors),
@@ -141,7 +141,7 @@ def read_tensors(
     Raises:
         GradlabError: They cannot be read.
     """
-    make = like or (lambda _, shape, dtype: torch.empty(shape, dtype=dtype))
+    make = like or (lambda _, shape, dtype: torch.empty(shape, dtype=dtype, device="cpu"))
     reader = HuggingFaceStorageReader(str(path))
     try:
         saved = reader.read_metadata().state_dict_metadata

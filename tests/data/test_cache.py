@@ -112,6 +112,12 @@ def test_so_is_any_other_file(damage: str) -> None:
     assert len(made) == 1
 
 
+def test_without_a_home_all_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADLAB_CACHE", "~nobody-of-this-name/cache")
+    assert cached_file("name", lambda: b"made") == b"made"
+    assert [ids()[1], ids()[1]] == [True, True]
+
+
 def test_another_ones_ids_are_not_taken() -> None:
     ids("other")
     (cache_folder() / "other").rename(cache_folder() / "name")

@@ -78,3 +78,11 @@ def test_statistics_of_gradients(size: int, largest: float) -> None:
         found = gradient_statistics(some)
         assert gradient_statistics([]).tolist() == []
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_admins_pass_is_made_on_the_cpu() -> None:
+    config = gradlab.model_config("admin", "nano")
+    expected = gradlab.build_model(config, device="cpu", seed=0).state_dict()
+    with torch.device("meta"):
+        found = gradlab.build_model(config, device="cpu", seed=0).state_dict()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
