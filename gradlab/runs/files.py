@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
         GradlabError: The disk is full or the folder cannot be written; the old file, if there
             was one, is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two threads may write one file, as of a cache.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.writelines([content] if isinstance(content, bytes) else content)

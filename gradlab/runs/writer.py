@@ -1,5 +1,6 @@
 """Writes a run directory so that a kill loses at most the rows that were not yet handed over."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,14 @@ class RunWriter:
     def give_up(self) -> None:
         """Leave the folder as it is, to others."""
         self._lock.release()
+
+    def discard(self) -> None:
+        """Remove a run that never began, and its folder if that holds nothing else."""
+        with contextlib.suppress(OSError):
+            (self.path / RUN_FILE).unlink()
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def finish(self, status: str, verdict: Verdict | None = None, **info: Any) -> None:
         """Write how the run ended, and give the folder up, whether or not that could be written.

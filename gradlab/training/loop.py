@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from gradlab.config import RecordConfig, RunConfig
 from gradlab.data.batches import Batch, train_batch, validation_batches
 from gradlab.data.corpus import Corpus, corpora_of
 from gradlab.data.entropy import unigram_entropy
-from gradlab.errors import ConfigError, in_words
+from gradlab.errors import ConfigError, GradlabError, in_words
 from gradlab.models.loss import token_loss
 from gradlab.parallel.launch import device_name, joined, lost_in_words
 from gradlab.parallel.model import put_away
@@ -126,38 +126,40 @@ def _train(
             writer = MemoryWriter(config, info)
         else:
             writer = RunWriter(out, config, info, resume=resume)
-            keep_tokenizer(writer.path, corpus.tokenizer)
         if out is not None and resume:
             saved = go_on(writer, config, made_on, learner)
-        first_step = saved.facts["step"] if saved else 0
-        processes = processes_of(learner.model, dist.group.WORLD) if ranks.size > 1 else None
-        follower = LoopFollower(
-            learner.subject,
-            probes,
-            every=record.every,
-            events=record.events,
-            scaler=learner.scaler,
-            first_step=first_step,
-            carried=saved.facts["follower"] if saved else None,
-            processes=processes,
-        )
-        monitor = StabilityMonitor(config.stability, entropy)
-        write = writer.write if ranks.is_first else _write_nowhere
-        judged = JudgedRun(config, follower, Recorder(write), monitor)
-        if saved:
-            judged.restore(saved.facts["judged"])
-        checkpoints: Checkpoints | None = None
-        if out is not None:
-            checkpoints = Checkpoints(
-                as_path(out),
-                record.checkpoint_every,
-                partial(taken, config, made_on, learner, judged, writer),
-                size=bytes_of(learner),
+        with _set_up(writer, is_new=before is None):
+            first_step = saved.facts["step"] if saved else 0
+            processes = processes_of(learner.model, dist.group.WORLD) if ranks.size > 1 else None
+            follower = LoopFollower(
+                learner.subject,
+                probes,
+                every=record.every,
+                events=record.events,
+                scaler=learner.scaler,
                 first_step=first_step,
-                # A break is seen as late as that after its first step.
-                reach=LEAD + config.stability.patience + _window(config, device),
-                ranks=ranks,
+                carried=saved.facts["follower"] if saved else None,
+                processes=processes,
             )
+            monitor = StabilityMonitor(config.stability, entropy)
+            write = writer.write if ranks.is_first else _write_nowhere
+            judged = JudgedRun(config, follower, Recorder(write), monitor)
+            if saved:
+                judged.restore(saved.facts["judged"])
+            checkpoints: Checkpoints | None = None
+            if out is not None:
+                checkpoints = Checkpoints(
+                    as_path(out),
+                    record.checkpoint_every,
+                    partial(taken, config, made_on, learner, judged, writer),
+                    size=bytes_of(learner),
+                    first_step=first_step,
+                    # A break is seen as late as that after its first step.
+                    reach=LEAD + config.stability.patience + _window(config, device),
+                    ranks=ranks,
+                )
+            if isinstance(writer, RunWriter):
+                keep_tokenizer(writer.path, corpus.tokenizer)
         reason: Reason = "completed"
         with closing(follower), _together(processes):
             try:
@@ -196,6 +198,27 @@ def _train(
 
 def _write_nowhere(table: str, columns: Columns) -> None:
     """Take rows that the first process has written."""
+
+
+@contextmanager
+def _set_up(writer: RunWriter | MemoryWriter, *, is_new: bool) -> Iterator[None]:
+    """Within, what a run needs is made: where that fails, no folder of a run without a step stays.
+
+    Args:
+        writer: Of the run.
+        is_new: Whether it does not go on with one that was there.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(writer, RunWriter):
+            if is_new:
+                writer.discard()
+            else:
+                kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+                with suppress(GradlabError):
+                    writer.finish(kind, None, error=in_words(error))
+        raise
 
 
 @contextmanager

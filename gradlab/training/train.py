@@ -74,6 +74,8 @@ def train(  # type: ignore[misc]
         run = OneRun(**{"arch": run, "size": size_or_out or "nano", **settings}).config()
     elif settings:
         raise ConfigError("a RunConfig says everything: change it with its replace().")
+    elif size_or_out is not None and out is not None:
+        raise ConfigError(f"out is given twice, as {size_or_out} and as {out}: leave one out.")
     else:
-        out = out or size_or_out
+        out = size_or_out if out is None else out
     return train_config(run, out, resume=resume, progress=progress)

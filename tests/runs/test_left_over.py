@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from gradlab.config import RunConfig
 from gradlab.errors import GradlabError
+from gradlab.runs.files import write_whole
 from gradlab.runs.study import load_study
 from gradlab.runs.writer import RunWriter
 from gradlab.studies.folder import check_folder, claim
@@ -55,3 +58,17 @@ def test_a_table_that_is_a_pipe_is_refused(tmp_path: Path, config: RunConfig) ->
     os.mkfifo(tmp_path / "runs.csv")
     with pytest.raises(GradlabError, match="a pipe"):
         _ = load_study(tmp_path).table
+
+
+def test_two_threads_may_write_one_file(tmp_path: Path) -> None:
+    def content() -> Iterator[bytes]:
+        yield b"the first "
+        other = Thread(target=write_whole, args=(tmp_path / "file", b"another"))
+        other.start()
+        other.join()
+        assert (tmp_path / "file").read_bytes() == b"another"
+        yield b"goes on"
+
+    write_whole(tmp_path / "file", content())
+    assert (tmp_path / "file").read_bytes() == b"the first goes on"
+    assert len(list(tmp_path.iterdir())) == 1

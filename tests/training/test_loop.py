@@ -256,3 +256,14 @@ def test_an_unknown_device_is_refused(make_config: Make, name: str) -> None:
 def test_cuda_where_there_is_none_is_refused(make_config: Make) -> None:
     with pytest.raises(ConfigError, match="there is no CUDA here"):
         train(make_config(device="cuda"))
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 1, "device": "cpu", "batch_size": 1}
+    out = tmp_path / "run"
+    with pytest.raises(GradlabError, match="no learned scale"):
+        gradlab.train("rezero", out=out, branch_scale="none", probes=("scales",), **settings)
+    assert not out.exists()
+    gradlab.train("rezero", out=out, branch_scale="none", probes=("grad_norms",), **settings)
+    with pytest.raises(GradlabError, match="out is given twice"):
+        gradlab.train(RunConfig(), tmp_path / "a", out=tmp_path / "b")
