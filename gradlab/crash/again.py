@@ -44,6 +44,7 @@ class Again:
         why: It was kept.
         losses: That the loop told of.
         reached: Whether it came to the optimizer.
+        stepped: The optimizers that it came to, by position; None if that is not known.
         made_on: What decides its bits.
     """
 
@@ -52,12 +53,14 @@ class Again:
     why: tuple[str, ...]
     losses: tuple[float, ...]
     reached: bool
+    stepped: tuple[int, ...] | None
     made_on: Mapping[str, Any]
 
     @classmethod
     def of(cls, path: Path, facts: Mapping[str, Any]) -> "Again":
         """From what was kept."""
         told = {name: facts[name] for name in ("step", "reached", "made_on")}
+        told["stepped"] = None if facts["stepped"] is None else tuple(facts["stepped"])
         return cls(path, why=tuple(facts["why"]), losses=tuple(facts["losses"]), **told)
 
     def made(
@@ -94,7 +97,7 @@ class Again:
                             "gradient by them."
                         )
                 if self.reached:
-                    _take(model, optimizers, scaler, probes)
+                    _take(self.stepped, optimizers, scaler, probes)
         except Exception as raised:
             if all(call.returned for call in calls):
                 raise
@@ -115,17 +118,20 @@ def _probes(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[Probe]:
 
 
 def _take(
-    model: nn.Module,
+    stepped: Sequence[int] | None,
     optimizers: Sequence[Optimizer],
     scaler: GradScaler | None,
     probes: Probes,
 ) -> None:
-    """The optimizers' step, which the scaler may skip."""
+    """The step of those optimizers that took it, which the scaler may skip."""
     if not optimizers:
         probes.step()
-    elif all(parameter.grad is None for parameter in model.parameters()):
-        return  # of which a scaler would make an error
-    for optimizer in optimizers:
+    for index, optimizer in enumerate(optimizers):
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if stepped is not None and index not in stepped:
+            continue
+        if all(parameter.grad is None for parameter in held):
+            continue  # of which a scaler would make an error
         if scaler is None:
             optimizer.step()
         else:

@@ -10,6 +10,7 @@ step and a digest of the bytes.
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,32 @@ class KeptSteps:
         write_whole(self.path / name, whole)
         entry = {"step": step, "file": name, "bytes": len(whole), **told}
         kept = [*self._kept, entry][-self._most :]
+        try:
+            self._write_index(kept)
+        except BaseException:
+            self._remove(name)
+            raise
+        for old in self._kept[: len(self._kept) + 1 - len(kept)]:
+            self._remove(old["file"])
+        self._kept = kept
+
+    def tell_of_newest(self, told: Mapping[str, Any]) -> None:
+        """Add to what is told of the step that was written last.
+
+        Raises:
+            GradlabError: The disk is full, or the folder cannot be written.
+        """
+        kept = [*self._kept[:-1], {**self._kept[-1], **told}]
+        self._write_index(kept)
+        self._kept = kept
+
+    def _write_index(self, kept: Sequence[Mapping[str, Any]]) -> None:
         document = {"format": _FORMAT, "steps": kept}
         write_whole(self.path / INDEX, json.dumps(document, indent=1).encode())
-        for old in self._kept[: len(self._kept) + 1 - len(kept)]:
-            with contextlib.suppress(OSError):
-                (self.path / old["file"]).unlink()
-        self._kept = kept
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / name).unlink()
 
     def close(self) -> None:
         """Give the folder up."""
@@ -91,17 +112,8 @@ def is_kept(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
-def kept_steps(path: Path) -> Sequence[int]:
-    """The steps that are kept in a folder, the first one first.
-
-    Raises:
-        GradlabError: There are none, or the index cannot be read.
-    """
-    return list(_files(path))
-
-
 def read_step(path: Path, step: int | None) -> Checkpoint:
-    """A kept step, if it is what was kept.
+    """A kept step, if it is what was kept; among its facts, `stepped` of the index, or None.
 
     Args:
         path: The folder.
@@ -110,26 +122,28 @@ def read_step(path: Path, step: int | None) -> Checkpoint:
     Raises:
         GradlabError: It is not there, damaged, or of another version of gradlab.
     """
-    files = _files(path)
-    if step is not None and step not in files:
+    entries = _entries(path)
+    if step is not None and step not in entries:
         raise GradlabError(
-            f"step {step} is not kept in {path}: it has {', '.join(map(str, files))}."
+            f"step {step} is not kept in {path}: it has {', '.join(map(str, entries))}."
         )
-    file = files[max(files) if step is None else step]
+    entry = entries[max(entries) if step is None else step]
+    file = path / Path(entry["file"]).name
     try:
-        return read(file)
+        kept = read(file)
+        return replace(kept, facts={**kept.facts, "stepped": entry.get("stepped")})
     except GradlabError as error:
         reason = str(error).rstrip(".")
         raise GradlabError(f"{file} cannot be used: {reason}.") from error
 
 
-def _files(path: Path) -> dict[int, Path]:
-    """The kept steps' files, as the index has them."""
+def _entries(path: Path) -> dict[int, dict[str, Any]]:
+    """What the index has of the kept steps, the first one first."""
     try:
         document = json.loads(read_regular(path / INDEX, at_most=_LARGEST_INDEX))
         if document["format"] != _FORMAT:
             raise GradlabError(f"{path} was kept by another version of gradlab: use that one.")
-        found = {int(one["step"]): path / Path(one["file"]).name for one in document["steps"]}
+        found = {int(one["step"]): dict(one, file=str(one["file"])) for one in document["steps"]}
     except (FileNotFoundError, NotADirectoryError):
         raise GradlabError(
             f"{path} has no kept step: no step of the loop was bad, or this is not what "

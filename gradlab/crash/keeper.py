@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class Keeper:
         self._folder = KeptSteps(folder, most)
         self._buffers: dict[str, tuple[Tensor, int, Tensor]] = {}
         self._is_done = False
+        self._kept_now = False
         self._last_end, self._took = -math.inf, 0.0
         self._said: set[str] = set()
 
@@ -108,6 +109,21 @@ class Keeper:
     def begin(self) -> None:
         """A step starts."""
         self._calls.begin()
+
+    def ended(self, stepped: Container[int]) -> None:
+        """The step is over. If it was kept: which of several optimizers it was for.
+
+        Args:
+            stepped: The ids of those that stepped, or skipped.
+        """
+        was_kept, self._kept_now = self._kept_now, False
+        if not was_kept or len(self._subject.optimizers) == 1:
+            return
+        of = [i for i, one in enumerate(self._subject.optimizers) if id(one) in stepped]
+        try:
+            self._folder.tell_of_newest({"stepped": of})
+        except GradlabError as error:
+            self._say(in_words(error).rstrip("."))
 
     def close(self) -> None:
         """Hold nothing, and give the folder up."""
@@ -167,6 +183,7 @@ class Keeper:
         model = type(self._subject.model).__name__
         told = {"why": signs.why, "model": model, "calls": len(calls)}
         self._folder.add(step, kept, told)
+        self._kept_now = True
 
     def _on_call(self, module: nn.Module, args: Any) -> None:
         if not is_new_pass() or self._calls.made:

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from bad_loops import BAD, STEPS, Loop, Net, autocast, mean
+from bad_loops import BAD, STEPS, Loop, Net, autocast, kept_steps, mean
 from torch import Tensor, nn
 from torch.optim import SGD
 from two_processes import as_first_of_two
 
 import gradlab
-from gradlab.crash.folder import is_kept, kept_steps
+from gradlab.crash.folder import KeptSteps, is_kept
 from gradlab.errors import GradlabError, GradlabWarning
+from gradlab.training.checkpoint import Checkpoint
 
 
 def one(model: nn.Module, x: Tensor, scale: Any) -> Iterator[Tensor]:
@@ -266,6 +267,14 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(GradlabError, match="is a file"):
         follow(tmp_path / "file", [1.0])
+
+
+def test_a_step_that_the_index_does_not_name_is_not_left(tmp_path: Path) -> None:
+    kept = KeptSteps(tmp_path / "crash", most=1)
+    (tmp_path / "crash" / "bundle.json").mkdir()  # as of a disk that is full by then
+    with pytest.raises(GradlabError):
+        kept.add(3, Checkpoint({}, {}), {})
+    assert not list((tmp_path / "crash").glob("step-*"))
 
 
 def test_an_optimizer_is_needed(tmp_path: Path) -> None:

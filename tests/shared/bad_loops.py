@@ -1,5 +1,6 @@
 """Loops of a stranger's, each with a step that is bad, for what is kept and done again."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,11 @@ class Net(nn.Module):
         if extra is not None:
             hidden = hidden + extra["shift"][0]
         return {"out": self.second(hidden) * scale, "hidden": hidden}
+
+
+def kept_steps(folder: Path) -> list[int]:
+    """Those that the index of a folder of kept steps names."""
+    return [one["step"] for one in json.loads((folder / "bundle.json").read_text())["steps"]]
 
 
 def fused(model: nn.Module) -> Optimizer:

@@ -1,7 +1,7 @@
 """What is done about a step in which something was not finite, before it has changed anything."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +90,15 @@ class BadStep:
         if self._keeper is not None:
             self._keeper.look(now.step, self._signs(now), reached=True)
         return None if is_told else self._if_lost(now, lambda: is_lost(self._held, now.norm))
+
+    def ended(self, stepped: Container[int]) -> None:
+        """The step is over.
+
+        Args:
+            stepped: The ids of the optimizers that stepped in it, or skipped.
+        """
+        if self._keeper is not None:
+            self._keeper.ended(stepped)
 
     def skipped(self, now: Now, skipped: Tensor) -> Again | None:
         """A scaler has told whether a gradient was not finite: then as `before_step` has it.
