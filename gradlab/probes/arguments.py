@@ -57,6 +57,20 @@ def run_folder(name: str, given: object) -> Path | None:
         raise GradlabError(f"{name} = {text!r}: this names no folder ({error}).") from None
 
 
+def outer_first(*folders: Path | None) -> list[Path]:
+    """The folders that there are, none before one that it lies in: each must be empty when made.
+
+    Raises:
+        GradlabError: Two are the same.
+    """
+    given = [folder for folder in folders if folder is not None]
+    if len({folder.absolute() for folder in given}) < len(given):
+        raise GradlabError(
+            f"out and keep are both {given[0]}: give two, as keep='{given[0]}/crash'."
+        )
+    return sorted(given, key=lambda folder: len(folder.absolute().parts))
+
+
 def flag(name: str, given: object) -> bool | None:
     """True, False or None.
 
@@ -90,12 +104,13 @@ def loss_of(given: object) -> Tensor:
     """
     if not isinstance(given, Tensor | float | int):
         raise GradlabError(f"a loss of type {type(given).__name__}: give one number.")
-    loss = given if isinstance(given, Tensor) else torch.tensor(given, device="cpu")
-    if loss.numel() != 1:
+    if not isinstance(given, Tensor):
+        return torch.tensor(given, dtype=torch.float64, device="cpu")
+    if given.numel() != 1:
         raise GradlabError(
-            f"a loss of shape {tuple(loss.shape)}: give one number, its mean or sum."
+            f"a loss of shape {tuple(given.shape)}: give one number, its mean or sum."
         )
-    return loss
+    return given
 
 
 def meta_of(given: object) -> dict[str, Any]:
@@ -141,7 +156,7 @@ def probes_of(given: Any) -> tuple[Probe, ...]:
     """The probes, if that is what they are.
 
     Raises:
-        GradlabError: One is none, names no table, or is there twice.
+        GradlabError: One is none, names no table, is there twice, or is at work already.
     """
     several = _several(given)
     for index, probe in enumerate(several):
@@ -155,6 +170,11 @@ def probes_of(given: Any) -> tuple[Probe, ...]:
         if any(probe is other for other in several[:index]):
             raise GradlabError(
                 f"probes: the same {type(probe).__name__} is there twice: leave one out."
+            )
+        if probe.is_open:
+            raise GradlabError(
+                f"probes: this {type(probe).__name__} is at work in another attach: close that "
+                "first, or make a new one."
             )
     return several
 

@@ -22,6 +22,7 @@ from gradlab.errors import GradlabError, GradlabWarning, in_words, unknown
 from gradlab.probes.arguments import (
     flag,
     meta_of,
+    outer_first,
     probes_of,
     run_folder,
     scaler_of,
@@ -189,9 +190,16 @@ class Probes(Recording):
             self._processes = processes_of(model, group)
             if self._processes is not None:
                 undo.callback(self._processes.leave)
-            self._keeper = None if kept is None else Keeper(kept, subject, scaler, most=most)
-            if self._keeper is not None:
-                undo.callback(self._keeper.close)
+            info = info_of(subject, chosen) | {"events": events, "meta": told}
+            self._keeper: Keeper | None = None
+            self._folder: RunWriter | None = None
+            for path in outer_first(folder if self._is_first else None, kept):
+                if path is kept:
+                    self._keeper = Keeper(path, subject, scaler, most=most)
+                    undo.callback(self._keeper.close)
+                else:
+                    self._folder = RunWriter(path, None, info)
+                    undo.callback(self._folder.discard)
             self._follower = LoopFollower(
                 subject,
                 chosen if any(map(is_total, chosen)) else (*chosen, TotalNorm()),
@@ -205,13 +213,12 @@ class Probes(Recording):
                 keeper=self._keeper,
             )
             undo.callback(self._follower.close)
-            info = info_of(subject, chosen) | {"events": events, "meta": told}
             in_memory = memory or (memory is None and folder is None)
             self._memory = MemoryWriter(None, info) if in_memory else None
-            self._folder = RunWriter(folder, None, info) if folder and self._is_first else None
             undo.pop_all()
         self._sinks: list[Sink] = [*sinks] if self._is_first else []
-        self._open: list[Any] = [w for w in (self._folder, self._memory, *self._sinks) if w]
+        writers: list[Any] = [self._folder, self._memory, *self._sinks]
+        self._open = [writer for writer in writers if writer is not None]
         _attached.add(self._model)
         atexit.register(self._at_exit)
 
@@ -259,7 +266,8 @@ class Probes(Recording):
         With several processes, the first writes up to what the others have delivered, which they do
         once a window and where they flush themselves.
         """
-        self._flush(wait=False)
+        if not self._closed:
+            self._flush(wait=False)
 
     def _flush(self, *, wait: bool) -> None:
         for recorded in self._follower.collect(wait=wait):
@@ -276,8 +284,7 @@ class Probes(Recording):
         Raises:
             GradlabError: This process keeps no rows: another one does.
         """
-        if not self._closed:
-            self.flush()
+        self.flush()
         keeper = self._memory or self._folder
         if keeper is None:
             raise GradlabError("this process keeps no rows: ask the first one, of rank 0.")
@@ -320,6 +327,8 @@ class Probes(Recording):
                 if self._processes is not None:
                     self._processes.leave()
                 self._finish(error)
+                # Who keeps the probes for their tables keeps no model and no optimizer.
+                del self._follower, self._keeper, self._model
 
     def _finish(self, error: BaseException | None) -> None:
         """Close what was written to, and say what ended the training."""
@@ -348,11 +357,12 @@ class Probes(Recording):
     def _guarded(self, writer: Any, action: Any) -> None:
         """Do it; if it fails, say so once and go on without that writer: training comes first."""
         # What a sink of somebody else's raises can be anything; our own writers' mistakes are ours.
-        expected = Exception if writer in self._sinks else GradlabError
+        is_sink = any(writer is sink for sink in self._sinks)
+        expected = Exception if is_sink else GradlabError
         try:
             action()
         except expected as error:
-            self._open.remove(writer)
+            self._open = [other for other in self._open if other is not writer]
             if isinstance(writer, RunWriter):  # not to stand there as if it were still written
                 with suppress(GradlabError):
                     writer.finish("error", None, error=in_words(error))

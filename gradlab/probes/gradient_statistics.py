@@ -24,7 +24,8 @@ _FP32_MEAN_SQUARE = 1e-30
 def gradient_statistics(gradients: Sequence[Tensor]) -> Tensor:
     """Four numbers of each gradient, on its device, without reading a value on the host.
 
-    Σ|g| and √Σg² are within 1e-6 of float64 at any size and magnitude. fp16 and bf16 are summed in
+    Σ|g| and √Σg² are within 1e-6 of float64 at any size, and of any magnitude whose square float64
+    holds. fp16 and bf16 are summed in
     fp32, fp64 in itself. On a CPU each tensor is read from memory once; twice if it has entries
     that are not finite, or squares outside the range of fp32.
 
@@ -129,7 +130,7 @@ def _on_cpu(entries: Sequence[Tensor]) -> Tensor:
 
     total, square, top, _ = result.unbind(1)
     least = [values.numel() * _FP32_MEAN_SQUARE for values in entries]
-    floor = torch.tensor(least, device="cpu")
+    floor = torch.tensor(least, dtype=torch.float64, device="cpu")
     suspect = ~(total + square).isfinite() | ((square < floor) & (top > 0))
     # How many there are is a shape, which a CPU knows without anything to wait for.
     again = suspect.nonzero().flatten()

@@ -57,9 +57,9 @@ class LearnedScales(Probe):
                 )
         else:
             found = select(subject.parameters, self._patterns, "parameters")
-        self._scales = found
+        self._scales = {name: scale for name, scale in found.items() if not scale.is_complex()}
         self._labels: dict[str, list[object]] = {"param": [], "layer": [], "op": [], "index": []}
-        for name, parameter in found.items():
+        for name, parameter in self._scales.items():
             layer, op = role(name)
             row = {"param": name, "layer": layer, "op": op}
             for column, label in row.items():

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -111,16 +112,19 @@ class OptimizerHealth(Probe):
         state = optimizer.state.get(parameter, {})
         second = next((state[name] for name in _MOMENTS if name in state), None)
         taken = state.get("step", group.get("step"))  # some count once for the whole group
-        if second is None or taken is None or not {"betas", "eps"} <= group.keys():
+        eps, betas = group.get("eps"), cast(Any, group.get("betas"))
+        is_known = isinstance(eps, Real) and isinstance(betas, tuple | list) and len(betas) > 1
+        if second is None or taken is None or not is_known:  # as CAME has two ε
             return torch.full((), math.nan, dtype=torch.float64, device=parameter.device)
         # √(v / (1 − β₂ᵗ)) < ε, squared: v is never negative. The step may lie on the host.
         held = taken if isinstance(taken, Tensor) else torch.tensor(taken, device="cpu")
         step = held.double()
         is_corrected = not isinstance(optimizer, _UNCORRECTED)
-        corrected = 1 - group["betas"][1] ** step if is_corrected else torch.ones_like(step)
-        bound = corrected * _added(group, second.dtype) ** 2
+        corrected = 1 - betas[1] ** step if is_corrected else torch.ones_like(step)
+        bound = corrected * _added(group, second.dtype.to_real()) ** 2
         below = over_shards([second], lambda shards: _count_below(shards[0], bound))
-        share: Tensor = below[0, 0] / second.numel()
+        # Of a complex one, the parts.
+        share: Tensor = below[0, 0] / (second.numel() * (2 if second.is_complex() else 1))
         return share
 
 
@@ -137,6 +141,7 @@ def _added(group: Mapping[str, Any], dtype: torch.dtype) -> float:
 
 def _count_below(values: Tensor, bound: Tensor) -> Tensor:
     """(1, 4), as `over_shards` takes it: how many values lie below the bound, and zeros."""
+    values = torch.view_as_real(values) if values.is_complex() else values
     wide = torch.promote_types(values.dtype, torch.float32)  # ε² is 0 in FP16
     count = (values.to(wide) < bound.to(wide)).sum().double()
     return torch.stack([count, *torch.zeros(3, dtype=count.dtype, device=count.device)])[None]

@@ -90,6 +90,7 @@ class Probe:
             cadence; the readings of the others between are left out on the host.
         looks_inside: Whether it hooks modules, which a compiled model does not call.
         active: Whether it looks at the current step; set by whoever follows the loop.
+        is_open: Whether it is at work on a model; set by whoever follows the loop.
         due: Whether the current step is on its cadence; set by whoever follows the loop.
         saw_forward: Whether it has something of the current step's forward passes, to be kept also
             if no backward pass follows: a loop may end where its loss is NaN. Set to False as a
@@ -103,6 +104,7 @@ class Probe:
     always: bool = False
     exact: bool = False
     active: bool = False
+    is_open: bool = False
     due: bool = False
     saw_forward: bool = False
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.parallel.spread import is_spread
+from gradlab.parallel.spread import is_spread, own_part
 from gradlab.probes.faults import Fault, dtype_name, fault_rows, kind_of
 from gradlab.probes.finite import not_finite
 from gradlab.probes.probe import Columns, Probe, Reading, Step, Subject
 from gradlab.probes.selection import Patterns, clean_name, select
-from gradlab.probes.sites import has_extremes
+from gradlab.probes.sites import has_extremes, version_of
 
 UNSEEN = "a step that was not looked at"
 """Producer of what was broken before a step, where those just before it were left out."""
@@ -54,7 +54,7 @@ class _Slot:
 
     def is_mask(self) -> bool:
         """Whether what starts with inf is a mask: a buffer, or frozen and nowhere above 0."""
-        x = _to_look_at(self.kept[self.key])
+        x = _to_look_at(self.kept.get(self.key))  # it may be gone by now
         return self.what == "buffer" or x is None or bool((x <= 0).all())
 
     def take(self) -> Tensor | None:
@@ -88,13 +88,13 @@ class _Slot:
 
 
 def _version(x: Tensor | None) -> int:
-    return 0 if x is None or x.is_inference() else x._version
+    return 0 if x is None else version_of(x)
 
 
 def _to_look_at(x: Tensor | None) -> Tensor | None:
     if x is None or nn.parameter.is_lazy(x):
         return None
-    x = x.to_local() if is_spread(x) else x
+    x = own_part(x)
     x = x.coalesce().values() if x.is_sparse else x
     return x.detach().reshape(-1) if x.numel() and has_extremes(x) else None
 
@@ -109,6 +109,7 @@ class _Look:
     looked: list[str]
     starts: list[str]
     names: list[str]
+    types: list[tuple[str, int]]  # of each: dtype and entries
     numbers: Tensor  # (2 * names,): infinite entries and NaNs of each
     counted: bool
     lost: list[str]
@@ -257,6 +258,7 @@ class StateHealth(Probe):
             "looked": [look.looked for _, look in looks],
             "starts": [look.starts for _, look in looks],
             "names": [look.names for _, look in looks],
+            "types": [look.types for _, look in looks],
             "counted": [look.counted for _, look in looks],
             "lost": [look.lost for _, look in looks],
             "unseen": [self._unseen],
@@ -275,8 +277,11 @@ class StateHealth(Probe):
         """The faults that the last step did not have."""
         faults = [self._absent(step.step, name, came=False) for name in columns["missing"]]
         faults += [self._absent(step.step, name, came=True) for name in columns["came"]]
-        parts = [columns[name] for name in ("when", "counted", "lost")]
-        for when, counted, lost, broken in zip(*parts, self._told.news(columns), strict=True):
+        parts = [columns[name] for name in ("when", "counted", "lost", "names", "types")]
+        for when, counted, lost, names, types, broken in zip(
+            *parts, self._told.news(columns), strict=True
+        ):
+            of = dict(zip(names, types, strict=True))
             for name, (infinite, nan) in broken.items():
                 made_by = None
                 if when == "before" and columns["unseen"][0]:
@@ -284,7 +289,16 @@ class StateHealth(Probe):
                 elif when == "after" and name in self._trained:
                     made_by = f"{name} gradient" if name in lost else self._maker(name)
                 faults.append(
-                    self._broken(step.step, name, infinite, nan, counted=counted, made_by=made_by)
+                    Fault(
+                        step.step,
+                        self._slots[name].what if made_by in (None, UNSEEN) else "update",
+                        name,
+                        kind_of(infinite, nan),
+                        dtype=of[name][0],
+                        count=int(infinite + nan) if counted else None,
+                        numel=of[name][1],
+                        producer=made_by,
+                    )
                 )
         return {"faults": fault_rows(faults)} if faults else {}
 
@@ -311,7 +325,10 @@ class StateHealth(Probe):
             broken = [looked[index] for index in indices]
             trained = [name for name in broken if counted and name in self._trained]
             lost = [name for name in trained if self._slots[name].has_lost_gradient()]
-            looks.append(_Look(looked, starts, broken, numbers.flatten(), counted, lost))
+            # Noted now: the loop may have taken them away by the time that rows are made.
+            held = [self._slots[name].kept[self._slots[name].key] for name in broken]
+            types = [(dtype_name(x.dtype), x.numel()) for x in held]
+            looks.append(_Look(looked, starts, broken, types, numbers.flatten(), counted, lost))
         return looks
 
     def _absent(self, step: int, name: str, *, came: bool) -> Fault:
@@ -319,29 +336,6 @@ class StateHealth(Probe):
         dtype = dtype_name(self._trained[name].dtype)
         count = 0 if came else numel
         return Fault(step, "gradient", name, "absent", dtype=dtype, count=count, numel=numel)
-
-    def _broken(
-        self,
-        step: int,
-        name: str,
-        infinite: float,
-        nan: float,
-        *,
-        counted: bool,
-        made_by: str | None,
-    ) -> Fault:
-        slot = self._slots[name]
-        x = slot.kept[slot.key]
-        return Fault(
-            step,
-            slot.what if made_by in (None, UNSEEN) else "update",
-            name,
-            kind_of(infinite, nan),
-            dtype=dtype_name(x.dtype),
-            count=int(infinite + nan) if counted else None,
-            numel=x.numel(),
-            producer=made_by,
-        )
 
     def _maker(self, name: str) -> str:
         """The optimizer, and its ε where that is 0 in the dtype in which it is added."""

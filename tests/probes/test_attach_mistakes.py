@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 import torch
 from small_training import hooks_of, make, train
@@ -10,7 +11,15 @@ from torch import nn
 
 import gradlab
 from gradlab.errors import GradlabError, GradlabWarning
-from gradlab.probes import GradientNorms, Headroom, LearnedScales, OptimizerHealth, Probe
+from gradlab.probes import (
+    GradientNorms,
+    Headroom,
+    LearnedScales,
+    OptimizerHealth,
+    Probe,
+    Reading,
+    StateHealth,
+)
 
 
 def test_a_loop_whose_steps_are_never_seen_is_told_once() -> None:
@@ -132,10 +141,129 @@ def test_a_cadence_that_fails_at_once_leaves_nothing_behind() -> None:
     train(model, optimizer, 1)
 
 
-@pytest.mark.parametrize("options", [{"sample": 0}, {"count": 0}])
-def test_a_number_of_looks_is_at_least_one(options: dict[str, int]) -> None:
-    with pytest.raises(GradlabError, match="1 or more"):
-        Headroom(**options)
+@pytest.mark.parametrize("name", ["sample", "count", "lead", "operations"])
+@pytest.mark.parametrize("value", [-1, 0.5, "3", True])
+def test_a_number_of_looks_is_a_whole_one(name: str, value: Any) -> None:
+    with pytest.raises(GradlabError, match=f"{name} = .* from [01] "):
+        Headroom(**{name: value})
+
+
+def test_a_probe_at_work_is_refused_and_one_that_is_closed_works_as_a_new_one() -> None:
+    def kinds() -> list[Probe]:
+        return [GradientNorms(), Headroom(), StateHealth(), OptimizerHealth(), LearnedScales("*")]
+
+    def recorded(probes: list[Probe], used: bool) -> dict[str, pd.DataFrame]:
+        model, optimizer = make()
+        with gradlab.attach(model, optimizer, probes=probes) as recording:
+            if used:
+                refused("GradientNorms is at work in another attach", probes=probes)
+            train(model, optimizer, 2)
+        run = recording.run()
+        return {
+            name: run.table(name).drop(columns="seconds", errors="ignore") for name in run.tables
+        }
+
+    probes = kinds()
+    refused("fit 'x'", probes=[*probes, Headroom("x")])
+    recorded(probes, used=True)
+    again, expected = recorded(probes, used=False), recorded(kinds(), used=False)
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(again[name], table)
+
+
+class Rows(list[str]):
+    """A sink that is a list: empty ones are false, and equal."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def write(self, table: str, columns: Any) -> None:
+        if self.fails:
+            raise OSError("no")
+        self.append(table)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_sink_may_be_empty_and_equal_to_another() -> None:
+    model, optimizer = make()
+    sinks = [Rows(fails=False), Rows(fails=True), Rows(fails=False)]
+    probes = gradlab.attach(model, optimizer, probes=[GradientNorms()], sinks=sinks)
+    train(model, optimizer, 1)
+    with pytest.warns(GradlabWarning, match="recording stops here"):
+        probes.close()
+    assert [sorted(rows) for rows in sinks] == [
+        ["grad_norms", "steps"],
+        [],
+        ["grad_norms", "steps"],
+    ]
+
+
+@pytest.mark.parametrize(("out", "keep"), [("a", "a/crash"), ("a/run", "a"), ("b/a", "b/c")])
+def test_out_and_keep_may_lie_in_each_other(out: str, keep: str, tmp_path: Path) -> None:
+    folders = {"out": tmp_path / out, "keep": tmp_path / keep}
+    refused("fit 'x'", probes=[Headroom("x")], **folders)
+    assert not any(folder.exists() for folder in folders.values())
+    model, optimizer = make()
+    with gradlab.attach(model, optimizer, **folders):
+        train(model, optimizer, 1)
+    assert len(gradlab.load(folders["out"]).table("steps")) == 1
+    refused("both", out=tmp_path / "same", keep=tmp_path / "same")
+    assert not (tmp_path / "same").exists()
+
+
+class Changing(Probe):
+    table = "mine"
+    columns: ClassVar = {"a": float, "b": float}
+
+    def __init__(self, *given: dict[str, int]) -> None:
+        self.given = given
+
+    def begin(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self) -> Reading:
+        columns = self.given[self.step % len(self.given)]
+        return Reading({}, {name: torch.ones(count) for name, count in columns.items()})
+
+
+@pytest.mark.parametrize("other", [{"a": 1}, {"a": 1, "b": 2}, {"a": 1, "b": 1, "c": 1}])
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_of_ones_own_with_other_columns_are_left_out(
+    other: dict[str, int], first: bool
+) -> None:
+    right = {"a": 1, "b": 1}
+    given = [other, right] if first else [right, other]
+    model, optimizer = make()
+    probes = gradlab.attach(model, optimizer, probes=[Changing(*given)])
+    train(model, optimizer, 4)
+    with pytest.warns(GradlabWarning, match="Changing gives rows of mine with the columns step"):
+        probes.close()
+    assert probes.table("mine").step.tolist() == ([1, 3] if first else [0, 2])
+
+
+@pytest.mark.parametrize("how", ["frozen", "later", "added"])
+def test_a_parameter_that_is_trained_only_later_is_told_once(how: str) -> None:
+    model, _ = make()
+    late = next(iter(model.parameters()))
+    late.grad = torch.ones_like(late)  # of an earlier training: frozen, it is not trained
+    others = [p for p in model.parameters() if p is not late]
+    late.requires_grad_(how == "later")
+    optimizer = torch.optim.SGD([*others, late] if how == "frozen" else others, lr=0.1)
+    with gradlab.attach(model, optimizer, probes=[GradientNorms("*bias")]):
+        late.requires_grad_(False)
+        train(model, optimizer, 2)
+        late.requires_grad_(True)
+        if how != "frozen":
+            optimizer.add_param_group({"params": [late]})
+        if how == "later":  # it has its hooks
+            train(model, optimizer, 2)
+            return
+        with pytest.warns(GradlabWarning, match="is trained from step 2 on") as said:
+            train(model, optimizer, 3)
+    assert len(said) == 1
 
 
 def test_a_loss_may_be_a_number_and_one_noted_too_late_is_told() -> None:

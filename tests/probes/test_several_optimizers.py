@@ -1,11 +1,13 @@
 """Several optimizers: which passes and which numbers belong to a step."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import gradlab
-from gradlab.probes import GradientNorms, OptimizerHealth, Probe
+from gradlab.probes import GradientNorms, Headroom, OptimizerHealth, Probe
 
 
 class Gan(nn.Module):
@@ -86,3 +88,27 @@ def test_each_with_a_closure_of_its_own() -> None:
         of = moved[moved["step"] == step]["param"]
         assert len(of) > 0
         assert of.str.startswith(str(step % 2)).all()
+
+
+class Log(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log(x)
+
+
+def test_a_step_that_raised_is_over_by_the_next_pass() -> None:
+    """The next one is looked at before it steps, not as its passes begin."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), Log(), nn.Linear(2, 1))
+    nn.init.ones_(model[0].weight)
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.0) for part in (model[0], model[2])]
+
+    def fails() -> float:
+        raise ValueError("no")
+
+    with gradlab.attach(model, optimizers, probes=[Headroom()]) as attached:
+        for step in range(2):
+            model(torch.full((1, 2), -1.0 if step else 1.0)).sum().backward()
+            optimizers[0].step()
+            with pytest.raises(ValueError, match="no") if not step else nullcontext():
+                optimizers[1].step(None if step else fails)
+    faults = attached.table("faults")
+    assert faults[faults["step"] == 1]["function"].str.startswith("torch.log").any()

@@ -326,6 +326,25 @@ def test_what_stays_broken_is_one_event_whatever_the_window(window: int) -> None
     assert sorted(set(probes.table("headroom")["step"])) == [0, 3, 10, 12]
 
 
+@pytest.mark.parametrize("how", ["none", "deleted", "other"])
+def test_what_was_broken_may_be_gone_as_its_row_is_made(how: str) -> None:
+    model = with_a_buffer(0.0, 0.0)
+
+    def spoil(step: int, model: nn.Module) -> None:
+        if step == 1:
+            model.get_buffer("unused")[0] = INF
+
+    def take_away(step: int, model: nn.Module) -> None:
+        if step == 3 and how == "deleted":
+            del model.unused
+        elif step == 3:
+            model.unused = None if how == "none" else torch.zeros(5, dtype=torch.float16)
+
+    faults = record(model, after_backward=spoil, between=take_away)
+    assert told(faults) == [(1, "buffer", "unused", "inf", 1)]
+    assert (faults["numel"].tolist(), faults["dtype"].tolist()) == ([2], ["float32"])
+
+
 def test_gradients_that_the_loop_fills_in_by_itself_did_come() -> None:
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -25,7 +25,14 @@ from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.carried_over import CarriedOver
 from gradlab.probes.engine.ended import Ended
 from gradlab.probes.engine.own_hook import LeftOut, own
-from gradlab.probes.engine.step_end import StepEnd, is_unscaled, learning_rate, say_if_scaled
+from gradlab.probes.engine.step_end import (
+    StepEnd,
+    is_stepping,
+    is_unscaled,
+    learning_rate,
+    say_if_scaled,
+)
+from gradlab.probes.engine.unfrozen import Unfrozen
 from gradlab.probes.engine.unheld import Unheld
 from gradlab.probes.engine.window import PendingStep, RecordedStep
 from gradlab.probes.faults import Fault
@@ -90,7 +97,7 @@ class LoopFollower:
         self._ones: dict[torch.device, Tensor] = {}
         self._began = time.perf_counter() - (carried["seconds"] if carried else 0.0)
         self._past = Ended(self.probes, processes)
-        self._altered_said = self._stepping = False
+        self._altered_said = False
         self._handles: list[RemovableHandle] = []
         self._left_out: Sequence[LeftOut] = ()
         self._step_end: StepEnd | None = None
@@ -99,6 +106,7 @@ class LoopFollower:
         self._bad_step = BadStep(again, keeper, self._held.values())
         try:
             for probe in probes:
+                probe.is_open = True
                 self._handles += probe.open(subject)
             if carried:
                 for probe, state in zip(probes, carried["probes"], strict=True):
@@ -109,7 +117,7 @@ class LoopFollower:
             self._handles += self._backward_end.handles
             self._handles += self._bad_step.hooks()
             followed = {o: o for o in subject.optimizers} if optimizers is None else optimizers
-            self._unheld = Unheld(subject, followed)
+            self._unheld, self._unfrozen = Unheld(subject, followed), Unfrozen(subject)
             unless = Captured(subject.model).left_out
             self._step_end = StepEnd(followed, scaler, unless(self._before), unless(self._after))
             if len(subject.optimizers) > 1:  # a loop may call parts of the model alone
@@ -155,7 +163,7 @@ class LoopFollower:
             self._step_end.close()
             self._step_end = None
         for probe, _ in self._probes:
-            probe.active = False
+            probe.active = probe.is_open = False
 
     def note_loss(self, loss: Tensor | float) -> None:
         """Keep a micro-batch's loss for the current step.
@@ -184,6 +192,7 @@ class LoopFollower:
             }
         reached = bool(self._stepped)
         self._note_altered()
+        self._bad_step.ended(self._stepped)
         if reached:
             self._faults += [
                 Fault(self._step, "gradient", name, "unheld", numel=parameter.numel())
@@ -244,7 +253,8 @@ class LoopFollower:
             self.end_step()
         elif any(probe.saw_forward for probe in self._active):
             if self._scaler is not None:
-                self._loss_scale = torch.tensor(self._scaler.get_scale(), device="cpu")
+                scale = self._scaler.get_scale()
+                self._loss_scale = torch.tensor(scale, dtype=torch.float64, device="cpu")
             self.end_step()
         elif now.has_lost_loss and not self._active:
             self.end_step()
@@ -332,7 +342,7 @@ class LoopFollower:
             return
         if self._stepped and torch.is_grad_enabled() and not in_backward():
             self.end_step()
-            if self._stepping:  # in a closure of the next optimizer
+            if is_stepping():  # in a closure of the next optimizer
                 self._about_to_step()
 
     def _before(self, optimizer: Optimizer) -> None:
@@ -355,10 +365,10 @@ class LoopFollower:
         if not self._stepped:
             self._about_to_step()
         self._note_carried_over(optimizer)
-        self._stepping = True
         self._backward_end.rest()
 
     def _about_to_step(self) -> None:
+        self._unfrozen.look(self._step)
         # A step may be known to be over only after its schedule has moved on.
         self._lr = learning_rate(self._subject.optimizers)
         with own_arithmetic():
@@ -380,7 +390,6 @@ class LoopFollower:
             self._active = [*looked, *again.look(self._step)]
 
     def _after(self, optimizer: Optimizer, skipped: Tensor | None) -> None:
-        self._stepping = False
         if skipped is not None and not self._stepped:
             self._make_again(self._bad_step.skipped(self._now(), skipped))
         self._stepped.add(id(optimizer))

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from types import FrameType
 from typing import Any
 
@@ -60,22 +61,35 @@ class StepEnd:
         if self._scaler is not None:
             self._own_step = self._scaler.__dict__.get("step")
             self._plain_step = self._scaler.step
+            below = _follower_of(self._own_step)
+            self._left_out: LeftOut = (
+                LeftOut(self._scaler, lambda state: state.pop("step", None))
+                if below is None
+                else below._left_out
+            )
             self._scaler.step = self._scaled_step  # type: ignore[method-assign]
-            self._left_out = LeftOut(self._scaler, lambda state: state.pop("step", None))
 
     def close(self) -> None:
-        """Take off the hooks and the wrapper."""
+        """Take off the hooks and the wrapper, also from under that of another recording."""
         for hook in self._hooks:
             hook.remove()
+        # A wrapper of somebody else's may be over this one, and keep it.
+        self._inside.clear()
+        self._before, self._after = (lambda _: None), (lambda _, __: None)
         if self._scaler is None:
             return
-        self._inside.clear()  # where a wrapper put over this one keeps it
         own = self._scaler.__dict__
         if own.get("step") == self._scaled_step:
             del own["step"]
-            self._left_out.remove()
             if self._own_step is not None:
                 own["step"] = self._own_step
+        above = _follower_of(own.get("step"))
+        while above is not None and above._own_step != self._scaled_step:
+            above = _follower_of(above._own_step)
+        if above is not None:
+            above._own_step, above._plain_step = self._own_step, self._plain_step
+        if _follower_of(own.get("step")) is None:
+            self._left_out.remove()
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._in_scaler or self._is_within_another(optimizer):
@@ -125,6 +139,12 @@ class StepEnd:
         return result
 
 
+def _follower_of(step: Any) -> StepEnd | None:
+    """Whose wrapper a scaler's `step` is, if it is one of these."""
+    owner = getattr(step, "__self__", None)
+    return owner if isinstance(owner, StepEnd) else None
+
+
 def say_if_scaled(optimizer: Optimizer) -> None:
     """Warn if a GradScaler steps an optimizer, where attach was given none."""
     if getattr(optimizer, "grad_scale", None) is None and not _called_by_a_scaler():
@@ -135,6 +155,17 @@ def say_if_scaled(optimizer: Optimizer) -> None:
         GradlabWarning,
         stacklevel=2,
     )
+
+
+def is_stepping() -> bool:
+    """Whether this is called within an optimizer's step, as its closure is.
+
+    Asked of the stack, as no hook tells of the end of a step that raises.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not _STEP:
+        frame = frame.f_back
+    return frame is not None
 
 
 def is_unscaled(scaler: GradScaler | None, optimizer: Optimizer) -> bool:
@@ -157,8 +188,9 @@ def _called_by_a_scaler() -> bool:
 
 
 def learning_rate(optimizers: Sequence[Optimizer]) -> float | Tensor | None:
-    """That of the first optimizer, as it is now; None without any."""
-    if not optimizers:
-        return None
-    lr = optimizers[0].param_groups[0]["lr"]
-    return lr.detach().clone() if isinstance(lr, Tensor) else float(lr)
+    """That of the first optimizer, as it is now; None without any, or where it names none."""
+    # Adafactor without a rate of its own has None; a user's optimizer may have anything.
+    lr = optimizers[0].param_groups[0].get("lr") if optimizers else None
+    if isinstance(lr, Tensor) and lr.numel() == 1:
+        return lr.detach().clone()
+    return float(lr) if isinstance(lr, Real) else None

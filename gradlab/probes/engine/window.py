@@ -163,7 +163,7 @@ def recorded(parts: Sequence[HostStep], probes: Sequence[Probe]) -> RecordedStep
         if not readings:
             continue
         make = probe.rows if event or index in own.due else probe.between
-        if rows := _rows(probe, make, step, readings):
+        if (rows := _rows(probe, make, step, readings)) and _fit(probe, rows):
             tables.append(rows)
         if grad_norm is None:
             grad_norm = probe.grad_norm(step, readings[0])
@@ -211,6 +211,24 @@ def _rows(
                 stacklevel=2,
             )
     return make(step, readings[0])
+
+
+def _fit(probe: Probe, rows: Mapping[str, Columns]) -> bool:
+    """Whether a user's own probe gives the columns that it declares; a warning says if not."""
+    columns, declared = rows.get(probe.table), ["step", *probe.columns]
+    if not probe.columns or columns is None:
+        return True
+    lengths = {name: len(column) for name, column in columns.items()}
+    if set(columns) == set(declared) and len(set(lengths.values())) == 1:
+        return True
+    given = ", ".join(f"{name} ({length})" for name, length in lengths.items())
+    warnings.warn(
+        f"{type(probe).__name__} gives rows of {probe.table} with the columns {given}: they are "
+        f"left out. Give {', '.join(declared)} at each step, all of one length.",
+        GradlabWarning,
+        stacklevel=2,
+    )
+    return False
 
 
 def has_numbers(pending: PendingStep) -> bool:

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.errors import GradlabError
 from gradlab.models.causal import lower_triangle
+from gradlab.probes.arguments import whole_number
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.engine.captured import Captured
 from gradlab.probes.engine.compiled import CompiledLater
@@ -84,8 +84,9 @@ class Headroom(Probe):
         operations: int | None = None,
     ) -> None:
         for name, number in (("sample", sample), ("count", count), ("operations", operations)):
-            if number is not None and number < 1:
-                raise GradlabError(f"{name} = {number}: it is a number of looks, 1 or more.")
+            if number is not None:
+                whole_number(name, number, 1, "a number of looks")
+        whole_number("lead", lead, 0, "a number of steps")
         self.every = every
         self._patterns = at
         self._sample, self._count = sample, count

@@ -1,5 +1,6 @@
 """The operation that is to blame: its function, its operands, and the line that called it."""
 
+import os
 import sys
 import sysconfig
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ from gradlab.probes.faults import dtype_name
 _OURS = Path(__file__).parents[2]
 _TORCH = Path(torch.__file__).parent
 _STANDARD = Path(sysconfig.get_paths()["stdlib"])
-_NOT_THE_USERS = tuple(f"{folder}/" for folder in (_TORCH, _OURS / "probes", _OURS / "precision"))
+_NOT_THE_USERS = tuple(
+    f"{folder}{os.sep}" for folder in (_TORCH, _OURS / "probes", _OURS / "precision")
+)
 
 Direction = Literal["forward", "backward"]
 Kind = Literal["inf", "nan", "both"]
@@ -118,7 +121,7 @@ def source(repeated: CodeType | None = None) -> str:
 
 def _is_plumbing(file: str) -> bool:
     """Whether a file is the standard library's own (`contextlib`, `functools`)."""
-    return file.startswith(f"{_STANDARD}/") and "site-packages" not in file
+    return file.startswith(f"{_STANDARD}{os.sep}") and "site-packages" not in file
 
 
 def _short(file: str) -> str:
