@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gradlab.errors import ConfigError, unknown
+from gradlab.errors import ConfigError, one_of
 from gradlab.models.config import ModelConfig
 
 _NORMFORMER = {
@@ -149,7 +149,7 @@ def model_config(arch: str, size: str, **overrides: Any) -> ModelConfig:
     Raises:
         ConfigError: A name or field is unknown, or the fields do not fit together.
     """
-    named = _named("architecture", arch, NAMED)
+    named = one_of("architecture", arch, NAMED)
     fields = {**named, **_size_fields(size)}
     fields["d_ff"] += MORE_FFN.get(arch, 0)
     if overrides.get("objective") == "masked":
@@ -192,7 +192,7 @@ def _without_its_own_width(label: str) -> str:
 
 def _size_fields(label: str) -> Mapping[str, Any]:
     parts = _AT_WIDTH.fullmatch(label)
-    return at_width(parts["size"], int(parts["width"])) if parts else _named("size", label, SIZES)
+    return at_width(parts["size"], int(parts["width"])) if parts else one_of("size", label, SIZES)
 
 
 def at_width(size: str, d_model: int) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def at_width(size: str, d_model: int) -> dict[str, Any]:
     Raises:
         ConfigError: The size is unknown, or cannot have that width.
     """
-    fields = dict(_named("size", size, SIZES))
+    fields = dict(one_of("size", size, SIZES))
     _check_width(d_model)
     if d_model != fields["d_model"]:
         n_heads = max(fields["n_heads"], -(-d_model // HEAD_WIDTH))
@@ -218,9 +218,3 @@ def _check_width(width: int) -> None:
             f"width = {width}: a width is an even number from 2 to {WIDEST:,} that the heads "
             "divide, as 128."
         )
-
-
-def _named(kind: str, name: str, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    if name in table:
-        return table[name]
-    raise ConfigError(unknown(kind, name, table))

@@ -40,6 +40,8 @@ class _Slot:
         self._tensor = torch.empty(0, device="cpu")
         self._pointer = 0
         self.shape: torch.Size | None = None
+        self.held = (torch.float32, 0)
+        """Dtype and entries of what was taken last, which may be gone as its row is made."""
 
     def starts(self) -> bool:
         """Whether what was taken last, a buffer or frozen, had another shape when taken before.
@@ -65,6 +67,8 @@ class _Slot:
             self._version = known._version
             return self._tensor
         self._version = _version(x)
+        if x is not None:
+            self.held = (x.dtype, x.numel())
         tensor, self._known = _to_look_at(x), None
         if self.what == "parameter" and x is not None and tensor is not None:
             # Not a buffer, which may have a step's history, nor what is copied to be looked at.
@@ -109,7 +113,7 @@ class _Look:
     looked: list[str]
     starts: list[str]
     names: list[str]
-    types: list[tuple[str, int]]  # of each: dtype and entries
+    held: list[tuple[torch.dtype, int]]  # of each, as its slot has it
     numbers: Tensor  # (2 * names,): infinite entries and NaNs of each
     counted: bool
     lost: list[str]
@@ -258,7 +262,7 @@ class StateHealth(Probe):
             "looked": [look.looked for _, look in looks],
             "starts": [look.starts for _, look in looks],
             "names": [look.names for _, look in looks],
-            "types": [look.types for _, look in looks],
+            "held": [look.held for _, look in looks],
             "counted": [look.counted for _, look in looks],
             "lost": [look.lost for _, look in looks],
             "unseen": [self._unseen],
@@ -277,26 +281,27 @@ class StateHealth(Probe):
         """The faults that the last step did not have."""
         faults = [self._absent(step.step, name, came=False) for name in columns["missing"]]
         faults += [self._absent(step.step, name, came=True) for name in columns["came"]]
-        parts = [columns[name] for name in ("when", "counted", "lost", "names", "types")]
-        for when, counted, lost, names, types, broken in zip(
+        parts = [columns[name] for name in ("when", "counted", "lost", "names", "held")]
+        for when, counted, lost, names, held, broken in zip(
             *parts, self._told.news(columns), strict=True
         ):
-            of = dict(zip(names, types, strict=True))
+            of = dict(zip(names, held, strict=True))
             for name, (infinite, nan) in broken.items():
                 made_by = None
                 if when == "before" and columns["unseen"][0]:
                     made_by = UNSEEN
                 elif when == "after" and name in self._trained:
                     made_by = f"{name} gradient" if name in lost else self._maker(name)
+                dtype, numel = of[name]
                 faults.append(
                     Fault(
                         step.step,
                         self._slots[name].what if made_by in (None, UNSEEN) else "update",
                         name,
                         kind_of(infinite, nan),
-                        dtype=of[name][0],
+                        dtype=dtype_name(dtype),
                         count=int(infinite + nan) if counted else None,
-                        numel=of[name][1],
+                        numel=numel,
                         producer=made_by,
                     )
                 )
@@ -325,10 +330,8 @@ class StateHealth(Probe):
             broken = [looked[index] for index in indices]
             trained = [name for name in broken if counted and name in self._trained]
             lost = [name for name in trained if self._slots[name].has_lost_gradient()]
-            # Noted now: the loop may have taken them away by the time that rows are made.
-            held = [self._slots[name].kept[self._slots[name].key] for name in broken]
-            types = [(dtype_name(x.dtype), x.numel()) for x in held]
-            looks.append(_Look(looked, starts, broken, types, numbers.flatten(), counted, lost))
+            held = [self._slots[name].held for name in broken]
+            looks.append(_Look(looked, starts, broken, held, numbers.flatten(), counted, lost))
         return looks
 
     def _absent(self, step: int, name: str, *, came: bool) -> Fault:

@@ -20,7 +20,13 @@ from gradlab.runs.verdict import Reason
 from gradlab.runs.writer import RunWriter
 from gradlab.training.compiled import check_probes, compiler_in_words
 from gradlab.training.device import repeatable
-from gradlab.training.loop import chosen_probes, recorded_facts, run_steps, save_what_there_is
+from gradlab.training.loop import (
+    chosen_probes,
+    recorded_facts,
+    run_steps,
+    save_what_there_is,
+    set_up,
+)
 from gradlab.training.memory_needed import memory_in_words
 from gradlab.training.progress import Progress
 from gradlab.training.step import Learner
@@ -73,15 +79,14 @@ def again(
         info = recorded_facts(trial.corpus, trial.device, learner) | recorded_of(chosen)
         info |= {"events": record.events, "replay": dict(notes)}
         writer: MemoryWriter | RunWriter
-        if out is None:
-            writer = MemoryWriter(config, info)
-        else:
-            writer = RunWriter(out, config, info)
-            keep_tokenizer(writer.path, trial.corpus.tokenizer)
-        follower = LoopFollower(
-            learner.subject, chosen, scaler=learner.scaler, first_step=trial.first
-        )
-        judged = trial.judge(follower, Recorder(writer.write))
+        writer = MemoryWriter(config, info) if out is None else RunWriter(out, config, info)
+        with set_up(writer, is_new=True):
+            follower = LoopFollower(
+                learner.subject, chosen, scaler=learner.scaler, first_step=trial.first
+            )
+            judged = trial.judge(follower, Recorder(writer.write))
+            if isinstance(writer, RunWriter):
+                keep_tokenizer(writer.path, trial.corpus.tokenizer)
         with closing(follower):
             try:
                 with (

@@ -128,7 +128,7 @@ def _train(
             writer = RunWriter(out, config, info, resume=resume)
         if out is not None and resume:
             saved = go_on(writer, config, made_on, learner)
-        with _set_up(writer, is_new=before is None):
+        with set_up(writer, is_new=before is None):
             first_step = saved.facts["step"] if saved else 0
             processes = processes_of(learner.model, dist.group.WORLD) if ranks.size > 1 else None
             follower = LoopFollower(
@@ -201,7 +201,7 @@ def _write_nowhere(table: str, columns: Columns) -> None:
 
 
 @contextmanager
-def _set_up(writer: RunWriter | MemoryWriter, *, is_new: bool) -> Iterator[None]:
+def set_up(writer: RunWriter | MemoryWriter, *, is_new: bool) -> Iterator[None]:
     """Within, what a run needs is made: where that fails, no folder of a run without a step stays.
 
     Args:

@@ -1,12 +1,13 @@
 """Where a recording begins and how it ends: resumed, closed with an error, left open."""
 
 import gc
+import itertools
 import math
 import pickle
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 import gradlab
-from gradlab.probes import Headroom, Probe, Reading, Step
+from gradlab.probes import GradientNorms, Headroom, Probe, Reading, Step
 from gradlab.probes.attach import Probes
 from gradlab.probes.probe import Columns
 
@@ -108,6 +109,23 @@ def test_two_recordings_of_one_scaler_end_in_any_order(first: int) -> None:
     train()
     assert [len(one.table("steps")) for one in probes] == ([1, 2] if first == 0 else [2, 1])
     assert set(vars(scaler)) == attributes
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+def test_a_scaler_is_what_it_was_whatever_is_closed_first(order: Sequence[int]) -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    attributes, whole = set(vars(scaler)), pickle.dumps(scaler)
+    probes = [trained_by(scaler) for _ in order]
+    for index in order:
+        assert pickle.dumps(scaler) == whole
+        probes[index].close()
+    assert set(vars(scaler)) == attributes
+
+
+def trained_by(scaler: torch.amp.GradScaler) -> Probes:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return gradlab.attach(model, optimizer, scaler=scaler, probes=[GradientNorms()])
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

@@ -258,7 +258,7 @@ def test_cuda_where_there_is_none_is_refused(make_config: Make) -> None:
         train(make_config(device="cuda"))
 
 
-def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_run_that_cannot_begin_leaves_no_folder(make_config: Make, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 1, "device": "cpu", "batch_size": 1}
     out = tmp_path / "run"
     with pytest.raises(GradlabError, match="no learned scale"):
@@ -266,4 +266,4 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path: Path) -> None:
     assert not out.exists()
     gradlab.train("rezero", out=out, branch_scale="none", probes=("grad_norms",), **settings)
     with pytest.raises(GradlabError, match="out is given twice"):
-        gradlab.train(RunConfig(), tmp_path / "a", out=tmp_path / "b")
+        gradlab.train(make_config(), tmp_path / "a", out=tmp_path / "b")

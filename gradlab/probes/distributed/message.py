@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gradlab.probes.engine.window import HostStep
+from gradlab.probes.faults import dtype_name
 from gradlab.probes.sites import Place
 
 _DTYPE, _PLACE = "!dtype", "!place"
@@ -52,7 +53,7 @@ def from_bytes(data: bytes, *, rank: int) -> list[HostStep]:
 
 def _plain(value: Any) -> dict[str, Any]:
     if isinstance(value, torch.dtype):
-        return {_DTYPE: str(value).removeprefix("torch.")}
+        return {_DTYPE: dtype_name(value)}
     if isinstance(value, Place):
         return {_PLACE: [getattr(value, field.name) for field in fields(Place)]}
     raise TypeError(f"{type(value).__name__} is no number and no text")

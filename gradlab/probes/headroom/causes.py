@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradlab.fp16 import FP16_OVERFLOW
-from gradlab.parallel.spread import is_spread
+from gradlab.parallel.spread import own_part
 from gradlab.probes.selection import clean_name
 from gradlab.probes.sites import HANDED, floats_of, has_extremes
 from gradlab.probes.statistics import extremes
@@ -63,7 +63,7 @@ def _largest(x: Tensor) -> float:
 
 
 def _extremes(x: Tensor) -> tuple[float, float]:
-    x = x.to_local() if is_spread(x) else x
+    x = own_part(x)
     if not x.is_cpu or not x.numel() or not has_extremes(x):
         return 0.0, 0.0
     low, high = extremes(x.detach())

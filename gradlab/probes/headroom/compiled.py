@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from gradlab.parallel.spread import is_spread
+from gradlab.parallel.spread import own_part
 from gradlab.probes.sites import floats_of
 
 Act: TypeAlias = Callable[[str, Tensor], None]
@@ -106,5 +106,5 @@ class CompiledLooks:
 
 
 def _see(act: int, suffix: str, x: Tensor) -> None:
-    x = x.to_local() if is_spread(x) else x
+    x = own_part(x)
     torch.ops.gradlab.look(x.detach(), act, suffix)

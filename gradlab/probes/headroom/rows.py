@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from gradlab.fp16 import headroom_bits
+from gradlab.probes.faults import dtype_name
 from gradlab.probes.headroom.overflows import site_label
 from gradlab.probes.probe import Columns
 from gradlab.probes.roles import role
@@ -200,7 +201,7 @@ def _headroom_row(sites: SiteStep, index: int, place: Place) -> tuple[Any, ...]:
         place.site,
         *role(place.site),
         place.direction,
-        str(place.dtype).removeprefix("torch."),
+        dtype_name(place.dtype),
         max_abs,
         headroom_bits(max_abs, nonfinite=not finite),
         counts.subnormal / max(1, counts.nonzero) if counts else None,

@@ -15,7 +15,7 @@ from torch.overrides import resolve_name
 from torch.utils._pytree import tree_leaves
 
 from gradlab.parallel.spread import own_part
-from gradlab.probes.faults import dtype_name
+from gradlab.probes.faults import NotFinite, dtype_name, kind_of
 
 _OURS = Path(__file__).parents[2]
 _TORCH = Path(torch.__file__).parent
@@ -25,7 +25,6 @@ _NOT_THE_USERS = tuple(
 )
 
 Direction = Literal["forward", "backward"]
-Kind = Literal["inf", "nan", "both"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Culprit:
 
     operation: Operation
     direction: Direction
-    kind: Kind
+    kind: NotFinite
     dtype: str
     count: int
     numel: int
@@ -90,7 +89,7 @@ def culprit(x: Tensor, call: Operation, direction: Direction) -> Culprit:
     with torch._C.DisableTorchFunction(), torch.no_grad():
         x = own_part(x)
         infinite, nan = int(torch.isinf(x).sum()), int(torch.isnan(x).sum())
-    kind: Kind = "both" if infinite and nan else "nan" if nan else "inf"
+    kind = kind_of(infinite, nan)
     return Culprit(call, direction, kind, dtype_name(x.dtype), infinite + nan, x.numel())
 
 
