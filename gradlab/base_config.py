@@ -29,14 +29,12 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, values: Any) -> Any:
-        """Refuse what pydantic lets pass or fails at: `true` as 1, and numbers past 64 bits."""
+        """Refuse what pydantic lets pass or fails at: numbers past 64 bits."""
         for name, value in values.items() if isinstance(values, Mapping) else ():
             field = cls.model_fields.get(name)
             if field is None or not isinstance(value, int):
                 continue
             kinds = {field.annotation, *get_args(field.annotation)}
-            if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-                raise ValueError(f"{name} = {str(value).lower()} should be a number.")
             limit = sys.float_info.max if float in kinds else 2**63 - 1
             if kinds & {int, float} and abs(value) > limit:
                 raise ValueError(f"{name} is too large: it can be {limit:,} at most.")

@@ -24,6 +24,7 @@ from gradlab.runs.writer import RunWriter
 from gradlab.training.checkpoint import FOLDER, Checkpoint, Like, found, read, remove, step_of
 from gradlab.training.judged_run import JudgedRun
 from gradlab.training.step import Learner
+from gradlab.training.weights import shapes
 
 
 def taken(
@@ -142,7 +143,7 @@ def put_back(checkpoint: Checkpoint, learner: Learner) -> None:
     tensors = checkpoint.tensors
     weights = weights_of(learner)
     given = {name: x for name, x in tensors.items() if name.startswith(("model.", "master."))}
-    if _shapes(weights) != _shapes(given):
+    if shapes(weights) != shapes(given):
         raise GradlabError("the checkpoint is of another model than this version of gradlab makes.")
     for name, x in weights.items():
         fill(x, given[name])
@@ -228,7 +229,3 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
         state = torch.cuda.get_rng_state(learner.precision.device)
         named["random.cuda"] = learner.ranks.stacked(state)
     return named
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (x.shape, x.dtype) for name, x in tensors.items()}

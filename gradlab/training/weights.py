@@ -101,12 +101,13 @@ def model_of(content: bytes, config: ModelConfig) -> Transformer:
     model = build_model(config, device="meta")
     if "embed.weight" in given:
         model = model.to(given["embed.weight"].dtype)
-    if _shapes(model.state_dict()) != _shapes(given):
+    if shapes(model.state_dict()) != shapes(given):
         raise GradlabError(f"{WEIGHTS_FILE} has the weights of another model than the run's.")
     model = model.to_empty(device="cpu")
     model.load_state_dict(given)
     return model.eval()
 
 
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[object, object]]:
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of each."""
     return {name: (x.shape, x.dtype) for name, x in tensors.items()}
