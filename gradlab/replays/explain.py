@@ -11,14 +11,14 @@ from gradlab.parallel.environment import refuse_several
 from gradlab.paths import as_path
 from gradlab.replays.back import back_at, broke_at, first_step, from_start
 from gradlab.replays.changes import Changes
-from gradlab.replays.replay import BEYOND, run_folder
+from gradlab.replays.replay import BEYOND
 from gradlab.replays.snapshots import threads_of
 from gradlab.replays.standard import UNCHANGED, Attempt, attempts
 from gradlab.replays.trial_job import TrialJob
 from gradlab.runs.csv_files import write_rows
 from gradlab.runs.files import make_folder, read_regular, write_whole
 from gradlab.runs.lock import FolderLock, is_free
-from gradlab.runs.reader import Run, load
+from gradlab.runs.reader import Run, folder_of_run, load
 from gradlab.runs.verdict import Verdict
 from gradlab.studies.news import Named, RunUpdate, Tell, tell_nobody
 from gradlab.studies.run import check_jobs
@@ -131,7 +131,7 @@ def _listed(rows: Sequence[Mapping[str, Any]], *, counts: bool = True) -> str:
 
 def explanation_folder(run: str | Path) -> Path:
     """Where an explanation goes unless told: `explanation` in the run's folder."""
-    return run_folder(run) / "explanation"
+    return folder_of_run(run) / "explanation"
 
 
 def written(folder: Path) -> Path | None:

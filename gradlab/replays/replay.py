@@ -23,9 +23,8 @@ from gradlab.replays.back import (
 from gradlab.replays.changes import Changes
 from gradlab.replays.same import Difference, common_steps, first_difference
 from gradlab.replays.snapshots import threads_of
-from gradlab.runs.document import RUN_FILE
 from gradlab.runs.lock import is_free
-from gradlab.runs.reader import Run, load
+from gradlab.runs.reader import Run, folder_of_run, load
 from gradlab.training.progress import Progress
 
 BEYOND = 50
@@ -172,13 +171,7 @@ def replay(
     return Replay(made, recorded, first, past.snapshot, changes, steps, difference, past.elsewhere)
 
 
-def run_folder(run: str | Path) -> Path:
-    """The folder of a run, of which `run.json` may be named too."""
-    path = as_path(run)
-    return path.parent if path.name == RUN_FILE else path
-
-
 def free_folder(run: str | Path) -> Path:
     """Where a replay's record goes unless told: a new one of `replays` in the run's folder."""
-    folder = run_folder(run) / "replays"
+    folder = folder_of_run(run) / "replays"
     return next(place for n in count(1) if not (place := folder / str(n)).exists())

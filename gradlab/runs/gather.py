@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradlab.errors import GradlabError
-from gradlab.paths import as_path
 from gradlab.runs.document import RUN_FILE
-from gradlab.runs.reader import Run, load
+from gradlab.runs.reader import Run, folder_of_run, load
 from gradlab.runs.study import (
     STUDY_FILE,
     StudyRecord,
@@ -125,8 +124,7 @@ def folders_of(source: StudyRecord | str | Path) -> list[Path]:
 
 def folder_of(source: StudyRecord | str | Path) -> Path:
     """The folder of a study or a run, where its run.json may be named."""
-    path = source.folder if isinstance(source, StudyRecord) else as_path(source)
-    return path.parent if path.name == RUN_FILE else path
+    return source.folder if isinstance(source, StudyRecord) else folder_of_run(source)
 
 
 def _folders(path: Path) -> list[Path]:

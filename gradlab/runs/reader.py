@@ -213,14 +213,19 @@ class Run:
         return self._config.named
 
 
+def folder_of_run(path: Path | str) -> Path:
+    """The folder of a run, where its `run.json` may be named."""
+    path = as_path(path)
+    return path.parent if path.name == RUN_FILE else path
+
+
 def load(path: Path | str) -> Run:
     """The run in a folder; its `run.json` may be named too. Warns where rows of it are missing.
 
     Raises:
         GradlabError: There is no run, its `run.json` is damaged, or a newer gradlab wrote it.
     """
-    file = as_path(path)
-    folder = file.parent if file.name == RUN_FILE else file
+    folder = folder_of_run(path)
     file = folder / RUN_FILE
     info = _read(file)
     stopped = info["status"] == "running" and not is_held(folder)
