@@ -43,7 +43,13 @@ def main() -> None:
     tools = [tool for tool in options.tool if installed(tool)]
     for missing in set(options.tool) - set(tools):
         print(f"{missing} is not installed: the extra `peers` has it", file=sys.stderr)
-    chosen = [case for key, case in CASES.items() if any(word in key for word in options.case)]
+    chosen = [
+        case
+        for key, case in CASES.items()
+        if any(word in key or word in case.title for word in options.case)
+    ]
+    if not chosen:
+        parser.error(f"no case has {' or '.join(options.case)} in its name: {', '.join(CASES)}")
 
     with ThreadPoolExecutor(options.jobs) as pool:
         started = {
