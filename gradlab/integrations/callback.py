@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from gradlab.config import Events
 from gradlab.errors import GradlabError
+from gradlab.paths import as_path
 from gradlab.probes.attach import Probes, Sink, attach
 from gradlab.probes.cadence import Cadence
 from gradlab.probes.probe import Probe
@@ -87,8 +88,8 @@ class AttachingCallback:
             optimizers,
             scaler=scaler,
             **self._options,
-            out=self._out and free_folder(Path(self._out).expanduser(), first_step, is_first),
-            keep=self._keep and free_folder(Path(self._keep).expanduser(), first_step, is_first),
+            out=self._out and free_folder(as_path(self._out), first_step, is_first),
+            keep=self._keep and free_folder(as_path(self._keep), first_step, is_first),
             first_step=first_step,
             # A trainer hands over the model without the wrapper that would show it.
             group=dist.group.WORLD if dist.is_initialized() else None,
