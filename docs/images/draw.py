@@ -48,6 +48,7 @@ def draw(out: Path) -> None:
     same = at_768[at_768["arch"].isin(narrow["arch"])]
     width = pd.concat([narrow, same], ignore_index=True)
     nano = read_stability(STUDIES / "claims" / "stability" / "stability.csv")
+    at_768_gradients = pd.read_csv(STUDIES / "claims-d768" / "gradients" / "gradients.csv")
     card = read_stability(STUDIES / "125M" / "stability.csv")
     figures = {
         "width_breaks": figure_of(lr_at_break(width)),
@@ -57,6 +58,7 @@ def draw(out: Path) -> None:
         "gradients_125M": gradient_panels(
             pd.read_csv(STUDIES / "125M-gradients" / "gradients.csv")
         ),
+        "gradients_d768": gradient_panels(at_768_gradients[at_768_gradients["arch"] != "post-ln"]),
         "breaks_nano": figure_of(lr_at_break(nano)),
         "league": league(),
         "blocks": block_panels(layers(LAYERS)),
