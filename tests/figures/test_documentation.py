@@ -14,6 +14,7 @@ def test_the_documentations_pictures_are_drawn_from_its_tables(tmp_path: Path) -
         "breaks_768",
         "breaks_nano",
         "gradients_125M",
+        "gradients_d768",
         "league",
         "width_breaks",
         "width_differences",

@@ -111,7 +111,7 @@ def test_two_recordings_of_one_scaler_end_in_any_order(first: int) -> None:
     assert set(vars(scaler)) == attributes
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_a_scaler_is_what_it_was_whatever_is_closed_first(order: Sequence[int]) -> None:
     scaler = torch.amp.GradScaler("cpu")
     attributes, whole = set(vars(scaler)), pickle.dumps(scaler)
