@@ -29,10 +29,10 @@ def apply_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
 
     path = as_path(path)
     options = {str(param.name): param for param in ctx.command.params if param.expose_value}
-    if path.suffix == ".json" and path.name != RUN_FILE:
-        raise GradlabError(f"{path} is neither a TOML file of options nor a run's {RUN_FILE}.")
     if path.is_dir() or path.name == RUN_FILE:
         found = {key: value for key, value in _run_values(path).items() if key in options}
+    elif path.suffix == ".json":
+        raise GradlabError(f"{path} is neither a TOML file of options nor a run's {RUN_FILE}.")
     else:
         found = _toml_values(path, ctx, options)
     # An option that is repeatable on the command line takes a list, or a single value, here.

@@ -60,12 +60,15 @@ class Ranks:
         return total / self.size
 
     def norm(self, norm: Tensor) -> Tensor:
-        """L2 norm of what all processes hold, from that of each one's own; stays on the device."""
+        """L2 norm of what all processes hold, from that of each one's own; stays on the device.
+
+        With FSDP in float64, as `total_norm` may be in one process and not in another.
+        """
         if self.kind != "fsdp":
             return norm
         square = norm.double().square()  # in fp32 it would overflow from 1.8e19 on
         dist.all_reduce(square)
-        return square.sqrt().to(norm.dtype)
+        return square.sqrt()
 
     def from_first(self, value: Any) -> Any:
         """What the first process gives, as JSON returns it; what others give is ignored."""

@@ -351,7 +351,7 @@ class Probes(Recording):
 
     def _after_step(self) -> None:
         # Whoever flushed between: the processes' windows end at the same steps.
-        if self._follower.next_step % self._window == 0:
+        if not self._closed and self._follower.next_step % self._window == 0:
             self._flush(wait=True)
 
     def _guarded(self, writer: Any, action: Any) -> None:

@@ -50,6 +50,7 @@ class RunWriter:
         self.path = as_path(path)
         self._document = opening(config, info or {})
         self._rows = RowWriter(FolderShelf(self.path), LARGEST)
+        self._is_ours = not self.path.exists()
         make_folder(self.path)
         self._lock = FolderLock(self.path)
         try:
@@ -86,12 +87,13 @@ class RunWriter:
         self._lock.release()
 
     def discard(self) -> None:
-        """Remove a run that never began, and its folder if that holds nothing else."""
+        """Remove a run that never began, and its folder if that was made for it."""
         with contextlib.suppress(OSError):
             (self.path / RUN_FILE).unlink()
         self._lock.release()
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+        if self._is_ours:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
     def finish(self, status: str, verdict: Verdict | None = None, **info: Any) -> None:
         """Write how the run ended, and give the folder up, whether or not that could be written.
@@ -136,8 +138,10 @@ def _taken(folder: Path, is_ours: bool) -> str:
     if not (folder / RUN_FILE).exists():
         return f"{folder} is not empty: choose another folder, or a new one in it."
     way_out = "remove that one"
-    run = load(folder)
-    if is_ours and run.info["config"] is not None:
+    run = None
+    with contextlib.suppress(GradlabError):  # it may be nobody's, or damaged
+        run = load(folder)
+    if is_ours and run is not None and run.info["config"] is not None:
         if run.status == "finished":
             return f"{folder} holds a run that has finished: choose another folder."
         way_out = f"go on with it by {to_go_on(folder)} (resume=True in Python)"

@@ -236,3 +236,21 @@ def test_a_script_that_raised_leaves_its_rows_and_its_error(tmp_path: Path) -> N
     assert run.table("steps")["step"].tolist() == [0, 1]
     assert run.status == "error"
     assert run.info["error"].endswith("Error: no such batch")
+
+
+def test_closed_as_a_step_ends() -> None:
+    class Closing(Probe):
+        table = "mine"
+        columns: ClassVar = {"a": float}
+
+        def after_step(self) -> Reading:
+            probes.close()
+            return Reading({}, {"a": torch.ones(1)})
+
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probes = gradlab.attach(model, optimizer, probes=[Closing()], window=1)
+    for _ in range(3):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    assert not model._forward_hooks

@@ -244,6 +244,18 @@ def test_rows_of_ones_own_with_other_columns_are_left_out(
     assert probes.table("mine").step.tolist() == ([1, 3] if first else [0, 2])
 
 
+def test_a_column_without_a_length_is_left_out() -> None:
+    class Endless(Changing):
+        def rows(self, step: int, reading: Reading) -> dict[str, Any]:
+            return {"mine": {"step": [step], "a": iter([1.0]), "b": [1.0]}}
+
+    model, optimizer = make()
+    probes = gradlab.attach(model, optimizer, probes=[Endless({"a": 1, "b": 1})])
+    train(model, optimizer, 1)
+    with pytest.warns(GradlabWarning, match="Endless gives rows of mine with the columns step"):
+        probes.close()
+
+
 @pytest.mark.parametrize("how", ["frozen", "later", "added"])
 def test_a_parameter_that_is_trained_only_later_is_told_once(how: str) -> None:
     model, _ = make()

@@ -69,6 +69,10 @@ def test_a_folder_that_holds_something_is_refused_and_kept(
     with pytest.raises(GradlabError, match="is not empty: choose another folder"):
         RunWriter(tmp_path, config)
     assert files(tmp_path) == {"notes.txt"}
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "run.json").write_text("{}")
+    with pytest.raises(GradlabError, match="holds a run already: choose another folder, or remove"):
+        RunWriter(tmp_path / "theirs", config)
     with pytest.raises(GradlabError, match="is a file: choose a folder"):
         RunWriter(tmp_path / "notes.txt", config)
     with pytest.raises(GradlabError, match="is a file, or below one: choose another folder"):

@@ -264,6 +264,10 @@ def test_a_run_that_cannot_begin_leaves_no_folder(make_config: Make, tmp_path: P
     with pytest.raises(GradlabError, match="no learned scale"):
         gradlab.train("rezero", out=out, branch_scale="none", probes=("scales",), **settings)
     assert not out.exists()
+    out.mkdir()
+    with pytest.raises(GradlabError, match="no learned scale"):
+        gradlab.train("rezero", out=out, branch_scale="none", probes=("scales",), **settings)
+    assert list(out.iterdir()) == []  # it was there before
     gradlab.train("rezero", out=out, branch_scale="none", probes=("grad_norms",), **settings)
     with pytest.raises(GradlabError, match="out is given twice"):
         gradlab.train(make_config(), tmp_path / "a", out=tmp_path / "b")

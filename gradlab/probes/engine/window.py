@@ -218,8 +218,9 @@ def _fit(probe: Probe, rows: Mapping[str, Columns]) -> bool:
     columns, declared = rows.get(probe.table), ["step", *probe.columns]
     if not probe.columns or columns is None:
         return True
-    lengths = {name: len(column) for name, column in columns.items()}
-    if set(columns) == set(declared) and len(set(lengths.values())) == 1:
+    lengths = {name: _length(column) for name, column in columns.items()}
+    same = len(set(lengths.values())) == 1 and None not in lengths.values()
+    if set(columns) == set(declared) and same:
         return True
     given = ", ".join(f"{name} ({length})" for name, length in lengths.items())
     warnings.warn(
@@ -229,6 +230,14 @@ def _fit(probe: Probe, rows: Mapping[str, Columns]) -> bool:
         stacklevel=2,
     )
     return False
+
+
+def _length(column: object) -> int | None:
+    """Rows of a column; None if it is none."""
+    try:
+        return len(column)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def has_numbers(pending: PendingStep) -> bool:
